@@ -1,0 +1,333 @@
+//! Request and reply types of a node's admin socket.
+//!
+//! One JSON value per line over a Unix stream socket of mode 0600; file descriptors travel beside the line
+//! they belong to (SCM_RIGHTS). A client opens with [`Request::Hello`]; a node that speaks another
+//! [`PROTOCOL`] says so instead of misreading what follows.
+
+mod conn;
+
+pub use conn::{ApiError, Client, Connection};
+
+use crate::model::{Drops, Mac, OffloadMode, PodMtu, PodName, PortId, TapCaps};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// Version of the conversation, raised when a request or reply changes incompatibly.
+pub const PROTOCOL: u32 = 1;
+
+/// What a client may ask.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// First line of each connection.
+    Hello {
+        /// The client's [`PROTOCOL`].
+        protocol: u32,
+    },
+    /// Reserve a name and addresses for a pod. Answered by [`Reply::Plan`]; the reservation lives as long as
+    /// the connection, until [`Request::Commit`].
+    Attach(AttachRequest),
+    /// Hand over the TAP made after the plan, as the one file descriptor beside this line, or as the first
+    /// of two; the second is a pidfd of the process that holds the namespace. Answered by [`Reply::Attached`].
+    Commit {
+        /// What the TAP accepts.
+        caps: TapCaps,
+    },
+    /// Remove a pod's port; succeeds when there is none.
+    Detach {
+        /// The pod.
+        pod: PodName,
+    },
+    /// All pods of the node.
+    Pods,
+    /// Everything `podwire status` shows.
+    Status,
+}
+
+/// What a pod asks for at attach.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    /// The pod's name.
+    pub pod: PodName,
+    /// A fixed IPv4 address instead of the next free one.
+    pub ip4: Option<Ipv4Addr>,
+    /// A fixed IPv6 address instead of the one that mirrors the IPv4 address.
+    pub ip6: Option<Ipv6Addr>,
+    /// A fixed MAC instead of the one derived from the address.
+    pub mac: Option<Mac>,
+    /// A fixed MTU instead of the node's.
+    pub mtu: Option<PodMtu>,
+    /// Name of the interface in the pod.
+    pub ifname: String,
+    /// Path of the pod's network namespace, watched for removal; none when only the pidfd tells.
+    pub netns: Option<PathBuf>,
+    /// The process that holds the namespace, for `podwire exec`; none when a path holds it.
+    pub holder: Option<u32>,
+}
+
+/// What the attaching helper must configure in the pod's namespace.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AttachPlan {
+    /// The pod's IPv4 address with the length of the node's subnet.
+    pub ip4: Option<Ipv4Net>,
+    /// The pod's IPv6 address with the length of the node's subnet.
+    pub ip6: Option<Ipv6Net>,
+    /// The interface's MAC.
+    pub mac: Mac,
+    /// The interface's MTU.
+    pub mtu: PodMtu,
+    /// Default route for IPv4.
+    pub gateway4: Option<Ipv4Addr>,
+    /// Default route for IPv6.
+    pub gateway6: Option<Ipv6Addr>,
+    /// Most segments a super-frame may have so that it fits one UDP send (gso_max_segs).
+    pub gso_max_segs: u32,
+    /// Most bytes a super-frame may have (gso_max_size and gso_ipv4_max_size).
+    pub gso_max_size: u32,
+    /// Frames the TAP's ring holds (txqueuelen).
+    pub tx_queue_len: u32,
+    /// Whether to ask for vnet_hdr and offloads at all.
+    pub offload: OffloadMode,
+}
+
+/// A pod, as `podwire pods` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PodInfo {
+    /// The pod's name.
+    pub pod: PodName,
+    /// Its port in the data path.
+    pub port: PortId,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its MTU.
+    pub mtu: PodMtu,
+    /// Name of its interface.
+    pub ifname: String,
+    /// Path of its namespace, when attached by path.
+    pub netns: Option<PathBuf>,
+    /// The process that holds its namespace, when known.
+    pub holder: Option<u32>,
+    /// What its TAP accepts.
+    pub caps: TapCaps,
+    /// Seconds since it was attached.
+    pub age_s: u64,
+    /// Counters of its port.
+    pub counters: PortCounters,
+}
+
+/// Counters of one port.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Frames (super-frames count once) read from the pod.
+    pub frames_from_pod: u64,
+    /// Bytes read from the pod, without the virtio-net header.
+    pub bytes_from_pod: u64,
+    /// Frames written to the pod.
+    pub frames_to_pod: u64,
+    /// Bytes written to the pod.
+    pub bytes_to_pod: u64,
+    /// Frames of this pod that were dropped.
+    pub drops: u64,
+}
+
+/// A peer, as `podwire status` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// The peer's name.
+    pub name: String,
+    /// Where its VXLAN socket is.
+    pub underlay: SocketAddr,
+    /// Its pod subnets.
+    pub subnets: Vec<IpNet>,
+    /// Milliseconds since the last valid datagram from it; none when nothing was ever heard.
+    pub last_heard_ms: Option<u64>,
+    /// Round-trip time of the last answered probe, in microseconds.
+    pub rtt_us: Option<u64>,
+    /// Probes sent and not answered, in percent of the last probes.
+    pub loss_percent: Option<u8>,
+    /// MTU of pods' packets to this peer.
+    pub pod_mtu: PodMtu,
+    /// Whether UDP segmentation offload is in force towards it.
+    pub gso: bool,
+    /// Datagrams sent to it.
+    pub datagrams_to_peer: u64,
+    /// Bytes sent to it (UDP payload).
+    pub bytes_to_peer: u64,
+    /// Datagrams accepted from it.
+    pub datagrams_from_peer: u64,
+    /// Bytes accepted from it (UDP payload).
+    pub bytes_from_peer: u64,
+}
+
+/// The node's frame and system-call counters.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct NodeCounters {
+    /// Frames read from pods.
+    pub frames_from_pods: u64,
+    /// Datagrams received from the underlay.
+    pub datagrams_from_peers: u64,
+    /// Datagrams that were merged into the super-frame before them.
+    pub coalesced: u64,
+    /// Frames the node made itself (answers, ICMP errors, probes).
+    pub originated: u64,
+    /// Extra copies of broadcast and multicast frames.
+    pub copied: u64,
+    /// Frames written to pods.
+    pub frames_to_pods: u64,
+    /// Frames (before segmentation) sent to peers.
+    pub frames_to_peers: u64,
+    /// Datagrams sent to peers.
+    pub datagrams_to_peers: u64,
+    /// Frames the node took in and answered or used itself.
+    pub consumed: u64,
+    /// Frames dropped, all reasons.
+    pub dropped: u64,
+    /// Bytes read from TAPs.
+    pub tap_read_bytes: u64,
+    /// Read calls on TAPs that returned a frame.
+    pub tap_reads: u64,
+    /// Bytes written to TAPs.
+    pub tap_write_bytes: u64,
+    /// Write calls on TAPs.
+    pub tap_writes: u64,
+    /// Send calls on underlay sockets.
+    pub underlay_sends: u64,
+    /// Receive calls on the underlay socket that returned data.
+    pub underlay_recvs: u64,
+    /// Messages those receive calls returned (a GRO train is one).
+    pub underlay_messages: u64,
+    /// Times the worker woke up.
+    pub wakeups: u64,
+}
+
+/// Offloads in force, and what the kernel granted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct OffloadInfo {
+    /// Configured mode of the TAPs.
+    pub tap: OffloadMode,
+    /// UDP_SEGMENT works.
+    pub udp_gso: bool,
+    /// UDP_GRO works.
+    pub udp_gro: bool,
+    /// Receive buffer granted by the kernel, in bytes.
+    pub receive_buffer: usize,
+    /// Send buffer granted by the kernel, in bytes.
+    pub send_buffer: usize,
+    /// Most segments in one send.
+    pub gso_max_segs: u32,
+}
+
+/// Everything `podwire status` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's name.
+    pub node: String,
+    /// Version of the program.
+    pub version: String,
+    /// Seconds since start.
+    pub uptime_s: u64,
+    /// Process id.
+    pub pid: u32,
+    /// Addresses of the VXLAN sockets.
+    pub underlay: Vec<SocketAddr>,
+    /// Pod subnets of this node.
+    pub subnets: Vec<IpNet>,
+    /// The overlay's VNI.
+    pub vni: u32,
+    /// MTU of the pods.
+    pub pod_mtu: PodMtu,
+    /// Offloads in force.
+    pub offloads: OffloadInfo,
+    /// The peers.
+    pub peers: Vec<PeerInfo>,
+    /// The pods.
+    pub pods: Vec<PodInfo>,
+    /// The counters.
+    pub counters: NodeCounters,
+    /// Drops by reason label.
+    pub drops: std::collections::BTreeMap<String, u64>,
+    /// What a person should look at, worst first.
+    pub problems: Vec<String>,
+}
+
+impl NodeCounters {
+    /// Frames and datagrams that came in, minus everything they became; zero when nothing got lost
+    /// uncounted. Drops are those of `dropped`.
+    pub fn imbalance(&self) -> i128 {
+        let came = i128::from(self.frames_from_pods)
+            + i128::from(self.datagrams_from_peers)
+            + i128::from(self.originated)
+            + i128::from(self.copied);
+        let went = i128::from(self.frames_to_pods)
+            + i128::from(self.frames_to_peers)
+            + i128::from(self.coalesced)
+            + i128::from(self.consumed)
+            + i128::from(self.dropped);
+        came - went
+    }
+
+    /// Record the sum of `drops`.
+    pub fn with_drops(mut self, drops: &Drops) -> Self {
+        self.dropped = drops.total();
+        self
+    }
+}
+
+/// What a node answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// To [`Request::Hello`].
+    Hello {
+        /// The node's [`PROTOCOL`].
+        protocol: u32,
+        /// The node's name.
+        node: String,
+        /// The program's version.
+        version: String,
+    },
+    /// To [`Request::Attach`].
+    Plan(AttachPlan),
+    /// To [`Request::Commit`].
+    Attached(PodInfo),
+    /// To [`Request::Detach`].
+    Detached {
+        /// Whether there was such a pod.
+        existed: bool,
+    },
+    /// To [`Request::Pods`].
+    Pods {
+        /// The pods, by name.
+        pods: Vec<PodInfo>,
+    },
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// The request was refused.
+    Error {
+        /// One sentence: what is wrong and what would be right.
+        message: String,
+        /// The kind, which decides the exit code of the command.
+        kind: ErrorKind,
+    },
+}
+
+/// Kinds of refusal; the numbers of exit codes are in `cmd::Exit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The request itself is wrong.
+    Usage,
+    /// Name, address or MAC is held by another pod.
+    Taken,
+    /// No such pod.
+    NotFound,
+    /// Out of addresses or ports.
+    Exhausted,
+    /// Anything else that went wrong inside the node.
+    Internal,
+}

@@ -1,0 +1,50 @@
+//! What the control thread asks of the worker, over one bounded channel with a waker.
+
+use crate::api::{NodeCounters, OffloadInfo, PeerInfo, PortCounters};
+use crate::model::{Change, Drops, PodName, PortId, PortSpec};
+use crossbeam_channel::Sender;
+use std::os::fd::OwnedFd;
+
+/// One order to the worker. Replies are sent without waiting; a caller that went away loses its answer only.
+pub enum Command {
+    /// Apply what the control plane learned.
+    Change(Change),
+    /// Put a pod's TAP to work.
+    AddPort {
+        /// The pod's port.
+        spec: PortSpec,
+        /// Its TAP, non-blocking.
+        tap: OwnedFd,
+        /// Where the port's id, or the sentence why not, goes.
+        reply: Sender<Result<PortId, String>>,
+    },
+    /// Close a pod's TAP and forget the port.
+    RemovePort {
+        /// The pod.
+        pod: PodName,
+        /// Told when it is done.
+        reply: Sender<()>,
+    },
+    /// Report counters and peers.
+    Report {
+        /// Where the report goes.
+        reply: Sender<Report>,
+    },
+    /// End the worker.
+    Stop,
+}
+
+/// The data path's share of `podwire status`.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Frame and call counters.
+    pub counters: NodeCounters,
+    /// Drops by reason.
+    pub drops: Drops,
+    /// Counters of each port.
+    pub ports: Vec<(PodName, PortCounters)>,
+    /// The peers.
+    pub peers: Vec<PeerInfo>,
+    /// Offloads in force.
+    pub offloads: OffloadInfo,
+}

@@ -1,0 +1,4 @@
+//! The node as a process: configuration, the worker thread that owns the data path, and the control thread
+//! that owns admin socket, peers file, signals and addresses.
+
+pub mod command;

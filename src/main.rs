@@ -1,0 +1,5 @@
+//! The `podwire` binary: argv to a subcommand, nothing else.
+
+fn main() -> std::process::ExitCode {
+    podwire::cmd::main()
+}

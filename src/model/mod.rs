@@ -1,0 +1,16 @@
+//! The words of podwire: names, addresses, peers, changes and drop reasons. Plain data, no behaviour that
+//! needs a clock or a socket.
+
+mod drop;
+mod mac;
+mod peer;
+mod pod;
+
+pub use drop::{DropReason, Drops};
+pub use mac::Mac;
+pub use peer::{
+    Change, LocalNode, NodeName, Peer, PeerId, Snapshot, UnderlayMtu, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6,
+    Vni,
+};
+pub use pod::{OffloadMode, PodMtu, PodName, PortId, PortSpec, TapCaps};
+pub use smoltcp::time::{Duration, Instant};
