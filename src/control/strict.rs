@@ -20,7 +20,7 @@ pub struct Mistake {
 pub enum Origin {
     /// A line of a file, counted from 1; 0 means the whole file.
     File(PathBuf, usize),
-    /// A flag of the command line.
+    /// A flag of the command line, without its dashes.
     Flag(&'static str),
     /// Nobody said anything.
     Default,
@@ -31,7 +31,7 @@ impl fmt::Display for Mistake {
         match &self.origin {
             Origin::File(path, 0) => write!(f, "{}: ", path.display())?,
             Origin::File(path, line) => write!(f, "{}:{line}: ", path.display())?,
-            Origin::Flag(flag) => return write!(f, "{flag}: {}", self.what),
+            Origin::Flag(flag) => return write!(f, "--{flag}: {}", self.what),
             Origin::Default => {}
         }
         if self.key.is_empty() {
@@ -136,7 +136,9 @@ pub fn scalar(value: &DeValue<'_>, allowed: Allowed) -> Result<String, String> {
                 (true, false) => "text in quotes",
                 _ => "a whole number",
             };
-            Err(format!("a {} stands here ({wanted} is wanted)", other.type_str()))
+            let found = other.type_str();
+            let article = if found.starts_with(['a', 'i']) { "an" } else { "a" };
+            Err(format!("{article} {found} stands here ({wanted} is wanted)"))
         }
     }
 }

@@ -2,3 +2,5 @@
 //! that owns admin socket, peers file, signals and addresses.
 
 pub mod command;
+pub mod config;
+pub mod links;
