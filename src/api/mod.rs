@@ -207,7 +207,7 @@ pub struct NodeCounters {
 }
 
 /// Offloads in force, and what the kernel granted.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OffloadInfo {
     /// Configured mode of the TAPs.
     pub tap: OffloadMode,
