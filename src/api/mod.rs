@@ -5,8 +5,9 @@
 //! [`PROTOCOL`] says so instead of misreading what follows.
 
 mod conn;
+pub mod place;
 
-pub use conn::{ApiError, Client, Connection};
+pub use conn::{ApiError, Broken, Client, Connection, MAX_FDS, MAX_REQUEST, Received};
 
 use crate::model::{Drops, Mac, OffloadMode, PodMtu, PodName, PortId, TapCaps};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -206,7 +207,7 @@ pub struct NodeCounters {
 }
 
 /// Offloads in force, and what the kernel granted.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OffloadInfo {
     /// Configured mode of the TAPs.
     pub tap: OffloadMode,

@@ -1,4 +1,10 @@
 //! The node as a process: configuration, the worker thread that owns the data path, and the control thread
 //! that owns admin socket, peers file, signals and addresses.
 
+pub mod admin;
 pub mod command;
+pub mod config;
+pub mod ipam;
+pub mod links;
+pub mod status;
+pub mod watch;

@@ -1,0 +1,303 @@
+//! The pods of a node and the requests about them, without a socket: what the control thread knows.
+
+use super::command::{Command, Report};
+use super::config::Config;
+use super::ipam::{Ipam, IpamError, Lease, Want};
+use crate::api::{AttachPlan, AttachRequest, ErrorKind, PodInfo, PortCounters, Reply};
+use crate::model::{Instant, LocalNode, OffloadMode, PodMtu, PodName, PortId, PortSpec, TapCaps};
+use crossbeam_channel::bounded;
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// How long the control thread waits for the worker.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Frames a TAP's ring is asked to hold: its default of 1000 drops the tail of bursts.
+const TX_QUEUE_LEN: u32 = 4000;
+/// Largest MTU of a TAP: 65535 less an Ethernet header.
+const MAX_TAP_MTU: u16 = 65_521;
+
+/// The worker, as the control thread sees it.
+pub trait Worker {
+    /// Pass an order on; waits a second at most for room in the queue.
+    ///
+    /// # Errors
+    /// The sentence why the worker takes no orders.
+    fn send(&self, command: Command) -> Result<(), String>;
+
+    /// Addresses of its VXLAN sockets.
+    fn underlay(&self) -> Vec<SocketAddr>;
+
+    /// The pod's interface as its TAP needs it: most segments of a super-frame at this MTU.
+    fn gso_max_segs(&self, mtu: PodMtu) -> u32 {
+        gso_max_segs(mtu, self.underlay().iter().any(SocketAddr::is_ipv6))
+    }
+}
+
+/// Most segments of pod packets of `mtu` bytes that one UDP_SEGMENT send carries: the kernel takes 65,535
+/// bytes less the outer IP and UDP headers, and 14 less than that (measured: one byte more and it silently
+/// sends datagrams one by one).
+pub fn gso_max_segs(mtu: PodMtu, over_ipv6: bool) -> u32 {
+    let room: u32 = if over_ipv6 { 65_473 } else { 65_493 };
+    // VXLAN 8 and the inner Ethernet header 14 travel with each segment.
+    (room / (u32::from(mtu.0) + 22)).max(1)
+}
+
+/// Why a request was not done.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The kind.
+    pub kind: ErrorKind,
+    /// One sentence with the remedy.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal of `kind`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Refusal {
+        Refusal {
+            kind,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<IpamError> for Refusal {
+    fn from(e: IpamError) -> Refusal {
+        Refusal::new(e.kind(), e.to_string())
+    }
+}
+
+impl From<Refusal> for Reply {
+    fn from(r: Refusal) -> Reply {
+        Reply::Error {
+            kind: r.kind,
+            message: r.message,
+        }
+    }
+}
+
+/// Name and addresses kept for a pod until its TAP comes. To be given back by [`Admin::commit`] or
+/// [`Admin::cancel`].
+#[derive(Debug)]
+pub struct Reservation {
+    /// What was asked.
+    pub request: AttachRequest,
+    /// What was promised.
+    pub plan: AttachPlan,
+    lease: Lease,
+}
+
+struct Pod {
+    request: AttachRequest,
+    lease: Lease,
+    port: PortId,
+    mtu: PodMtu,
+    caps: TapCaps,
+    since: Instant,
+}
+
+/// The pods of the node.
+pub struct Admin<'w> {
+    worker: &'w dyn Worker,
+    local: LocalNode,
+    offload: OffloadMode,
+    ipam: Ipam,
+    pods: BTreeMap<PodName, Pod>,
+}
+
+impl<'w> Admin<'w> {
+    /// A node without pods.
+    pub fn new(config: &Config, worker: &'w dyn Worker) -> Admin<'w> {
+        let local = config.local_node();
+        Admin {
+            worker,
+            ipam: Ipam::new(&local),
+            local,
+            offload: config.tap,
+            pods: BTreeMap::new(),
+        }
+    }
+
+    /// Keep a name and addresses for a pod.
+    ///
+    /// # Errors
+    /// What is taken or wrong, and what would be right.
+    pub fn attach(&mut self, request: AttachRequest, now: Instant) -> Result<Reservation, Refusal> {
+        let usage = |what: String| Err(Refusal::new(ErrorKind::Usage, what));
+        let ifname = &request.ifname;
+        let good =
+            (1..=15).contains(&ifname.len()) && ifname.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+        if !good || ifname == "." || ifname == ".." {
+            return usage(format!(
+                "{ifname:?} is no interface name (1 to 15 characters without blanks and slashes, as eth0)"
+            ));
+        }
+        let mtu = request.mtu.unwrap_or(self.local.pod_mtu);
+        let least = if self.local.subnet6.is_some() { 1280 } else { 576 };
+        if !(least..=MAX_TAP_MTU).contains(&mtu.0) {
+            return usage(format!(
+                "MTU {} is out of range (use {least} to {MAX_TAP_MTU})",
+                mtu.0
+            ));
+        }
+        let want = Want {
+            ip4: request.ip4,
+            ip6: request.ip6,
+            mac: request.mac,
+        };
+        let lease = self.ipam.reserve(&request.pod, want, now)?;
+        let length4 = self.local.subnet4.map_or(32, |n| n.prefix_len());
+        let length6 = self.local.subnet6.map_or(128, |n| n.prefix_len());
+        let plan = AttachPlan {
+            ip4: lease.ip4.and_then(|ip| Ipv4Net::new(ip, length4).ok()),
+            ip6: lease.ip6.and_then(|ip| Ipv6Net::new(ip, length6).ok()),
+            mac: lease.mac,
+            mtu,
+            gateway4: lease.ip4.and(self.local.gateway4()),
+            gateway6: lease.ip6.and(self.local.gateway6()),
+            gso_max_segs: self.worker.gso_max_segs(mtu),
+            gso_max_size: 65_536,
+            tx_queue_len: TX_QUEUE_LEN,
+            offload: self.offload,
+        };
+        Ok(Reservation { request, plan, lease })
+    }
+
+    /// Give a reservation back.
+    pub fn cancel(&mut self, reservation: Reservation) {
+        self.ipam.cancel(&reservation.request.pod);
+    }
+
+    /// Put the TAP of a reserved pod to work.
+    ///
+    /// # Errors
+    /// The worker's sentence; the reservation is given back then.
+    pub fn commit(
+        &mut self,
+        reservation: Reservation,
+        caps: TapCaps,
+        tap: OwnedFd,
+        now: Instant,
+    ) -> Result<PodInfo, Refusal> {
+        let Reservation { request, plan, lease } = reservation;
+        let name = request.pod.clone();
+        let port = rustix::io::ioctl_fionbio(&tap, true)
+            .map_err(|e| format!("the TAP cannot be made non-blocking: {e}"))
+            .and_then(|()| {
+                self.add_port(
+                    PortSpec {
+                        pod: name.clone(),
+                        mac: lease.mac,
+                        ip4: lease.ip4,
+                        ip6: lease.ip6,
+                        mtu: plan.mtu,
+                        caps,
+                    },
+                    tap,
+                )
+            });
+        let port = match port {
+            Ok(port) => port,
+            Err(what) => {
+                self.ipam.cancel(&name);
+                return Err(Refusal::new(ErrorKind::Internal, what));
+            }
+        };
+        let pod = Pod {
+            request,
+            lease,
+            port,
+            mtu: plan.mtu,
+            caps,
+            since: now,
+        };
+        let info = info(&name, &pod, PortCounters::default(), now);
+        self.pods.insert(name, pod);
+        Ok(info)
+    }
+
+    /// Remove a pod's port; its addresses, when there was one.
+    pub fn detach(&mut self, pod: &PodName, now: Instant) -> Option<Lease> {
+        self.pods.remove(pod)?;
+        let (reply, done) = bounded(1);
+        let sent = self.worker.send(Command::RemovePort {
+            pod: pod.clone(),
+            reply,
+        });
+        if sent.is_err() || done.recv_timeout(PATIENCE).is_err() {
+            log::warn!("the data path did not confirm within 1 s that pod {pod} is removed");
+        }
+        self.ipam.release(pod, now)
+    }
+
+    /// All pods, by name.
+    pub fn pods(&self, report: Option<&Report>, now: Instant) -> Vec<PodInfo> {
+        let counters: HashMap<&PodName, &PortCounters> = report
+            .into_iter()
+            .flat_map(|r| r.ports.iter().map(|(p, c)| (p, c)))
+            .collect();
+        self.pods
+            .iter()
+            .map(|(name, pod)| {
+                info(
+                    name,
+                    pod,
+                    counters.get(name).copied().cloned().unwrap_or_default(),
+                    now,
+                )
+            })
+            .collect()
+    }
+
+    /// What the data path tells of itself; `None` when it does not answer within a second.
+    pub fn report(&self) -> Option<Report> {
+        let (reply, report) = bounded(1);
+        self.worker.send(Command::Report { reply }).ok()?;
+        report.recv_timeout(PATIENCE).ok()
+    }
+
+    fn add_port(&self, spec: PortSpec, tap: OwnedFd) -> Result<PortId, String> {
+        let (reply, answer) = bounded(1);
+        let pod = spec.pod.clone();
+        self.worker.send(Command::AddPort { spec, tap, reply })?;
+        answer.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            // It may still come to it; the removal is behind it in the same queue.
+            let (reply, _) = bounded(1);
+            let _ = self.worker.send(Command::RemovePort { pod, reply });
+            Err("the data path did not answer within 1 s (see the node's log, then try again)".into())
+        })
+    }
+}
+
+fn info(name: &PodName, pod: &Pod, counters: PortCounters, now: Instant) -> PodInfo {
+    let four = pod.lease.ip4.map(IpAddr::from);
+    PodInfo {
+        pod: name.clone(),
+        port: pod.port,
+        addresses: four.into_iter().chain(pod.lease.ip6.map(IpAddr::from)).collect(),
+        mac: pod.lease.mac,
+        mtu: pod.mtu,
+        ifname: pod.request.ifname.clone(),
+        netns: pod.request.netns.clone(),
+        holder: pod.request.holder,
+        caps: pod.caps,
+        age_s: (now - pod.since).secs(),
+        counters,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_super_frame_fits_one_send() {
+        assert_eq!(gso_max_segs(PodMtu(1450), false), 44);
+        assert_eq!(gso_max_segs(PodMtu(1430), true), 45);
+        assert_eq!(gso_max_segs(PodMtu(65_521), false), 1);
+    }
+}

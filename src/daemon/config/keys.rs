@@ -1,0 +1,127 @@
+//! Every key of the configuration, once: the table that feeds the file, the flags, `--help` and
+//! `--print-config`.
+
+use crate::control::strict::Allowed;
+
+/// One key.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its dotted name in the file.
+    pub name: &'static str,
+    /// Its flag, without the dashes.
+    pub flag: &'static str,
+    /// What stands for its value in help.
+    pub value: &'static str,
+    /// What it does.
+    pub help: &'static str,
+    /// What holds when nobody says anything, in words.
+    pub fallback: &'static str,
+    /// A value that is right, as TOML.
+    pub example: &'static str,
+    /// The types it may have in the file.
+    pub allowed: Allowed,
+    /// Whether a list of values may be given too.
+    pub list: bool,
+}
+
+const TEXT: Allowed = Allowed {
+    text: true,
+    number: false,
+};
+const NUMBER: Allowed = Allowed {
+    text: false,
+    number: true,
+};
+const EITHER: Allowed = Allowed {
+    text: true,
+    number: true,
+};
+
+macro_rules! keys {
+    ($($(#[doc = $help:literal])+ $id:ident: $name:literal, $flag:literal, $value:literal, $allowed:expr,
+       $fallback:literal, $example:literal $(, $list:literal)?;)+) => {
+        $($(#[doc = $help])+ pub const $id: Key = Key {
+            name: $name, flag: $flag, value: $value, help: concat!($($help),+).trim_ascii(),
+            fallback: $fallback, example: $example, allowed: $allowed, list: false $(|| $list)?,
+        };)+
+
+        /// All keys, in the order of the file.
+        pub const KEYS: &[&Key] = &[$(&$id,)+];
+    };
+}
+
+keys! {
+    /// Name of this node, unique in the cluster.
+    NODE: "node", "name", "NAME", TEXT, "the host name", "\"n1\"";
+    /// IPv4 subnet of this node's pods; `.1` is their gateway.
+    SUBNET: "subnet", "subnet", "SUBNET", TEXT, "none; one of subnet and subnet6 is needed", "\"10.244.1.0/24\"";
+    /// IPv6 subnet of this node's pods.
+    SUBNET6: "subnet6", "subnet6", "SUBNET", TEXT, "none; one of subnet and subnet6 is needed", "\"fd00:10:244:1::/64\"";
+    /// File that lists the peers, beside this file unless absolute; every change is taken at once.
+    PEERS: "peers", "peers", "FILE", TEXT, "none: a node by itself", "\"peers.toml\"";
+    /// Socket that `podwire attach`, `status` and the others talk to.
+    SOCKET: "socket", "socket", "PATH", TEXT, "NODE.sock in /run/podwire or $XDG_RUNTIME_DIR/podwire", "\"/run/podwire/n1.sock\"";
+    /// How much is logged: off, error, warn, info, debug or trace.
+    LOG: "log", "log", "LEVEL", TEXT, "info", "\"info\"";
+    /// Addresses to send and receive VXLAN at: one, or one of each family.
+    BIND: "overlay.bind", "bind", "ADDR", TEXT, "0.0.0.0", "\"192.0.2.1\"", true;
+    /// UDP port of the overlay, or `auto` for any free one.
+    PORT: "overlay.port", "port", "PORT", EITHER, "8472, as flannel", "8472";
+    /// VXLAN network identifier.
+    VNI: "overlay.vni", "vni", "VNI", NUMBER, "1, as flannel", "1";
+    /// Sending sockets with a port of their own each, so that flows spread over paths and queues (1 to 64).
+    SOURCE_PORTS: "overlay.source_ports", "source-ports", "COUNT", NUMBER, "8", "8";
+    /// MTU of the network below, in bytes of IP packet.
+    UNDERLAY_MTU: "overlay.underlay_mtu", "underlay-mtu", "BYTES", NUMBER, "that of the interface used; 1500 on loopback", "1500";
+    /// MTU of the pods' interfaces.
+    POD_MTU: "overlay.pod_mtu", "pod-mtu", "BYTES", NUMBER, "underlay_mtu less VXLAN's 50 bytes, 70 over IPv6", "1450";
+    /// This node's MAC in the tunnel.
+    VTEP_MAC: "overlay.vtep_mac", "vtep-mac", "MAC", TEXT, "derived from the subnet", "\"0e:57:0a:f4:01:00\"";
+    /// This node's MAC in the tunnel for IPv6 pods.
+    VTEP_MAC6: "overlay.vtep_mac6", "vtep-mac6", "MAC", TEXT, "vtep_mac", "\"0e:57:0a:f4:01:00\"";
+    /// DSCP of outer packets: `inherit` from the inner ones, or 0 to 63.
+    DSCP: "overlay.dscp", "dscp", "DSCP", EITHER, "inherit", "\"inherit\"";
+    /// Super-frames and partial checksums on pods' TAPs: on, or off for plain frames.
+    TAP: "offload.tap", "offload-tap", "MODE", TEXT, "on", "\"on\"";
+    /// Send trains of datagrams in one call (UDP_SEGMENT): on or off.
+    UDP_GSO: "offload.udp_gso", "offload-udp-gso", "MODE", TEXT, "on", "\"on\"";
+    /// Receive trains of datagrams in one call (UDP_GRO): on or off.
+    UDP_GRO: "offload.udp_gro", "offload-udp-gro", "MODE", TEXT, "on", "\"on\"";
+    /// Leave checksums partial within the node: on, or off to complete each.
+    CHECKSUM: "offload.checksum", "offload-checksum", "MODE", TEXT, "on", "\"on\"";
+    /// Broadcasts and multicasts each pod may send in a second.
+    BROADCAST: "limits.broadcast_per_second", "broadcast-per-second", "COUNT", NUMBER, "1000", "1000";
+    /// Receive buffer to ask of the kernel for the VXLAN socket, in bytes.
+    RECEIVE_BUFFER: "limits.receive_buffer", "receive-buffer", "BYTES", NUMBER, "8 MiB", "8388608";
+    /// Send buffer to ask of the kernel for each VXLAN socket, in bytes.
+    SEND_BUFFER: "limits.send_buffer", "send-buffer", "BYTES", NUMBER, "8 MiB", "8388608";
+}
+
+impl Key {
+    /// The section of the file it stands in, and its name there.
+    pub fn split(&self) -> (Option<&'static str>, &'static str) {
+        match self.name.split_once('.') {
+            Some((section, name)) => (Some(section), name),
+            None => (None, self.name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_flags_are_unique_and_sections_together() {
+        let mut names: Vec<_> = KEYS.iter().map(|k| k.name).collect();
+        let mut flags: Vec<_> = KEYS.iter().map(|k| k.flag).collect();
+        names.sort();
+        names.dedup();
+        flags.sort();
+        flags.dedup();
+        assert_eq!((names.len(), flags.len()), (KEYS.len(), KEYS.len()));
+        let mut sections: Vec<_> = KEYS.iter().map(|k| k.split().0).collect();
+        sections.dedup();
+        assert_eq!(sections, [None, Some("overlay"), Some("offload"), Some("limits")]);
+    }
+}

@@ -1,0 +1,325 @@
+//! The configuration of a node: defaults, then a TOML file, then flags.
+//!
+//! [`keys`] is the one table of all keys. [`given`] gathers what people said, [`Config::understand`] gives it
+//! meaning, and [`Config::print`] says it all again, in a form that reads back to the same.
+
+pub mod given;
+pub mod keys;
+mod print;
+
+use crate::control::default_vtep_mac;
+use crate::control::peers::{mac, subnet4, subnet6};
+use crate::control::strict::{Mistake, Origin};
+use crate::daemon::links::Host;
+use crate::model::{LocalNode, Mac, NodeName, OffloadMode, PodMtu, UnderlayMtu, Vni};
+use given::Given;
+use ipnet::{Ipv4Net, Ipv6Net};
+use keys::Key;
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// flannel's port, which Linux's VXLAN used before IANA gave 4789.
+pub const DEFAULT_PORT: u16 = 8472;
+/// MTU of an ordinary network.
+const ETHERNET: UnderlayMtu = UnderlayMtu(1500);
+// Smallest MTU IPv4 hosts must take (RFC 791), and smallest of an IPv6 link (RFC 8200 section 5).
+const MIN_MTU4: u16 = 576;
+const MIN_MTU6: u16 = 1280;
+
+/// A node's configuration, complete and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The node's name.
+    pub node: NodeName,
+    /// IPv4 subnet of its pods.
+    pub subnet4: Option<Ipv4Net>,
+    /// IPv6 subnet of its pods.
+    pub subnet6: Option<Ipv6Net>,
+    /// The peers file.
+    pub peers: Option<PathBuf>,
+    /// The admin socket; none means the usual place.
+    pub socket: Option<PathBuf>,
+    /// What is logged.
+    pub log: log::LevelFilter,
+    /// Addresses of the underlay: one, or one of each family.
+    pub bind: Vec<IpAddr>,
+    /// The overlay's port; none means any free one.
+    pub port: Option<u16>,
+    /// The overlay's identifier.
+    pub vni: Vni,
+    /// Number of sending sockets.
+    pub source_ports: u8,
+    /// MTU of the underlay.
+    pub underlay_mtu: UnderlayMtu,
+    /// MTU of pods.
+    pub pod_mtu: PodMtu,
+    /// MAC in the tunnel.
+    pub vtep_mac: Mac,
+    /// MAC in the tunnel for IPv6 pods.
+    pub vtep_mac6: Mac,
+    /// DSCP of outer packets.
+    pub dscp: Dscp,
+    /// Offload of TAPs.
+    pub tap: OffloadMode,
+    /// Whether to use UDP_SEGMENT.
+    pub udp_gso: bool,
+    /// Whether to use UDP_GRO.
+    pub udp_gro: bool,
+    /// Whether checksums stay partial within the node.
+    pub partial_checksums: bool,
+    /// Broadcasts per second and port.
+    pub broadcast_per_second: u32,
+    /// Receive buffer to ask for, in bytes.
+    pub receive_buffer: usize,
+    /// Send buffer to ask for, in bytes.
+    pub send_buffer: usize,
+}
+
+/// DSCP of outer packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dscp {
+    /// That of the inner packet.
+    Inherit,
+    /// Always this one.
+    Fixed(u8),
+}
+
+impl Config {
+    /// Give meaning to what was given, for this host.
+    ///
+    /// # Errors
+    /// The first mistake, with its place, key and remedy.
+    pub fn understand(given: &Given, host: &Host) -> Result<Config, Mistake> {
+        let subnet4 = given.value(&keys::SUBNET, subnet4)?;
+        let subnet6 = given.value(&keys::SUBNET6, subnet6)?;
+        if subnet4.is_none() && subnet6.is_none() {
+            return Err(given.mistake(
+                &keys::SUBNET,
+                "is missing (give the pods of this node a subnet: --subnet 10.244.1.0/24)",
+            ));
+        }
+        let bind = bind(given)?;
+        let underlay_mtu = given
+            .value(&keys::UNDERLAY_MTU, |s| number(s, MIN_MTU4 + 50, u16::MAX))?
+            .map_or_else(|| underlay_mtu(&bind, host), UnderlayMtu);
+        let vtep_mac = given
+            .value(&keys::VTEP_MAC, mac)?
+            .unwrap_or_else(|| default_vtep_mac(subnet4, subnet6));
+        let config = Config {
+            node: node(given, host)?,
+            subnet4,
+            subnet6,
+            peers: given
+                .value(&keys::PEERS, text)?
+                .map(|p| beside(&given.origin(&keys::PEERS), &p)),
+            socket: given
+                .value(&keys::SOCKET, text)?
+                .map(|p| beside(&given.origin(&keys::SOCKET), &p)),
+            log: given
+                .value(&keys::LOG, |s| {
+                    s.parse().map_err(|_| {
+                        format!("{s:?} is no level (use off, error, warn, info, debug or trace)")
+                    })
+                })?
+                .unwrap_or(log::LevelFilter::Info),
+            port: given.value(&keys::PORT, port)?.unwrap_or(Some(DEFAULT_PORT)),
+            vni: given
+                .value(&keys::VNI, |s| Vni::try_from(number(s, 0, u32::MAX)?))?
+                .unwrap_or(Vni::try_from(1).unwrap_or_else(|_| unreachable!("1 fits 24 bits"))),
+            source_ports: given
+                .value(&keys::SOURCE_PORTS, |s| number(s, 1, 64))?
+                .unwrap_or(8),
+            pod_mtu: pod_mtu(given, underlay_mtu, &bind, subnet6.is_some())?,
+            underlay_mtu,
+            vtep_mac,
+            vtep_mac6: given.value(&keys::VTEP_MAC6, mac)?.unwrap_or(vtep_mac),
+            dscp: given.value(&keys::DSCP, dscp)?.unwrap_or(Dscp::Inherit),
+            tap: match switch(given, &keys::TAP)? {
+                true => OffloadMode::On,
+                false => OffloadMode::Off,
+            },
+            udp_gso: switch(given, &keys::UDP_GSO)?,
+            udp_gro: switch(given, &keys::UDP_GRO)?,
+            partial_checksums: switch(given, &keys::CHECKSUM)?,
+            broadcast_per_second: given
+                .value(&keys::BROADCAST, |s| number(s, 1, 10_000_000))?
+                .unwrap_or(1000),
+            receive_buffer: buffer(given, &keys::RECEIVE_BUFFER)?,
+            send_buffer: buffer(given, &keys::SEND_BUFFER)?,
+            bind,
+        };
+        Ok(config)
+    }
+
+    /// The node's place in the pod network.
+    pub fn local_node(&self) -> LocalNode {
+        let mut local = LocalNode {
+            name: self.node.clone(),
+            subnet4: self.subnet4,
+            subnet6: self.subnet6,
+            vtep_mac: self.vtep_mac,
+            vtep_mac6: self.vtep_mac6,
+            gateway_mac: Mac::default(),
+            vni: self.vni,
+            pod_mtu: self.pod_mtu,
+            underlay_mtu: self.underlay_mtu,
+        };
+        local.gateway_mac = match (local.gateway4(), local.gateway6()) {
+            (Some(ip), _) => Mac::of_ipv4(ip),
+            (None, Some(ip)) => Mac::of_ipv6(ip),
+            (None, None) => Mac::default(),
+        };
+        local
+    }
+
+    /// The addresses to bind, with the port (0 for any).
+    pub fn underlay(&self) -> Vec<SocketAddr> {
+        let port = self.port.unwrap_or(0);
+        self.bind.iter().map(|ip| SocketAddr::new(*ip, port)).collect()
+    }
+
+    /// The port peers are reached at unless their entry says otherwise.
+    pub fn peer_port(&self) -> u16 {
+        self.port.unwrap_or(DEFAULT_PORT)
+    }
+
+    /// Whether any underlay address is IPv6, which costs 20 bytes more.
+    pub fn over_ipv6(&self) -> bool {
+        self.bind.iter().any(IpAddr::is_ipv6)
+    }
+}
+
+fn node(given: &Given, host: &Host) -> Result<NodeName, Mistake> {
+    match given.value(&keys::NODE, parsed)? {
+        Some(name) => Ok(name),
+        None => host.name.parse().map_err(|_| {
+            given.mistake(
+                &keys::NODE,
+                format!("the host name {:?} is no node name (set --name)", host.name),
+            )
+        }),
+    }
+}
+
+fn bind(given: &Given) -> Result<Vec<IpAddr>, Mistake> {
+    let bind: Vec<IpAddr> = given
+        .values(&keys::BIND, |s| {
+            s.parse().map_err(|_| {
+                format!("{s:?} is not an address (write 192.0.2.1 or 2001:db8::1; the port is overlay.port)")
+            })
+        })?
+        .unwrap_or_else(|| vec![Ipv4Addr::UNSPECIFIED.into()]);
+    let sixes = bind.iter().filter(|a| a.is_ipv6()).count();
+    if bind.is_empty() || sixes > 1 || bind.len() - sixes > 1 {
+        return Err(given.mistake(
+            &keys::BIND,
+            "one address is wanted, or one of each family (0.0.0.0 takes all of IPv4)",
+        ));
+    }
+    if let Some(ip) = bind.iter().find(|a| a.is_multicast()) {
+        return Err(given.mistake(&keys::BIND, format!("{ip} is multicast (name an own address)")));
+    }
+    Ok(bind)
+}
+
+/// The smallest MTU among the interfaces behind `bind`.
+fn underlay_mtu(bind: &[IpAddr], host: &Host) -> UnderlayMtu {
+    bind.iter()
+        .filter_map(|ip| host.mtu_behind(*ip))
+        .min()
+        .map_or(ETHERNET, UnderlayMtu)
+}
+
+fn pod_mtu(given: &Given, underlay: UnderlayMtu, bind: &[IpAddr], six: bool) -> Result<PodMtu, Mistake> {
+    let least = if six { MIN_MTU6 } else { MIN_MTU4 };
+    let over_ipv6 = bind.iter().any(IpAddr::is_ipv6);
+    let most = underlay.pod_mtu(over_ipv6);
+    if most.0 < least {
+        let what = format!(
+            "{} leaves pods {} bytes, they need {least} (use a larger underlay, or IPv4 pods)",
+            underlay.0, most.0
+        );
+        return Err(given.mistake(&keys::UNDERLAY_MTU, what));
+    }
+    let asked = given.value(&keys::POD_MTU, |s| number(s, least, u16::MAX))?;
+    match asked.map(PodMtu) {
+        Some(mtu) if mtu > most => {
+            let what = format!(
+                "{} does not fit an underlay of {} (VXLAN takes {}: use at most {})",
+                mtu.0,
+                underlay.0,
+                underlay.0 - most.0,
+                most.0
+            );
+            Err(given.mistake(&keys::POD_MTU, what))
+        }
+        asked => Ok(asked.unwrap_or(most)),
+    }
+}
+
+fn switch(given: &Given, key: &Key) -> Result<bool, Mistake> {
+    let read = |s: &str| match s {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{s:?} is neither on nor off (write on or off)")),
+    };
+    Ok(given.value(key, read)?.unwrap_or(true))
+}
+
+fn buffer(given: &Given, key: &Key) -> Result<usize, Mistake> {
+    Ok(given
+        .value(key, |s| number(s, 65_536, 1 << 30))?
+        .unwrap_or(8 << 20))
+}
+
+fn port(s: &str) -> Result<Option<u16>, String> {
+    match s {
+        "auto" => Ok(None),
+        _ => number(s, 1, u16::MAX)
+            .map(Some)
+            .map_err(|e| format!("{e}, or \"auto\" for any free port")),
+    }
+}
+
+fn dscp(s: &str) -> Result<Dscp, String> {
+    match s {
+        "inherit" => Ok(Dscp::Inherit),
+        _ => number(s, 0, 63)
+            .map(Dscp::Fixed)
+            .map_err(|e| format!("{e}, or \"inherit\"")),
+    }
+}
+
+fn text(s: &str) -> Result<String, String> {
+    if s.is_empty() {
+        Err("is empty (name a file)".into())
+    } else {
+        Ok(s.into())
+    }
+}
+
+fn parsed<T: FromStr<Err: Display>>(s: &str) -> Result<T, String> {
+    s.parse().map_err(|e: T::Err| e.to_string())
+}
+
+fn number<T: FromStr + PartialOrd + Display>(s: &str, least: T, most: T) -> Result<T, String> {
+    match s.parse() {
+        Ok(n) if n >= least && n <= most => Ok(n),
+        _ => Err(format!("{s} is out of range (use {least} to {most})")),
+    }
+}
+
+/// A path of the file is relative to the file, a path of a flag to the working directory.
+fn beside(origin: &Origin, path: &str) -> PathBuf {
+    let base = match origin {
+        Origin::File(file, _) => file.parent().unwrap_or(Path::new("")),
+        _ => Path::new(""),
+    };
+    let joined = base.join(path);
+    std::path::absolute(&joined).unwrap_or(joined)
+}
+
+#[cfg(test)]
+mod tests;

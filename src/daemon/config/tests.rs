@@ -1,0 +1,149 @@
+use super::*;
+use crate::daemon::links::Link;
+
+fn host() -> Host {
+    let link = |name: &str, mtu: u32, ip: &str| Link {
+        name: name.into(),
+        mtu,
+        loopback: name == "lo",
+        vxlan: None,
+        addresses: vec![ip.parse().unwrap()],
+    };
+    Host {
+        name: "box".into(),
+        links: vec![
+            link("lo", 65_536, "127.0.0.1"),
+            link("eth0", 9000, "192.0.2.1"),
+            link("eth1", 1500, "2001:db8::1"),
+        ],
+        default4: Some("192.0.2.1".parse().unwrap()),
+        default6: None,
+    }
+}
+
+fn read(text: &str) -> Result<Config, String> {
+    let given = Given::from_file(Path::new("/etc/podwire/n.toml"), text).map_err(|e| e.to_string())?;
+    Config::understand(&given, &host()).map_err(|e| e.to_string())
+}
+
+#[test]
+fn little_needs_to_be_said() {
+    let c = read("subnet = \"10.244.1.0/24\"\npeers = \"peers.toml\"").unwrap();
+    assert_eq!(c.node.as_str(), "box");
+    assert_eq!(c.underlay(), ["0.0.0.0:8472".parse().unwrap()]);
+    assert_eq!((c.underlay_mtu, c.pod_mtu), (UnderlayMtu(9000), PodMtu(8950)));
+    assert_eq!(c.peers, Some("/etc/podwire/peers.toml".into()));
+    let local = c.local_node();
+    assert_eq!(local.gateway_mac, Mac::of_ipv4([10, 244, 1, 1].into()));
+    assert_eq!(local.vtep_mac, "0e:57:0a:f4:01:00".parse().unwrap());
+}
+
+#[test]
+fn mtu_follows_the_interface_and_the_family() {
+    let with = |bind: &str| {
+        let c = read(&format!(
+            "subnet6 = \"fd00:10:244:1::/64\"\n[overlay]\nbind = {bind}"
+        ))
+        .unwrap();
+        (c.underlay_mtu.0, c.pod_mtu.0)
+    };
+    assert_eq!(with("\"192.0.2.1\""), (9000, 8950));
+    assert_eq!(with("\"2001:db8::1\""), (1500, 1430));
+    assert_eq!(with("[\"192.0.2.1\", \"2001:db8::1\"]"), (1500, 1430));
+    assert_eq!(with("\"127.0.0.1\""), (1500, 1450));
+    assert_eq!(with("\"198.51.100.1\""), (1500, 1450));
+}
+
+#[test]
+fn print_reads_back_to_the_same() {
+    let texts = [
+        "subnet = \"10.244.1.0/24\"",
+        "node = \"n2\"\nsubnet6 = \"fd00:10:244:1::/64\"\nsocket = \"/run/x.sock\"\nlog = \"debug\"\npeers = \"p\"\n\
+         [overlay]\nbind = [\"0.0.0.0\", \"::\"]\nport = \"auto\"\nvni = 7\nsource_ports = 1\nunderlay_mtu = 1400\n\
+         pod_mtu = 1300\nvtep_mac = \"02:00:00:00:00:01\"\nvtep_mac6 = \"02:00:00:00:00:02\"\ndscp = 46\n\
+         [offload]\ntap = \"off\"\nudp_gso = \"off\"\nudp_gro = \"off\"\nchecksum = \"off\"\n\
+         [limits]\nbroadcast_per_second = 5\nreceive_buffer = 65536\nsend_buffer = 131072",
+    ];
+    for text in texts {
+        let config = read(text).unwrap();
+        let printed = config.print();
+        assert_eq!(read(&printed).unwrap(), config, "{printed}");
+        for key in keys::KEYS {
+            assert!(printed.contains(&format!("{} = ", key.split().1)), "{}", key.name);
+        }
+    }
+    assert!(!read(texts[1]).unwrap().print().contains("\n# subnet6 ="));
+}
+
+#[test]
+fn flags_override_the_file() {
+    let mut given = Given::from_file(
+        Path::new("n.toml"),
+        "subnet = \"10.1.0.0/16\"\n[overlay]\nport = 1",
+    )
+    .unwrap();
+    given.flag(&keys::PORT, vec!["auto".into()]);
+    given.flag(&keys::SUBNET, vec!["10.2.0.1/16".into()]);
+    let e = Config::understand(&given, &host()).unwrap_err();
+    assert_eq!(
+        e.to_string(),
+        "--subnet: 10.2.0.1/16 has host bits set (write 10.2.0.0/16)"
+    );
+    given.flag(&keys::SUBNET, vec!["10.2.0.0/16".into()]);
+    assert_eq!(Config::understand(&given, &host()).unwrap().port, None);
+}
+
+#[test]
+fn mistakes_name_place_key_and_remedy() {
+    let cases = [
+        ("", "subnet: is missing"),
+        ("subnet = \"10.244.1.0/24", "/etc/podwire/n.toml:1: not TOML"),
+        (
+            "subnett = \"10.244.1.0/24\"",
+            "n.toml:1: subnett: there is no such key (did you mean `subnet`?)",
+        ),
+        (
+            "port = 3",
+            "n.toml:1: port: there is no such key (did you mean `overlay.port`?)",
+        ),
+        (
+            "[overlay]\nprot = 3",
+            "n.toml:2: overlay.prot: there is no such key (did you mean `overlay.port`?)",
+        ),
+        ("[overlya]\nport = 3", "n.toml:1: overlya: there is no such key"),
+        (
+            "subnet = 3",
+            "n.toml:1: subnet: an integer stands here (text in quotes is wanted), as subnet = \"10.244.1.0/24\"",
+        ),
+        ("subnet = \"10.244.1.5/24\"", "(write 10.244.1.0/24)"),
+        ("subnet = \"10.244.1.0/31\"", "(use /8 to /30"),
+        ("node = \"-x\"", "\"-x\" is not a node name"),
+        (
+            "[overlay]\nport = 70000",
+            "n.toml:2: overlay.port: 70000 is out of range (use 1 to 65535), or \"auto\"",
+        ),
+        ("[overlay]\nvni = 16777216", "does not fit 24 bits"),
+        ("[overlay]\nsource_ports = 65", "(use 1 to 64)"),
+        (
+            "[overlay]\nbind = [\"1.1.1.1\", \"2.2.2.2\"]",
+            "overlay.bind: one address is wanted",
+        ),
+        ("[overlay]\nbind = \"192.0.2.1:8472\"", "the port is overlay.port"),
+        ("[overlay]\npod_mtu = 9000", "use at most 8950"),
+        ("[overlay]\ndscp = 64", "(use 0 to 63), or \"inherit\""),
+        ("[offload]\ntap = true", "a boolean stands here"),
+        ("[offload]\ntap = \"yes\"", "(write on or off)"),
+        ("[limits]\nsend_buffer = 1", "(use 65536 to 1073741824)"),
+        ("log = \"loud\"", "use off, error, warn"),
+    ];
+    for (text, want) in cases {
+        let got = Given::from_file(Path::new("/etc/podwire/n.toml"), text).and_then(|mut given| {
+            if !text.contains("subnet") && !text.is_empty() {
+                given.flag(&keys::SUBNET, vec!["10.244.1.0/24".into()]);
+            }
+            Config::understand(&given, &host())
+        });
+        let got = got.unwrap_err().to_string();
+        assert!(got.contains(want), "{text}\n  gave {got}\n  not  {want}");
+    }
+}

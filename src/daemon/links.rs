@@ -1,0 +1,176 @@
+//! The host's interfaces and addresses, asked of the kernel (rtnetlink), since sysfs may show another
+//! namespace's.
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
+/// An interface.
+#[derive(Clone, Debug, Default)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Whether it is a loopback.
+    pub loopback: bool,
+    /// The UDP port of a kernel VXLAN device.
+    pub vxlan: Option<u16>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What a configuration takes from the host it is for.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// The host's name.
+    pub name: String,
+    /// Its interfaces.
+    pub links: Vec<Link>,
+    /// The address IPv4 packets to far away leave from.
+    pub default4: Option<IpAddr>,
+    /// The same for IPv6.
+    pub default6: Option<IpAddr>,
+}
+
+impl Host {
+    /// Ask this host. What cannot be learned is left out.
+    pub fn ask() -> Host {
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        // Connecting a UDP socket sends nothing: it makes the kernel choose a route and a source address.
+        let leaves = |from: IpAddr, to: IpAddr| {
+            let socket = UdpSocket::bind((from, 0)).ok()?;
+            socket.connect((to, 9)).ok()?;
+            socket.local_addr().ok().map(|a| a.ip())
+        };
+        Host {
+            name: name.split('.').next().unwrap_or_default().into(),
+            links: links()
+                .inspect_err(|e| log::debug!("the kernel does not list interfaces: {e}"))
+                .unwrap_or_default(),
+            default4: leaves(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
+            default6: leaves(
+                Ipv6Addr::UNSPECIFIED.into(),
+                Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+            ),
+        }
+    }
+
+    /// The MTU a tunnel bound to `ip` has; that of the default route for the unspecified address. `None` when
+    /// unknown, and for loopback, whose 65,536 bytes no wire has.
+    pub fn mtu_behind(&self, ip: IpAddr) -> Option<u16> {
+        let ip = match ip {
+            IpAddr::V4(a) if a.is_unspecified() => self.default4?,
+            IpAddr::V6(a) if a.is_unspecified() => self.default6?,
+            other => other,
+        };
+        let link = self.links.iter().find(|l| l.addresses.contains(&ip))?;
+        (!link.loopback).then(|| u16::try_from(link.mtu).unwrap_or(u16::MAX))
+    }
+}
+
+/// All interfaces of this network namespace, with their addresses.
+///
+/// # Errors
+/// When the kernel does not answer on rtnetlink.
+pub fn links() -> io::Result<Vec<Link>> {
+    let mut links: BTreeMap<u32, Link> = BTreeMap::new();
+    dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewLink(m) = message {
+            links.insert(m.header.index, link(&m));
+        }
+    })?;
+    dump(
+        RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+        |message| {
+            if let RouteNetlinkMessage::NewAddress(m) = message {
+                // Beside a point-to-point peer, IFA_LOCAL is the own address.
+                let own = m.attributes.iter().find_map(|a| match a {
+                    AddressAttribute::Local(ip) => Some(*ip),
+                    _ => None,
+                });
+                let any = m.attributes.iter().find_map(|a| match a {
+                    AddressAttribute::Address(ip) => Some(*ip),
+                    _ => None,
+                });
+                if let (Some(link), Some(ip)) = (links.get_mut(&m.header.index), own.or(any)) {
+                    link.addresses.push(ip);
+                }
+            }
+        },
+    )?;
+    Ok(links.into_values().collect())
+}
+
+fn link(m: &LinkMessage) -> Link {
+    let mut link = Link {
+        loopback: m.header.flags.contains(LinkFlags::Loopback),
+        ..Link::default()
+    };
+    for attribute in &m.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::LinkInfo(infos) => {
+                let port = infos.iter().find_map(|i| match i {
+                    LinkInfo::Data(InfoData::Vxlan(data)) => data.iter().find_map(|d| match d {
+                        InfoVxlan::Port(port) => Some(*port),
+                        _ => None,
+                    }),
+                    _ => None,
+                });
+                link.vxlan = link.vxlan.or(port);
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+fn dump(request: RouteNetlinkMessage, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_DUMP | NLM_F_REQUEST;
+    let mut ask = NetlinkMessage::new(header, NetlinkPayload::from(request));
+    ask.finalize();
+    let mut bytes = vec![0; ask.buffer_len()];
+    ask.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    loop {
+        let (datagram, _) = socket.recv_from_full()?;
+        let mut rest = &datagram[..];
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+            // Messages are padded to four bytes; a length of zero would not end.
+            let step = (message.header.length as usize).next_multiple_of(4).max(16);
+            rest = rest.get(step..).unwrap_or_default();
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::Error(e) => return Err(e.to_io()),
+                NetlinkPayload::InnerMessage(inner) => each(inner),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_host_has_a_loopback() {
+        let links = links().unwrap();
+        let lo = links.iter().find(|l| l.loopback).unwrap();
+        assert!(lo.mtu > 0 && lo.name == "lo");
+        assert_eq!(Host::ask().mtu_behind("127.0.0.1".parse().unwrap()), None);
+    }
+}

@@ -1,0 +1,171 @@
+//! `podwire status`, gathered: what the control thread and the data path know, and what a person should see.
+
+use super::admin::{Admin, Worker};
+use super::command::Report;
+use super::config::Config;
+use crate::api::Status;
+use crate::model::{DropReason, Instant, OffloadMode};
+use ipnet::IpNet;
+
+/// Everything about the node. `complaint` is why the peers file is not in force.
+pub fn status(
+    config: &Config,
+    admin: &Admin<'_>,
+    worker: &dyn Worker,
+    complaint: Option<&str>,
+    now: Instant,
+) -> Status {
+    let report = admin.report();
+    let mut problems = Vec::new();
+    problems.extend(complaint.map(|c| format!("{c}; the peers known before stay in force")));
+    if report.is_none() {
+        problems.insert(0, "the data path did not answer within 1 s (see the log)".into());
+    }
+    let report = report.unwrap_or_default();
+    problems.extend(self::problems(config, &report));
+    let four = config.subnet4.map(IpNet::from);
+    Status {
+        node: config.node.to_string(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        uptime_s: u64::try_from(now.secs()).unwrap_or(0),
+        pid: std::process::id(),
+        underlay: worker.underlay(),
+        subnets: four.into_iter().chain(config.subnet6.map(IpNet::from)).collect(),
+        vni: config.vni.into(),
+        pod_mtu: config.pod_mtu,
+        pods: admin.pods(Some(&report), now),
+        counters: report.counters.with_drops(&report.drops),
+        drops: report
+            .drops
+            .iter()
+            .map(|(r, n)| (r.label().to_string(), n))
+            .collect(),
+        offloads: report.offloads,
+        peers: report.peers,
+        problems,
+    }
+}
+
+/// What in `report` a person should look at, worst first.
+pub fn problems(config: &Config, report: &Report) -> Vec<String> {
+    let mut found = Vec::new();
+    for peer in &report.peers {
+        if peer.last_heard_ms.is_none() && peer.datagrams_to_peer > 0 {
+            found.push(format!(
+                "peer {} was sent {} datagrams and was never heard: check that a node runs at {}, that its \
+                 peers file names this node, and that UDP port {} is open both ways",
+                peer.name,
+                peer.datagrams_to_peer,
+                peer.underlay,
+                peer.underlay.port()
+            ));
+        }
+    }
+    for (reason, n) in report.drops.iter() {
+        found.extend(hint(reason).map(|hint| format!("{n} drops for {}: {hint}", reason.label())));
+    }
+    let o = &report.offloads;
+    // The kernel grants what is asked up to rmem_max, and counts double.
+    let buffer = |what: &str, got: usize, want: usize, sysctl: &str| {
+        (got > 0 && got < want).then(|| {
+            format!(
+                "the kernel granted a {what} buffer of {got} bytes of the {want} asked \
+                 (as root: sysctl -w net.core.{sysctl}={want})"
+            )
+        })
+    };
+    found.extend(buffer(
+        "receive",
+        o.receive_buffer,
+        config.receive_buffer,
+        "rmem_max",
+    ));
+    found.extend(buffer("send", o.send_buffer, config.send_buffer, "wmem_max"));
+    let known = *o != Default::default();
+    if known && config.udp_gso && !o.udp_gso {
+        found.push("the kernel refuses UDP_SEGMENT: each datagram costs a call (Linux 4.18 has it)".into());
+    }
+    if known && config.udp_gro && !o.udp_gro {
+        found
+            .push("the kernel refuses UDP_GRO: each datagram is handled by itself (Linux 5.0 has it)".into());
+    }
+    if known && config.tap == OffloadMode::On && o.tap == OffloadMode::Off {
+        found.push("TAP offloads are not available: each packet crosses by itself".into());
+    }
+    found
+}
+
+/// The remedy for drops that come from configuration rather than from traffic.
+fn hint(reason: DropReason) -> Option<&'static str> {
+    Some(match reason {
+        DropReason::UnknownPeer => "a node sends here that no entry of the peers file names (add it)",
+        DropReason::WrongVni => "a node sends with another VNI (set the same overlay.vni everywhere)",
+        DropReason::WrongVtepMac => {
+            "a node believes in another VTEP MAC (set vtep_mac in its peers file to this node's)"
+        }
+        DropReason::NotPeersAddress => {
+            "a peer sends from addresses outside its subnet (compare its subnet with the peers file)"
+        }
+        DropReason::NoUnderlay => {
+            "a peer's address is of a family this node does not bind (add an address to overlay.bind)"
+        }
+        DropReason::ReceiveOverflow => {
+            "datagrams came faster than they were read (raise limits.receive_buffer and net.core.rmem_max)"
+        }
+        DropReason::UnderlaySend => {
+            "the kernel refuses datagrams (check overlay.underlay_mtu against the network, and the routes)"
+        }
+        DropReason::SpoofedIp | DropReason::SpoofedMac => {
+            "a pod sends from an address that is not its own (`podwire pods` tells which)"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{OffloadInfo, PeerInfo};
+    use crate::daemon::config::given::Given;
+    use crate::daemon::config::keys;
+    use crate::daemon::links::Host;
+    use crate::model::PodMtu;
+
+    #[test]
+    fn problems_come_with_remedies() {
+        let mut given = Given::default();
+        given.flag(&keys::SUBNET, vec!["10.244.1.0/24".into()]);
+        given.flag(&keys::NODE, vec!["n1".into()]);
+        let config = Config::understand(&given, &Host::default()).unwrap();
+        let mut report = Report::default();
+        assert_eq!(problems(&config, &report), [""; 0]);
+        report.drops.add(DropReason::WrongVni, 3);
+        report.drops.add(DropReason::TtlExceeded, 3);
+        report.offloads = OffloadInfo {
+            receive_buffer: 425_984,
+            send_buffer: 16 << 20,
+            udp_gro: true,
+            ..OffloadInfo::default()
+        };
+        report.peers.push(PeerInfo {
+            name: "n2".into(),
+            underlay: "192.0.2.2:8472".parse().unwrap(),
+            subnets: vec![],
+            last_heard_ms: None,
+            rtt_us: None,
+            loss_percent: None,
+            pod_mtu: PodMtu(1450),
+            gso: true,
+            datagrams_to_peer: 12,
+            bytes_to_peer: 1200,
+            datagrams_from_peer: 0,
+            bytes_from_peer: 0,
+        });
+        let found = problems(&config, &report);
+        assert_eq!(found.len(), 4, "{found:#?}");
+        assert!(found[0].contains("n2 was sent 12 datagrams"));
+        assert!(found[1].contains("overlay.vni"));
+        assert!(found[2].contains("net.core.rmem_max=8388608"));
+        assert!(found[3].contains("UDP_SEGMENT"));
+    }
+}

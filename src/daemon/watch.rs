@@ -1,0 +1,164 @@
+//! Watches the paths of pods' namespaces, so that a pod whose namespace vanished is noticed.
+//!
+//! A node's open TAP keeps the namespace itself alive, so the kernel never tells of its end: what can be
+//! watched is the path that holds it. The directory above is watched, as the path is a mount whose own
+//! watch would see nothing.
+
+use crate::model::PodName;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The namespace paths of all pods.
+pub struct NetnsWatch {
+    inotify: OwnedFd,
+    pods: BTreeMap<PodName, Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    path: PathBuf,
+    /// The watch of the directory above; one number per directory.
+    wd: i32,
+    /// Device and inode: the identity of the namespace.
+    id: (u64, u64),
+}
+
+impl NetnsWatch {
+    /// Watch nothing yet.
+    ///
+    /// # Errors
+    /// When the user has too many inotify instances.
+    pub fn new() -> io::Result<NetnsWatch> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        Ok(NetnsWatch {
+            inotify,
+            pods: BTreeMap::new(),
+        })
+    }
+
+    /// Watch `path` for `pod`.
+    ///
+    /// # Errors
+    /// When the path is not there for this process (another mount namespace), or cannot be watched.
+    pub fn add(&mut self, pod: &PodName, path: &Path) -> io::Result<()> {
+        let dir = path
+            .parent()
+            .filter(|d| !d.as_os_str().is_empty())
+            .unwrap_or(Path::new("/"));
+        let what = WatchFlags::DELETE
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO
+            | WatchFlags::CREATE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR;
+        // The watch comes first: what happens after the look is told.
+        let wd = inotify::add_watch(&self.inotify, dir, what)?;
+        let watched = match id(path) {
+            Ok(id) => Watched {
+                path: path.into(),
+                wd,
+                id,
+            },
+            Err(e) => {
+                self.forget(wd);
+                return Err(e);
+            }
+        };
+        self.pods.insert(pod.clone(), watched);
+        Ok(())
+    }
+
+    /// Watch for `pod` no longer.
+    pub fn remove(&mut self, pod: &PodName) {
+        if let Some(watched) = self.pods.remove(pod) {
+            self.forget(watched.wd);
+        }
+    }
+
+    /// Take what the kernel tells; the pods whose namespace is gone. Each stays until it is removed.
+    pub fn gone(&mut self) -> Vec<PodName> {
+        let mut suspects: Vec<PodName> = Vec::new();
+        let mut space = [MaybeUninit::uninit(); 8192];
+        let mut reader = inotify::Reader::new(&self.inotify, &mut space);
+        loop {
+            match reader.next() {
+                Ok(event) => {
+                    let name = event.file_name().map(|n| OsStr::from_bytes(n.to_bytes()));
+                    let all = event.events().contains(ReadFlags::QUEUE_OVERFLOW);
+                    let hit =
+                        |w: &Watched| w.wd == event.wd() && (name.is_none() || w.path.file_name() == name);
+                    suspects.extend(
+                        self.pods
+                            .iter()
+                            .filter(|(_, w)| all || hit(w))
+                            .map(|(p, _)| p.clone()),
+                    );
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+        suspects.sort();
+        suspects.dedup();
+        suspects.retain(|p| self.pods.get(p).is_some_and(|w| id(&w.path).ok() != Some(w.id)));
+        suspects
+    }
+
+    fn forget(&self, wd: i32) {
+        if !self.pods.values().any(|w| w.wd == wd) {
+            // The directory may be gone, and its watch with it.
+            let _ = inotify::remove_watch(&self.inotify, wd);
+        }
+    }
+}
+
+impl AsFd for NetnsWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+fn id(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = std::fs::metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_path_that_vanishes_or_changes_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |n: &str| dir.path().join(n);
+        let pod = |n: &str| n.parse::<PodName>().unwrap();
+        let mut watch = NetnsWatch::new().unwrap();
+        for n in ["a", "b", "c"] {
+            fs::write(path(n), n).unwrap();
+            watch.add(&pod(n), &path(n)).unwrap();
+        }
+        assert!(watch.add(&pod("d"), &path("d")).is_err());
+        fs::write(path("other"), "").unwrap();
+        assert!(watch.gone().is_empty());
+        fs::remove_file(path("a")).unwrap();
+        fs::rename(path("other"), path("b")).unwrap();
+        assert_eq!(watch.gone(), [pod("a"), pod("b")]);
+        watch.remove(&pod("a"));
+        watch.remove(&pod("b"));
+        assert!(watch.gone().is_empty());
+        fs::remove_dir_all(dir.path()).unwrap();
+        assert_eq!(watch.gone(), [pod("c")]);
+        watch.remove(&pod("c"));
+        watch.remove(&pod("c"));
+    }
+}
