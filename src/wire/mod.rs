@@ -2,9 +2,13 @@
 //! the few in-place rewrites a router makes. No I/O, no clock, no allocation.
 
 pub mod bytes;
+pub mod checksum;
 pub mod headers;
+pub mod vnet_hdr;
+pub mod vxlan;
 
 pub use headers::{EthView, Headers, L3};
+pub use vnet_hdr::{Gso, VNET_HDR_LEN, VnetHdr, VnetHdrError};
 
 /// Length of an Ethernet header without tags.
 pub const ETH_LEN: usize = 14;
