@@ -1,5 +1,195 @@
-//! One file per subcommand.
+//! One file per subcommand, and what they share: the socket, exit codes, and how failures are told.
+
+pub mod doctor;
+pub mod node;
+pub mod status;
+
+use crate::api::place::{PlaceError, for_client};
+use crate::api::{ApiError, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Exit codes of `podwire`, the same for all subcommands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// It did not work; the message tells why.
+    Failed = 1,
+    /// Wrong usage or configuration.
+    Usage = 2,
+    /// Not permitted.
+    Permission = 3,
+    /// No node answers.
+    Unavailable = 4,
+    /// The name, address, MAC or socket is taken.
+    Taken = 5,
+    /// No such pod.
+    NotFound = 6,
+    /// Out of addresses or ports.
+    Exhausted = 7,
+}
+
+/// Why a subcommand failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// One sentence: the thing and the remedy.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with an exit code.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Failure {
+        Failure {
+            exit,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<ErrorKind> for Exit {
+    fn from(kind: ErrorKind) -> Exit {
+        match kind {
+            ErrorKind::Usage => Exit::Usage,
+            ErrorKind::Taken => Exit::Taken,
+            ErrorKind::NotFound => Exit::NotFound,
+            ErrorKind::Exhausted => Exit::Exhausted,
+            ErrorKind::Internal => Exit::Failed,
+        }
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(e: ApiError) -> Failure {
+        let exit = match &e {
+            ApiError::Permission { .. } => Exit::Permission,
+            ApiError::Refused { kind, .. } => Exit::from(*kind),
+            ApiError::NoNode { .. } | ApiError::Timeout { .. } | ApiError::Broken { .. } => Exit::Unavailable,
+            ApiError::Version { .. } | ApiError::Garbled { .. } => Exit::Unavailable,
+        };
+        Failure::new(exit, e.to_string())
+    }
+}
+
+impl From<PlaceError> for Failure {
+    fn from(e: PlaceError) -> Failure {
+        let exit = match &e {
+            PlaceError::None(_) => Exit::Unavailable,
+            PlaceError::Several(_) | PlaceError::Long(_) => Exit::Usage,
+            PlaceError::NoDirectory(_) => Exit::Permission,
+        };
+        Failure::new(exit, e.to_string())
+    }
+}
+
+const EXAMPLES: &str = "\
+Two nodes, a pod on each:
+  n1$ podwire node --name n1 --subnet 10.244.1.0/24 --peers peers.toml
+  n1$ podwire attach --name a --netns /run/netns/a
+  n2$ podwire node --name n2 --subnet 10.244.2.0/24 --peers peers.toml
+  n1$ podwire status
+
+Exit codes:
+  0 done    1 failed    2 wrong usage or configuration    3 not permitted    4 no node answers
+  5 name, address, MAC or socket taken    6 no such pod    7 out of addresses or ports";
+
+/// A pod network in user space: TAP, VXLAN over UDP, no root and no kernel module.
+#[derive(Parser)]
+#[command(name = "podwire", version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    /// Admin socket of the node [default: $PODWIRE_SOCKET, or the only node of this user].
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node in the foreground.
+    Node(node::Args),
+    /// Show a node: peers, pods, drops, offloads, and what needs attention.
+    Status(status::Args),
+    /// Check what podwire needs of this host, with a remedy for each lack. Needs no node.
+    Doctor(doctor::Args),
+    /// Try to make a pod's namespaces and TAP; the exit code tells how far it came.
+    #[command(name = doctor::PROBE, hide = true)]
+    ProbeSandbox,
+}
+
 /// Entry point of the binary.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let parsed = Cli::command()
+        .try_get_matches()
+        .and_then(|m| Cli::from_arg_matches(&m));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(Exit::Usage as u8));
+        }
+    };
+    match dispatch(cli) {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "podwire: {}", failure.message);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<Exit, Failure> {
+    let socket = cli.socket.as_deref();
+    let done = |()| Exit::Ok;
+    match cli.command {
+        Command::Node(args) => node::run(args, socket).map(done),
+        Command::Status(args) => status::run(&args, &for_client(socket)?).map(done),
+        Command::Doctor(args) => doctor::run(&args, socket),
+        Command::ProbeSandbox => doctor::probe(),
+    }
+}
+
+/// Write to standard output; a reader that went away (`podwire status | head`) is no failure.
+pub fn say(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Failed, format!("cannot write: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Colours, on a terminal whose user did not refuse them (<https://no-color.org>).
+#[derive(Clone, Copy)]
+pub struct Paint(bool);
+
+impl Paint {
+    /// For standard output.
+    pub fn stdout() -> Paint {
+        Paint(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()))
+    }
+
+    /// `text` with the SGR code `code` (1 bold, 31 red, 32 green, 33 yellow).
+    pub fn with(self, code: u8, text: &str) -> String {
+        if self.0 {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

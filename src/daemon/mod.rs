@@ -6,5 +6,8 @@ pub mod command;
 pub mod config;
 pub mod ipam;
 pub mod links;
+pub mod listener;
+pub mod server;
+pub mod standin;
 pub mod status;
 pub mod watch;

@@ -1,0 +1,222 @@
+//! `podwire node`: a node in the foreground, from configuration to the last clean-up.
+
+use super::{Exit, Failure, say};
+use crate::api::place;
+use crate::control::file::PeersFile;
+use crate::daemon::admin::Worker;
+use crate::daemon::command::Command;
+use crate::daemon::config::Config;
+use crate::daemon::config::given::Given;
+use crate::daemon::config::keys::{self, KEYS, Key};
+use crate::daemon::links::Host;
+use crate::daemon::listener::{ListenError, Listener};
+use crate::daemon::server::{End, Server, Wakers};
+use crate::daemon::standin as worker;
+use clap::{Arg, ArgAction, ArgMatches};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::io::Read;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  podwire node --subnet 10.244.1.0/24
+      A node by itself, named after the host; pods of this user join it by `podwire attach`.
+  podwire node --name n1 --subnet 10.244.1.0/24 --peers peers.toml
+      With peers, as [[peer]] name = \"n2\", underlay = \"192.0.2.2\", subnet = \"10.244.2.0/24\".
+  podwire node --config n1.toml --port auto
+      From a file, with a flag that overrides it.
+  podwire node --subnet 10.244.1.0/24 --print-config > n1.toml
+      Every key explained, ready to be edited.
+
+SIGHUP reads the peers again (changes of the file are noticed without it), SIGTERM and SIGINT end the node.";
+
+/// The flags: one for each key of the configuration, and two more.
+pub struct Args {
+    config: Option<PathBuf>,
+    print: bool,
+    flags: Vec<(&'static Key, Vec<String>)>,
+}
+
+impl clap::Args for Args {
+    fn augment_args(cmd: clap::Command) -> clap::Command {
+        let config = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("Configuration file (TOML); flags override it");
+        let print = Arg::new("print-config")
+            .long("print-config")
+            .action(ArgAction::SetTrue)
+            .help("Print the configuration in force, explained, and do nothing");
+        let flags = flags().map(|key| {
+            let arg = Arg::new(key.flag).long(key.flag).value_name(key.value);
+            let arg = arg.help(format!("{} [default: {}]", key.help, key.fallback));
+            if key.list {
+                arg.action(ArgAction::Append).value_delimiter(',')
+            } else {
+                arg
+            }
+        });
+        cmd.after_help(EXAMPLES).arg(config).arg(print).args(flags)
+    }
+
+    fn augment_args_for_update(cmd: clap::Command) -> clap::Command {
+        Self::augment_args(cmd)
+    }
+}
+
+impl clap::FromArgMatches for Args {
+    fn from_arg_matches(m: &ArgMatches) -> Result<Args, clap::Error> {
+        let given = |key: &'static Key| Some((key, m.get_many::<String>(key.flag)?.cloned().collect()));
+        Ok(Args {
+            config: m.get_one("config").cloned(),
+            print: m.get_flag("print-config"),
+            flags: flags().filter_map(given).collect(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, m: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(m)?;
+        Ok(())
+    }
+}
+
+/// The keys with a flag of their own; `--socket` is one for all subcommands.
+fn flags() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().copied().filter(|k| **k != keys::SOCKET)
+}
+
+/// Run a node until it is told to end.
+///
+/// # Errors
+/// With the exit code of the mistake; everything made until then is gone again.
+pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
+    let config = configuration(&args, socket)?;
+    if args.print {
+        return say(&config.print());
+    }
+    env_logger::Builder::new()
+        .filter_level(config.log)
+        .format_target(false)
+        .init();
+    let failed = |what: String| Failure::new(Exit::Failed, what);
+    let signal = |e: std::io::Error| failed(format!("signals cannot be taken: {e}"));
+    // Signals first: one that comes while the node starts ends it as cleanly as a later one.
+    let stop = pipe(&[SIGTERM, SIGINT]).map_err(signal)?;
+    let reload = pipe(&[SIGHUP]).map_err(signal)?;
+    let local = config.local_node();
+    let peers = config
+        .peers
+        .as_deref()
+        .map(|path| PeersFile::open(path, &local, config.peer_port()));
+    let peers = peers.transpose().map_err(|e| Failure::new(Exit::Usage, e))?;
+    let path = match &config.socket {
+        Some(path) => place::fits(path.clone())?,
+        None => place::for_node(config.node.as_str())?,
+    };
+    let listener = Listener::bind(&path, config.node.as_str()).map_err(|e| {
+        let exit = match &e {
+            ListenError::Runs { .. } => Exit::Taken,
+            ListenError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Exit::Permission
+            }
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, e.to_string())
+    })?;
+    let (lifeline, worker_end) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
+    let mut ended = worker_end.try_clone().map_err(|e| failed(e.to_string()))?;
+    let handle = worker::spawn(&config, lifeline).map_err(failed)?;
+    let wakers = Wakers {
+        stop,
+        reload,
+        worker: worker_end,
+    };
+    let end = Server::new(config.clone(), &handle, listener, peers, wakers).and_then(|server| {
+        announce(&config, &handle.underlay(), &path);
+        server.run()
+    });
+    // A failure to tell the service manager changes nothing.
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    let _ = handle.send(Command::Stop);
+    if has_ended(&mut ended) {
+        handle.join();
+    } else {
+        log::warn!("the data path did not end within 500 ms and is abandoned");
+    }
+    match end {
+        Ok(End::Asked) => {
+            log::info!("node {} ended", config.node);
+            Ok(())
+        }
+        Ok(End::WorkerGone) => Err(failed(
+            "the data path ended by itself (the log tells why; report it)".into(),
+        )),
+        Err(e) => Err(failed(format!("the control thread failed: {e}"))),
+    }
+}
+
+fn configuration(args: &Args, socket: Option<&Path>) -> Result<Config, Failure> {
+    let usage = |what: String| Failure::new(Exit::Usage, what);
+    let mut given = match &args.config {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|e| {
+                usage(format!(
+                    "{}: {e} (name a readable file with --config)",
+                    path.display()
+                ))
+            })?;
+            Given::from_file(path, &text).map_err(|e| usage(e.to_string()))?
+        }
+        None => Given::default(),
+    };
+    for (key, values) in &args.flags {
+        given.flag(key, values.clone());
+    }
+    if let Some(path) = socket {
+        given.flag(&keys::SOCKET, vec![path.to_string_lossy().into_owned()]);
+    }
+    Config::understand(&given, &Host::ask()).map_err(|e| usage(e.to_string()))
+}
+
+/// The one line that tells the node is up, and the service manager's share.
+fn announce(config: &Config, underlay: &[SocketAddr], path: &Path) {
+    let four = config.subnet4.map(|n| n.to_string());
+    let six = config.subnet6.map(|n| n.to_string());
+    let subnets: Vec<_> = four.into_iter().chain(six).collect();
+    let at: Vec<_> = underlay.iter().map(ToString::to_string).collect();
+    let line = format!(
+        "node {} is up: pods {}, VXLAN {} at {}, MTU {}, socket {}",
+        config.node,
+        subnets.join(" and "),
+        u32::from(config.vni),
+        at.join(" and "),
+        config.pod_mtu.0,
+        path.display()
+    );
+    // The line is for who waits for the node; nobody may.
+    let _ = say(&format!("{line}\n"));
+    if let Err(e) = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&line)]) {
+        log::warn!("the service manager was not told that the node is up: {e}");
+    }
+}
+
+fn pipe(signals: &[i32]) -> std::io::Result<UnixStream> {
+    let (near, far) = UnixStream::pair()?;
+    for signal in signals {
+        signal_hook::low_level::pipe::register(*signal, far.try_clone()?)?;
+    }
+    Ok(near)
+}
+
+/// Wait for the worker to drop its end of the pair, half a second at most.
+fn has_ended(end: &mut UnixStream) -> bool {
+    let waits = end
+        .set_nonblocking(false)
+        .and_then(|()| end.set_read_timeout(Some(Duration::from_millis(500))));
+    waits.is_ok() && end.read(&mut [0]).is_ok()
+}

@@ -1,0 +1,259 @@
+//! `podwire status`: a node at a glance.
+
+use super::{Exit, Failure, Paint, say};
+use crate::api::{Client, NodeCounters, PeerInfo, PodInfo, Reply, Request, Status};
+use crate::model::{DropReason, OffloadMode};
+use std::fmt::Write;
+use std::path::Path;
+
+/// The flags of `podwire status`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  podwire status
+  podwire status --json | jq .peers
+  podwire status --socket /run/podwire/n2.sock")]
+pub struct Args {
+    /// Print everything as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Show the node at `socket`.
+///
+/// # Errors
+/// When it does not answer.
+pub fn run(args: &Args, socket: &Path) -> Result<(), Failure> {
+    let mut client = Client::connect(socket)?;
+    let status = match client.call(&Request::Status)? {
+        Reply::Status(status) => *status,
+        other => {
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("the node answered something else: {other:?}"),
+            ));
+        }
+    };
+    if args.json {
+        let text = serde_json::to_string_pretty(&status);
+        return say(&format!(
+            "{}\n",
+            text.map_err(|e| Failure::new(Exit::Failed, e.to_string()))?
+        ));
+    }
+    say(&show(&status, Paint::stdout()))
+}
+
+/// The whole page.
+pub fn show(s: &Status, paint: Paint) -> String {
+    let mut out = String::new();
+    let join = |v: Vec<String>| v.join(", ");
+    let _ = writeln!(
+        out,
+        "{}  podwire {}, pid {}, up {}",
+        paint.with(1, &s.node),
+        s.version,
+        s.pid,
+        span(s.uptime_s)
+    );
+    let _ = writeln!(
+        out,
+        "  pods      {}, MTU {}",
+        join(s.subnets.iter().map(ToString::to_string).collect()),
+        s.pod_mtu.0
+    );
+    let _ = writeln!(
+        out,
+        "  underlay  {}, VNI {}",
+        join(s.underlay.iter().map(ToString::to_string).collect()),
+        s.vni
+    );
+    let _ = writeln!(out, "  offloads  {}", offloads(s));
+    let _ = writeln!(out, "  traffic   {}", traffic(&s.counters));
+    section(&mut out, paint, "problems", &s.problems, |p| {
+        vec![paint.with(33, "!"), p.clone()]
+    });
+    let head = [
+        "PEER", "UNDERLAY", "SUBNETS", "HEARD", "RTT", "LOSS", "MTU", "SENT", "RECEIVED",
+    ];
+    table(
+        &mut out,
+        paint,
+        "peers",
+        &head,
+        s.peers.iter().map(peer).collect(),
+    );
+    let head = ["POD", "ADDRESSES", "IF", "MTU", "AGE", "FROM", "TO", "DROPS"];
+    table(&mut out, paint, "pods", &head, s.pods.iter().map(pod).collect());
+    let drops = s.drops.iter().map(|(label, n)| {
+        let reason = DropReason::ALL.iter().find(|r| r.label() == label);
+        vec![
+            label.clone(),
+            n.to_string(),
+            reason.map_or("", |r| r.explain()).into(),
+        ]
+    });
+    table(
+        &mut out,
+        paint,
+        "drops",
+        &["REASON", "COUNT", "MEANING"],
+        drops.collect(),
+    );
+    out
+}
+
+fn offloads(s: &Status) -> String {
+    let on = |b: bool| if b { "on" } else { "off" };
+    let o = &s.offloads;
+    format!(
+        "TAP {}, UDP GSO {}, UDP GRO {}, {} segments a send, buffers {} in, {} out",
+        on(o.tap == OffloadMode::On),
+        on(o.udp_gso),
+        on(o.udp_gro),
+        o.gso_max_segs,
+        bytes(o.receive_buffer as u64),
+        bytes(o.send_buffer as u64)
+    )
+}
+
+fn traffic(c: &NodeCounters) -> String {
+    let mean = |n: u64, by: u64| bytes(n.checked_div(by).unwrap_or(0));
+    format!(
+        "{} a TAP read, {} a TAP write, {:.1} datagrams a send, {:.1} a receive, {} dropped",
+        mean(c.tap_read_bytes, c.tap_reads),
+        mean(c.tap_write_bytes, c.tap_writes),
+        ratio(c.datagrams_to_peers, c.underlay_sends),
+        ratio(c.datagrams_from_peers, c.underlay_recvs),
+        c.dropped
+    )
+}
+
+fn peer(p: &PeerInfo) -> Vec<String> {
+    vec![
+        p.name.clone(),
+        p.underlay.to_string(),
+        p.subnets
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(","),
+        p.last_heard_ms
+            .map_or("never".into(), |ms| format!("{} ago", span(ms / 1000))),
+        p.rtt_us
+            .map_or("-".into(), |us| format!("{:.2} ms", us as f64 / 1000.0)),
+        p.loss_percent.map_or("-".into(), |l| format!("{l} %")),
+        p.pod_mtu.0.to_string(),
+        bytes(p.bytes_to_peer),
+        bytes(p.bytes_from_peer),
+    ]
+}
+
+fn pod(p: &PodInfo) -> Vec<String> {
+    vec![
+        p.pod.to_string(),
+        p.addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(","),
+        p.ifname.clone(),
+        p.mtu.0.to_string(),
+        span(p.age_s),
+        bytes(p.counters.bytes_from_pod),
+        bytes(p.counters.bytes_to_pod),
+        p.counters.drops.to_string(),
+    ]
+}
+
+fn section<T>(out: &mut String, paint: Paint, title: &str, items: &[T], row: impl Fn(&T) -> Vec<String>) {
+    if !items.is_empty() {
+        let _ = writeln!(out, "\n{}", paint.with(1, title));
+        for item in items {
+            let _ = writeln!(out, "  {}", row(item).join(" "));
+        }
+    }
+}
+
+/// Aligned columns under a title; nothing when there are no rows.
+fn table(out: &mut String, paint: Paint, title: &str, head: &[&str], rows: Vec<Vec<String>>) {
+    if rows.is_empty() {
+        return;
+    }
+    let head: Vec<String> = head.iter().map(ToString::to_string).collect();
+    let widths: Vec<usize> = (0..head.len())
+        .map(|i| rows.iter().chain([&head]).map(|r| r[i].len()).max().unwrap_or(0))
+        .collect();
+    let line = |row: &[String]| {
+        let cells = row.iter().zip(&widths).map(|(c, w)| format!("{c:w$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
+    };
+    let _ = writeln!(out, "\n{} ({})", paint.with(1, title), rows.len());
+    let _ = writeln!(out, "  {}", line(&head));
+    for row in &rows {
+        let _ = writeln!(out, "  {}", line(row));
+    }
+}
+
+fn ratio(n: u64, by: u64) -> f64 {
+    if by == 0 { 0.0 } else { n as f64 / by as f64 }
+}
+
+fn span(s: u64) -> String {
+    match s {
+        0..120 => format!("{s} s"),
+        120..7200 => format!("{} min", s / 60),
+        7200..172_800 => format!("{} h", s / 3600),
+        _ => format!("{} d", s / 86_400),
+    }
+}
+
+fn bytes(n: u64) -> String {
+    match n {
+        0..10_000 => format!("{n} B"),
+        10_000..10_000_000 => format!("{} KB", n / 1000),
+        10_000_000..10_000_000_000 => format!("{} MB", n / 1_000_000),
+        _ => format!("{} GB", n / 1_000_000_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::PodMtu;
+
+    #[test]
+    fn a_page_aligns_and_explains() {
+        let status = Status {
+            node: "n1".into(),
+            version: "0".into(),
+            uptime_s: 200,
+            pid: 1,
+            underlay: vec!["0.0.0.0:8472".parse().unwrap()],
+            subnets: vec!["10.244.1.0/24".parse().unwrap()],
+            vni: 1,
+            pod_mtu: PodMtu(1450),
+            offloads: Default::default(),
+            peers: vec![],
+            pods: vec![],
+            counters: NodeCounters {
+                tap_reads: 2,
+                tap_read_bytes: 128_000,
+                ..Default::default()
+            },
+            drops: [("wrong_vni".to_string(), 3), ("ttl_exceeded".to_string(), 1234)].into(),
+            problems: vec!["look here".into()],
+        };
+        let page = show(&status, Paint(false));
+        for line in [
+            "n1  podwire 0, pid 1, up 3 min",
+            "  traffic   64 KB a TAP read, 0 B a TAP write, 0.0 datagrams a send, 0.0 a receive, 0 dropped",
+            "problems",
+            "  ! look here",
+            "  ttl_exceeded  1234   TTL or hop limit ran out here.",
+            "  wrong_vni     3      The VXLAN network identifier is not ours.",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{page}\nlacks {line}");
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! The control thread: one loop over the admin socket and its conversations, the peers file, the pods'
+//! namespaces and holders, signals, and the worker's end. It sleeps until one of them has something to say.
+
+use super::admin::{Admin, Refusal, Reservation, Worker};
+use super::command::Command;
+use super::config::Config;
+use super::listener::Listener;
+use super::status::status;
+use super::watch::NetnsWatch;
+use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
+use crate::control::file::PeersFile;
+use crate::model::{Change, Instant, PodName, TapCaps};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+const LISTENER: Token = Token(0);
+const STOP: Token = Token(1);
+const RELOAD: Token = Token(2);
+const PEERS: Token = Token(3);
+const NETNS: Token = Token(4);
+const WORKER: Token = Token(5);
+/// The first token of conversations and holders.
+const FIRST: usize = 16;
+/// Most conversations at once.
+const MAX_CONNECTIONS: usize = 256;
+
+/// Most requests of one conversation before others have their turn.
+const MAX_REQUESTS: usize = 64;
+/// What a conversation waits for.
+const CONVERSATION: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// Pipes that become readable on events from outside.
+pub struct Wakers {
+    /// SIGTERM or SIGINT came.
+    pub stop: UnixStream,
+    /// SIGHUP came.
+    pub reload: UnixStream,
+    /// The worker ended: its other end is closed.
+    pub worker: UnixStream,
+}
+
+/// Why the control thread ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was asked to.
+    Asked,
+    /// The worker is gone.
+    WorkerGone,
+}
+
+struct Conversation {
+    wire: Connection,
+    greeted: bool,
+    reserved: Option<Reservation>,
+}
+
+/// The control thread's state.
+pub struct Server<'w> {
+    config: Config,
+    worker: &'w dyn Worker,
+    admin: Admin<'w>,
+    poll: Poll,
+    listener: Listener,
+    wakers: Wakers,
+    peers: Option<PeersFile>,
+    netns: NetnsWatch,
+    conversations: HashMap<Token, Conversation>,
+    /// Process descriptors of the holders of pods' namespaces.
+    holders: HashMap<Token, (PodName, OwnedFd)>,
+    next: usize,
+    start: std::time::Instant,
+}
+
+impl<'w> Server<'w> {
+    /// Bring everything together and tell the worker of the peers.
+    ///
+    /// # Errors
+    /// What the kernel refused, or why the worker takes no orders.
+    pub fn new(
+        config: Config,
+        worker: &'w dyn Worker,
+        listener: Listener,
+        peers: Option<PeersFile>,
+        wakers: Wakers,
+    ) -> io::Result<Server<'w>> {
+        let poll = Poll::new()?;
+        let netns = NetnsWatch::new()?;
+        let admin = Admin::new(&config, worker);
+        wakers.stop.set_nonblocking(true)?;
+        wakers.reload.set_nonblocking(true)?;
+        wakers.worker.set_nonblocking(true)?;
+        watch(&poll, listener.socket.as_fd(), LISTENER)?;
+        watch(&poll, wakers.stop.as_fd(), STOP)?;
+        watch(&poll, wakers.reload.as_fd(), RELOAD)?;
+        watch(&poll, wakers.worker.as_fd(), WORKER)?;
+        watch(&poll, netns.as_fd(), NETNS)?;
+        if let Some(fd) = peers.as_ref().and_then(PeersFile::watch_fd) {
+            watch(&poll, fd, PEERS)?;
+        }
+        let server = Server {
+            config,
+            worker,
+            admin,
+            poll,
+            listener,
+            wakers,
+            peers,
+            netns,
+            conversations: HashMap::new(),
+            holders: HashMap::new(),
+            next: FIRST,
+            start: std::time::Instant::now(),
+        };
+        let known = server.peers.iter().flat_map(|f| f.state().peers.clone());
+        server.tell(known.map(Change::PeerSet).collect());
+        Ok(server)
+    }
+
+    /// Serve until a signal or the worker's end. The socket is gone when this returns.
+    ///
+    /// # Errors
+    /// Only when waiting itself fails.
+    pub fn run(mut self) -> io::Result<End> {
+        let mut events = Events::with_capacity(256);
+        loop {
+            match self.poll.poll(&mut events, None) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            for event in &events {
+                match event.token() {
+                    STOP => return Ok(End::Asked),
+                    WORKER => return Ok(End::WorkerGone),
+                    RELOAD => {
+                        drain(&mut self.wakers.reload);
+                        log::info!("reading the peers again");
+                        let changes = self.peers.as_mut().map(PeersFile::reload);
+                        self.tell(changes.unwrap_or_default());
+                    }
+                    PEERS => {
+                        let changes = self.peers.as_mut().map(PeersFile::changes);
+                        self.tell(changes.unwrap_or_default());
+                    }
+                    NETNS => {
+                        for pod in self.netns.gone() {
+                            self.lose(&pod, "its namespace vanished");
+                        }
+                    }
+                    LISTENER => self.accept(),
+                    token if self.holders.contains_key(&token) => {
+                        let pod = self.holders.get(&token).map(|(pod, _)| pod.clone());
+                        if let Some(pod) = pod {
+                            self.lose(&pod, "the process that held its namespace ended");
+                        }
+                    }
+                    token => self.converse(token),
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::from_micros(i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX))
+    }
+
+    /// Pass changes to the worker.
+    fn tell(&self, changes: Vec<Change>) {
+        for change in changes {
+            match &change {
+                Change::PeerSet(p) => log::info!("peer {} is at {}", p.name, p.underlay),
+                Change::PeerGone(name) => log::info!("peer {name} is gone"),
+            }
+            if let Err(e) = self.worker.send(Command::Change(change)) {
+                log::error!("the data path takes no changes: {e}");
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        loop {
+            let stream = match self.listener.socket.accept() {
+                Ok((stream, _)) => stream,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) => {
+                    log::warn!("the admin socket accepts nobody: {e} (raise the limit of open files)");
+                    return;
+                }
+            };
+            if self.conversations.len() >= MAX_CONNECTIONS {
+                log::warn!("more than {MAX_CONNECTIONS} clients at once: one was turned away");
+                continue;
+            }
+            let token = self.token();
+            let wire = Connection::new(stream).and_then(|wire| {
+                self.poll.registry().register(
+                    &mut SourceFd(&wire.as_fd().as_raw_fd()),
+                    token,
+                    CONVERSATION,
+                )?;
+                Ok(wire)
+            });
+            match wire {
+                Ok(wire) => {
+                    let conversation = Conversation {
+                        wire,
+                        greeted: false,
+                        reserved: None,
+                    };
+                    self.conversations.insert(token, conversation);
+                }
+                Err(e) => log::warn!("a client could not be served: {e}"),
+            }
+        }
+    }
+
+    /// Go on with a conversation until it has nothing more to say.
+    fn converse(&mut self, token: Token) {
+        // It is taken out while it is served, so that the server may be asked meanwhile.
+        let Some(mut conversation) = self.conversations.remove(&token) else {
+            return;
+        };
+        match self.serve(token, &mut conversation) {
+            Ok(()) => drop(self.conversations.insert(token, conversation)),
+            Err(end) => {
+                if !matches!(end, Broken::Eof) {
+                    log::debug!("a client's connection ended: {end}");
+                }
+                if let Some(reservation) = conversation.reserved.take() {
+                    log::debug!("pod {} was not committed", reservation.request.pod);
+                    self.admin.cancel(reservation);
+                }
+                self.unwatch(conversation.wire.as_fd());
+            }
+        }
+    }
+
+    fn serve(&mut self, token: Token, conversation: &mut Conversation) -> Result<(), Broken> {
+        conversation.wire.flush()?;
+        for _ in 0..MAX_REQUESTS {
+            let Some((request, fds)) = conversation.wire.receive()? else {
+                return Ok(());
+            };
+            let reply = match request {
+                Ok(request) => self
+                    .answer(conversation, request, fds)
+                    .unwrap_or_else(Reply::from),
+                Err(what) => Refusal::new(ErrorKind::Usage, what).into(),
+            };
+            conversation.wire.reply(&reply)?;
+        }
+        // Others have their turn first; registering again makes the poll tell of what is left.
+        let fd = conversation.wire.as_fd().as_raw_fd();
+        let registry = self.poll.registry();
+        registry
+            .reregister(&mut SourceFd(&fd), token, CONVERSATION)
+            .map_err(Broken::Io)
+    }
+
+    fn answer(
+        &mut self,
+        from: &mut Conversation,
+        request: Request,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Reply, Refusal> {
+        let now = self.now();
+        match request {
+            Request::Hello { protocol } => {
+                from.greeted = protocol == PROTOCOL;
+                Ok(Reply::Hello {
+                    protocol: PROTOCOL,
+                    node: self.config.node.to_string(),
+                    version: env!("CARGO_PKG_VERSION").into(),
+                })
+            }
+            _ if !from.greeted => Err(Refusal::new(
+                ErrorKind::Usage,
+                format!(
+                    "say hello with protocol {PROTOCOL} first (this node is {})",
+                    self.config.node
+                ),
+            )),
+            Request::Attach(request) => {
+                if let Some(earlier) = from.reserved.take() {
+                    self.admin.cancel(earlier);
+                }
+                let reservation = self.admin.attach(request, now)?;
+                let plan = reservation.plan.clone();
+                from.reserved = Some(reservation);
+                Ok(Reply::Plan(plan))
+            }
+            Request::Commit { caps } => {
+                let Some(reservation) = from.reserved.take() else {
+                    return Err(Refusal::new(
+                        ErrorKind::Usage,
+                        "there is nothing to commit (ask to attach first)",
+                    ));
+                };
+                self.commit(reservation, caps, fds)
+            }
+            Request::Detach { pod } => {
+                self.forget(&pod);
+                let lease = self.admin.detach(&pod, now);
+                if lease.is_some() {
+                    log::info!("pod {pod} is detached");
+                }
+                Ok(Reply::Detached {
+                    existed: lease.is_some(),
+                })
+            }
+            Request::Pods => {
+                let report = self.admin.report();
+                Ok(Reply::Pods {
+                    pods: self.admin.pods(report.as_ref(), now),
+                })
+            }
+            Request::Status => {
+                let complaint = self.peers.as_ref().and_then(PeersFile::complaint);
+                let status = status(&self.config, &self.admin, self.worker, complaint, now);
+                Ok(Reply::Status(Box::new(status)))
+            }
+        }
+    }
+
+    fn commit(&mut self, of: Reservation, caps: TapCaps, fds: Vec<OwnedFd>) -> Result<Reply, Refusal> {
+        let mut fds = fds.into_iter();
+        let (Some(tap), holder, None) = (fds.next(), fds.next(), fds.next()) else {
+            self.admin.cancel(of);
+            return Err(Refusal::new(
+                ErrorKind::Usage,
+                "one or two descriptors belong to a commit: the TAP, and a pidfd of the holder",
+            ));
+        };
+        let (pod, netns, pid) = (
+            of.request.pod.clone(),
+            of.request.netns.clone(),
+            of.request.holder,
+        );
+        let info = self.admin.commit(of, caps, tap, self.now())?;
+        let holder = holder.or_else(|| open_holder(pid, netns.as_deref()));
+        let mut watched = false;
+        if let Some(holder) = holder {
+            let token = self.token();
+            match watch(&self.poll, holder.as_fd(), token) {
+                Ok(()) => {
+                    self.holders.insert(token, (pod.clone(), holder));
+                    watched = true;
+                }
+                Err(e) => log::warn!("the holder of pod {pod} cannot be watched: {e}"),
+            }
+        }
+        if let Some(path) = netns.as_deref().filter(|p| !p.starts_with("/proc")) {
+            match self.netns.add(&pod, path) {
+                Ok(()) => watched = true,
+                Err(e) => log::debug!("{} cannot be watched: {e}", path.display()),
+            }
+        }
+        if !watched {
+            log::warn!(
+                "the namespace of pod {pod} is out of sight: only `podwire detach {pod}` will free it"
+            );
+        }
+        let addresses: Vec<_> = info.addresses.iter().map(ToString::to_string).collect();
+        log::info!("pod {pod} is attached with {}", addresses.join(" and "));
+        Ok(Reply::Attached(info))
+    }
+
+    /// Remove a pod whose namespace went away by itself.
+    fn lose(&mut self, pod: &PodName, why: &str) {
+        self.forget(pod);
+        if let Some(lease) = self.admin.detach(pod, self.now()) {
+            let four = lease.ip4.map(|ip| ip.to_string());
+            let six = lease.ip6.map(|ip| ip.to_string());
+            let addresses: Vec<_> = four.into_iter().chain(six).collect();
+            log::info!(
+                "pod {pod} is gone: {why}; {} is free again after 60 s",
+                addresses.join(" and ")
+            );
+        }
+    }
+
+    /// Watch for a pod no longer.
+    fn forget(&mut self, pod: &PodName) {
+        self.netns.remove(pod);
+        let tokens: Vec<Token> = self
+            .holders
+            .iter()
+            .filter(|(_, (p, _))| p == pod)
+            .map(|(t, _)| *t)
+            .collect();
+        for token in tokens {
+            if let Some((_, fd)) = self.holders.remove(&token) {
+                self.unwatch(fd.as_fd());
+            }
+        }
+    }
+
+    fn token(&mut self) -> Token {
+        let token = Token(self.next);
+        self.next = self.next.wrapping_add(1).max(FIRST);
+        token
+    }
+
+    fn unwatch(&self, fd: BorrowedFd<'_>) {
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
+    }
+}
+
+fn watch(poll: &Poll, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+    poll.registry()
+        .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
+}
+
+/// A pidfd of the process that holds the namespace: the one named, or the one in `/proc/PID/ns/net`.
+fn open_holder(pid: Option<u32>, netns: Option<&Path>) -> Option<OwnedFd> {
+    let of_path = || {
+        let rest = netns?.strip_prefix("/proc").ok()?;
+        rest.iter().next()?.to_str()?.parse().ok()
+    };
+    let pid = pid.or_else(of_path)?;
+    pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()
+}
+
+fn drain(pipe: &mut UnixStream) {
+    let mut space = [0; 64];
+    while pipe.read(&mut space).is_ok_and(|n| n > 0) {}
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+use super::*;
+use crate::api::{ApiError, AttachPlan, AttachRequest, Client, PodInfo, Status};
+use crate::daemon::config::{given::Given, keys};
+use crate::daemon::links::Host;
+use crate::daemon::standin;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A node on a thread of its own, with the stand-in for a data path.
+struct Node {
+    dir: tempfile::TempDir,
+    stop: UnixStream,
+    reload: UnixStream,
+    thread: Option<JoinHandle<End>>,
+}
+
+impl Node {
+    fn start() -> Node {
+        let dir = tempfile::tempdir().unwrap();
+        let peers = dir.path().join("peers.toml");
+        fs::write(&peers, "").unwrap();
+        let mut given = Given::default();
+        given.flag(&keys::NODE, vec!["n1".into()]);
+        given.flag(&keys::SUBNET, vec!["10.244.1.0/29".into()]);
+        given.flag(&keys::SUBNET6, vec!["fd00:1::/64".into()]);
+        given.flag(&keys::BIND, vec!["127.0.0.1".into()]);
+        given.flag(&keys::PORT, vec!["auto".into()]);
+        let config = Config::understand(&given, &Host::default()).unwrap();
+        let listener = Listener::bind(&dir.path().join("n1.sock"), "n1").unwrap();
+        let (stop, stop_far) = UnixStream::pair().unwrap();
+        let (reload, reload_far) = UnixStream::pair().unwrap();
+        let thread = std::thread::spawn(move || {
+            let (lifeline, worker_far) = UnixStream::pair().unwrap();
+            let handle = standin::spawn(&config, lifeline).unwrap();
+            let peers = PeersFile::open(&peers, &config.local_node(), 8472).unwrap();
+            let wakers = Wakers {
+                stop: stop_far,
+                reload: reload_far,
+                worker: worker_far,
+            };
+            let server = Server::new(config, &handle, listener, Some(peers), wakers).unwrap();
+            let end = server.run().unwrap();
+            handle.send(Command::Stop).unwrap();
+            handle.join();
+            end
+        });
+        Node {
+            dir,
+            stop,
+            reload,
+            thread: Some(thread),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.path("n1.sock")).unwrap()
+    }
+
+    fn status(&self) -> Status {
+        match self.client().call(&Request::Status).unwrap() {
+            Reply::Status(s) => *s,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Wait until the node has `n` pods.
+    fn pods(&self, n: usize) -> Vec<PodInfo> {
+        for _ in 0..500 {
+            if let Ok(Reply::Pods { pods }) = self.client().call(&Request::Pods)
+                && pods.len() == n
+            {
+                return pods;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("there are not {n} pods")
+    }
+
+    fn stop(mut self) -> tempfile::TempDir {
+        self.stop.write_all(b"x").unwrap();
+        assert_eq!(self.thread.take().unwrap().join().unwrap(), End::Asked);
+        self.dir
+    }
+}
+
+fn want(pod: &str) -> AttachRequest {
+    AttachRequest {
+        pod: pod.parse().unwrap(),
+        ip4: None,
+        ip6: None,
+        mac: None,
+        mtu: None,
+        ifname: "eth0".into(),
+        netns: None,
+        holder: None,
+    }
+}
+
+fn plan(client: &mut Client, request: AttachRequest) -> Result<AttachPlan, ApiError> {
+    match client.call(&Request::Attach(request))? {
+        Reply::Plan(plan) => Ok(plan),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn commit(client: &mut Client, fds: &[BorrowedFd<'_>]) -> Result<PodInfo, ApiError> {
+    let caps = TapCaps::default();
+    match client.call_with_fds(&Request::Commit { caps }, fds)? {
+        Reply::Attached(info) => Ok(info),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn tap() -> OwnedFd {
+    UnixStream::pair().unwrap().0.into()
+}
+
+#[test]
+fn a_pod_comes_and_goes() {
+    let node = Node::start();
+    let mut client = node.client();
+    assert_eq!(client.node(), "n1");
+    let promised = plan(&mut client, want("a")).unwrap();
+    assert_eq!(promised.ip4, Some("10.244.1.2/29".parse().unwrap()));
+    assert_eq!(promised.ip6, Some("fd00:1::2/64".parse().unwrap()));
+    assert_eq!(promised.gateway4, Some([10, 244, 1, 1].into()));
+    assert_eq!((promised.mtu.0, promised.gso_max_segs), (1450, 44));
+    let info = commit(&mut client, &[tap().as_fd()]).unwrap();
+    assert_eq!(info.addresses.len(), 2);
+    let taken = plan(&mut client, want("a")).unwrap_err();
+    assert!(
+        matches!(
+            taken,
+            ApiError::Refused {
+                kind: ErrorKind::Taken,
+                ..
+            }
+        ),
+        "{taken}"
+    );
+    assert_eq!(node.pods(1)[0].pod, "a".parse().unwrap());
+    let status = node.status();
+    assert_eq!((status.node.as_str(), status.pods.len()), ("n1", 1));
+    assert!(status.underlay[0].port() != 0 && status.problems.is_empty());
+    let gone = |existed| {
+        let pod = "a".parse().unwrap();
+        let reply = node.client().call(&Request::Detach { pod });
+        assert!(
+            matches!(reply, Ok(Reply::Detached { existed: e }) if e == existed),
+            "{reply:?}"
+        );
+    };
+    gone(true);
+    gone(false);
+    let dir = node.stop();
+    assert!(!dir.path().join("n1.sock").exists());
+}
+
+#[test]
+fn a_reservation_ends_with_its_connection() {
+    let node = Node::start();
+    let mut first = node.client();
+    plan(&mut first, want("a")).unwrap();
+    assert!(plan(&mut node.client(), want("a")).is_err());
+    assert!(
+        commit(&mut first, &[]).is_err(),
+        "a commit without a TAP is refused"
+    );
+    assert!(
+        commit(&mut first, &[tap().as_fd()]).is_err(),
+        "and ends the reservation"
+    );
+    plan(&mut first, want("a")).unwrap();
+    plan(&mut first, want("b")).unwrap();
+    drop(first);
+    // The loop takes the end of a connection before later connections or after; both end well.
+    let again = (0..100).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        plan(&mut node.client(), want("b")).ok()
+    });
+    assert!(again.is_some());
+    node.stop();
+}
+
+#[test]
+fn pods_whose_namespace_vanishes_are_removed() {
+    let node = Node::start();
+    let mut client = node.client();
+    let netns = node.path("a.netns");
+    fs::write(&netns, "").unwrap();
+    let by_path = AttachRequest {
+        netns: Some(netns.clone()),
+        ..want("a")
+    };
+    plan(&mut client, by_path).unwrap();
+    commit(&mut client, &[tap().as_fd()]).unwrap();
+
+    let mut holder = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+    let pid = Pid::from_raw(i32::try_from(holder.id()).unwrap()).unwrap();
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    plan(&mut client, want("b")).unwrap();
+    commit(&mut client, &[tap().as_fd(), pidfd.as_fd()]).unwrap();
+    let by_pid = AttachRequest {
+        holder: Some(holder.id()),
+        ..want("c")
+    };
+    plan(&mut client, by_pid).unwrap();
+    commit(&mut client, &[tap().as_fd()]).unwrap();
+    node.pods(3);
+
+    fs::remove_file(&netns).unwrap();
+    assert_eq!(node.pods(2)[0].pod, "b".parse().unwrap());
+    holder.kill().unwrap();
+    node.pods(0);
+    holder.wait().unwrap();
+    node.stop();
+}
+
+#[test]
+fn peers_are_read_again_and_mistakes_shown() {
+    let mut node = Node::start();
+    assert!(node.status().problems.is_empty());
+    fs::write(node.path("peers.toml"), "[[peer]]\nname = 3\n").unwrap();
+    let complaint = (0..200).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        node.status().problems.into_iter().next()
+    });
+    assert!(complaint.unwrap().contains("peers.toml:2"));
+    fs::write(node.path("tmp"), "peer = []\n").unwrap();
+    fs::rename(node.path("tmp"), node.path("peers.toml")).unwrap();
+    node.reload.write_all(b"x").unwrap();
+    let quiet = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        node.status().problems.is_empty()
+    });
+    assert!(quiet);
+    node.stop();
+}
+
+#[test]
+fn strangers_are_turned_away_politely() {
+    let node = Node::start();
+    let mut raw = UnixStream::connect(node.path("n1.sock")).unwrap();
+    raw.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    raw.write_all(b"{\"request\":\"pods\"}\nGET / HTTP/1.1\n")
+        .unwrap();
+    let mut seen = String::new();
+    while seen.matches('\n').count() < 2 {
+        let mut space = [0; 1024];
+        let n = raw.read(&mut space).unwrap();
+        seen.push_str(std::str::from_utf8(&space[..n]).unwrap());
+    }
+    assert!(
+        seen.contains("say hello") && seen.contains("not a request"),
+        "{seen}"
+    );
+    let crowd: Vec<_> = (0..MAX_CONNECTIONS + 10)
+        .map(|_| UnixStream::connect(node.path("n1.sock")))
+        .collect();
+    drop(crowd);
+    node.pods(0);
+    node.stop();
+}

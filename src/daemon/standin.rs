@@ -1,0 +1,98 @@
+//! A worker without a data path: it binds the VXLAN sockets, keeps a list of ports and answers. For tests of
+//! the control thread, and for builds in which the data path is not there yet.
+
+use super::admin::Worker;
+use super::command::{Command, Report};
+use super::config::Config;
+use crate::api::PortCounters;
+use crate::model::{PodName, PortId};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A running stand-in.
+pub struct Handle {
+    commands: Sender<Command>,
+    underlay: Vec<SocketAddr>,
+    thread: JoinHandle<()>,
+}
+
+/// Start one; `lifeline` is held until it ends.
+///
+/// # Errors
+/// When a socket cannot be bound.
+pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, String> {
+    let bound: Result<Vec<UdpSocket>, String> = config
+        .underlay()
+        .into_iter()
+        .map(|a| {
+            UdpSocket::bind(a).map_err(|e| match e.kind() {
+                std::io::ErrorKind::AddrInUse => {
+                    format!("port {} of {} is in use (set overlay.port)", a.port(), a.ip())
+                }
+                _ => format!("{a} cannot be bound: {e} (set overlay.bind to an address of this host)"),
+            })
+        })
+        .collect();
+    let sockets = bound?;
+    let underlay = sockets.iter().filter_map(|s| s.local_addr().ok()).collect();
+    let (commands, orders) = bounded(256);
+    let thread = std::thread::spawn(move || {
+        let _held = (lifeline, sockets);
+        work(&orders);
+    });
+    Ok(Handle {
+        commands,
+        underlay,
+        thread,
+    })
+}
+
+impl Handle {
+    /// Wait for its end, which [`Command::Stop`] brings about.
+    pub fn join(self) {
+        let _ = self.thread.join();
+    }
+}
+
+impl Worker for Handle {
+    fn send(&self, command: Command) -> Result<(), String> {
+        self.commands
+            .send_timeout(command, Duration::from_secs(1))
+            .map_err(|e| e.to_string())
+    }
+
+    fn underlay(&self) -> Vec<SocketAddr> {
+        self.underlay.clone()
+    }
+}
+
+fn work(orders: &Receiver<Command>) {
+    let mut ports: Vec<(PodName, OwnedFd)> = Vec::new();
+    let mut next = 0;
+    for order in orders {
+        match order {
+            Command::Change(_) => {}
+            Command::AddPort { spec, tap, reply } => {
+                ports.push((spec.pod, tap));
+                next += 1;
+                let _ = reply.send(Ok(PortId(next)));
+            }
+            Command::RemovePort { pod, reply } => {
+                ports.retain(|(p, _)| *p != pod);
+                let _ = reply.send(());
+            }
+            Command::Report { reply } => {
+                let ports = ports.iter().map(|(p, _)| (p.clone(), PortCounters::default()));
+                let _ = reply.send(Report {
+                    ports: ports.collect(),
+                    ..Report::default()
+                });
+            }
+            Command::Stop => return,
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The command line as people and scripts meet it: help, exit codes, mistakes, and a node's life.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn podwire(dir: &Path) -> Command {
+    let mut c = Command::new(env!("CARGO_BIN_EXE_podwire"));
+    c.env_remove("PODWIRE_SOCKET")
+        .env_remove("NOTIFY_SOCKET")
+        .env("XDG_RUNTIME_DIR", dir);
+    c.current_dir(dir);
+    c
+}
+
+fn run(dir: &Path, args: &[&str]) -> (i32, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = podwire(dir).args(args).output().unwrap();
+    let text = |b| String::from_utf8(b).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+/// A node at `DIR/n1.sock`, killed at the end of a test that fails.
+struct Node(Child);
+
+impl Node {
+    fn start(dir: &Path, more: &[&str]) -> Node {
+        let child = podwire(dir)
+            .args([
+                "--socket",
+                "n1.sock",
+                "node",
+                "--name",
+                "n1",
+                "--subnet",
+                "10.244.1.0/24",
+            ])
+            .args(["--bind", "127.0.0.1", "--port", "auto"])
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut node = Node(child);
+        let mut line = String::new();
+        BufReader::new(node.0.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert!(line.starts_with("node n1 is up: pods 10.244.1.0/24"), "{line}");
+        node
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.0.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn help_teaches() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, help, _) = run(dir.path(), &["--help"]);
+    assert_eq!(code, 0);
+    for word in [
+        "node",
+        "status",
+        "doctor",
+        "--socket",
+        "Exit codes",
+        "podwire attach",
+    ] {
+        assert!(help.contains(word), "{word} is not in\n{help}");
+    }
+    assert!(!help.contains("__"), "hidden subcommands stay hidden");
+    for sub in ["node", "status", "doctor"] {
+        let (code, help, _) = run(dir.path(), &[sub, "--help"]);
+        assert_eq!(code, 0);
+        assert!(help.contains("Examples:"), "{help}");
+    }
+}
+
+#[test]
+fn exit_codes_tell_what_went_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(run(dir.path(), &[]).0, 2);
+    assert_eq!(run(dir.path(), &["nonsense"]).0, 2);
+    let (code, _, err) = run(dir.path(), &["--socket", "x.sock", "status"]);
+    assert_eq!(code, 4);
+    assert_eq!(
+        err,
+        "podwire: no podwire node answers at x.sock (start one with `podwire node`, or name its socket with \
+         --socket)\n"
+    );
+}
+
+#[test]
+fn mistakes_name_file_key_and_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let net = "subnet = \"10.244.1.0/24\"\nnode = \"n1\"\n";
+    let peer = "[[peer]]\nname = \"n2\"\nunderlay = \"192.0.2.2\"\nsubnet = \"10.244.1.128/25\"\n";
+    fs::write(dir.path().join("peers.toml"), peer).unwrap();
+    // Each: the file, and what the message says of place, key and remedy.
+    let cases: &[(&str, &[&str])] = &[
+        ("", &["subnet", "is missing", "--subnet 10.244.1.0/24"]),
+        ("subnet = \"", &["n.toml:1", "not TOML"]),
+        (
+            "subnet = \"10.244.1.7/24\"",
+            &["n.toml:1", "subnet", "write 10.244.1.0/24"],
+        ),
+        (
+            &format!("{net}peer = \"x\""),
+            &["n.toml:3", "peer", "did you mean `peers`?"],
+        ),
+        (
+            &format!("{net}[overlay]\nprot = 1"),
+            &["n.toml:4", "overlay.prot", "did you mean `overlay.port`?"],
+        ),
+        (
+            &format!("{net}[overlay]\nport = 0"),
+            &["n.toml:4", "overlay.port", "use 1 to 65535"],
+        ),
+        (
+            &format!("{net}[overlay]\nunderlay_mtu = 1500\npod_mtu = 1500"),
+            &["n.toml:5", "overlay.pod_mtu", "use at most 1450"],
+        ),
+        (
+            &format!("{net}peers = \"none.toml\""),
+            &["none.toml", "No such file"],
+        ),
+        (
+            &format!("{net}peers = \"peers.toml\""),
+            &[
+                "peers.toml:4",
+                "peer[1] (n2).subnet",
+                "overlaps 10.244.1.0/24 of this node",
+            ],
+        ),
+    ];
+    for (text, wanted) in cases {
+        fs::write(dir.path().join("n.toml"), text).unwrap();
+        let (code, out, err) = run(dir.path(), &["node", "--config", "n.toml"]);
+        assert_eq!((code, out.as_str()), (2, ""), "{text}: {err}");
+        assert!(err.starts_with("podwire: ") && err.lines().count() == 1, "{err}");
+        for want in *wanted {
+            assert!(err.contains(want), "{text}\n  gave {err}\n  not  {want}");
+        }
+    }
+    let (code, _, err) = run(dir.path(), &["node", "--config", "no.toml"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("no.toml") && err.contains("--config"), "{err}");
+    let (code, _, err) = run(dir.path(), &["node", "--subnet", "10.244.1.0/24", "--dscp", "64"]);
+    assert_eq!(code, 2);
+    assert!(err.starts_with("podwire: --dscp: 64 is out of range"), "{err}");
+}
+
+#[test]
+fn print_config_reads_back_to_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = [
+        "node",
+        "--print-config",
+        "--name",
+        "n1",
+        "--subnet",
+        "10.244.1.0/24",
+        "--bind",
+        "127.0.0.1,::1",
+        "--port",
+        "auto",
+        "--dscp",
+        "46",
+        "--peers",
+        "p.toml",
+    ];
+    let (code, first, err) = run(dir.path(), &flags);
+    assert_eq!(code, 0, "{err}");
+    assert!(first.contains("port = \"auto\"") && first.contains("pod_mtu = 1430"));
+    fs::write(dir.path().join("n.toml"), &first).unwrap();
+    let (code, second, err) = run(dir.path(), &["node", "--print-config", "--config", "n.toml"]);
+    assert_eq!((code, second), (0, first), "{err}");
+}
+
+#[test]
+fn a_node_lives_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(dir.path(), &[]);
+    let (code, out, err) = run(dir.path(), &["status", "--socket", "n1.sock", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let status: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(status["node"], "n1");
+    assert_eq!(status["pid"], node.0.id());
+    let (code, out, _) = run(dir.path(), &["status", "--socket", "n1.sock"]);
+    assert!(code == 0 && out.contains("offloads") && !out.contains('\x1b'));
+    let again = [
+        "node",
+        "--socket",
+        "n1.sock",
+        "--subnet",
+        "10.244.1.0/24",
+        "--name",
+        "n1",
+        "--port",
+        "auto",
+    ];
+    let (code, _, err) = run(dir.path(), &again);
+    assert_eq!(code, 5, "{err}");
+    assert!(
+        err.contains(&format!("node n1 already runs, pid {}", node.0.id())),
+        "{err}"
+    );
+    node.signal("-TERM");
+    let asked = Instant::now();
+    assert!(node.0.wait().unwrap().success());
+    assert!(asked.elapsed() < Duration::from_secs(1));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_peers_follow_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(dir.path(), &[]);
+    node.0.kill().unwrap();
+    node.0.wait().unwrap();
+    assert!(dir.path().join("n1.sock").exists());
+    fs::write(dir.path().join("peers.toml"), "").unwrap();
+    let mut node = Node::start(dir.path(), &["--peers", "peers.toml", "--log", "info"]);
+    let peer = "[[peer]]\nname = \"n2\"\nunderlay = \"192.0.2.2\"\nsubnet = \"10.244.2.0/24\"\n";
+    fs::write(dir.path().join("peers.new"), peer).unwrap();
+    fs::rename(dir.path().join("peers.new"), dir.path().join("peers.toml")).unwrap();
+    let log = BufReader::new(node.0.stderr.take().unwrap());
+    let told = log
+        .lines()
+        .map_while(Result::ok)
+        .find(|l| l.contains("peer n2 is at 192.0.2.2:8472"));
+    assert!(told.is_some());
+    node.signal("-INT");
+    assert!(node.0.wait().unwrap().success());
+}
+
+#[test]
+fn an_idle_node_sleeps() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    let switches = || {
+        let text = fs::read_to_string(format!("/proc/{}/status", node.0.id())).unwrap();
+        let line = text
+            .lines()
+            .find(|l| l.starts_with("voluntary_ctxt_switches"))
+            .unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    std::thread::sleep(Duration::from_millis(200));
+    let before = switches();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(switches() - before <= 1);
+}
+
+#[test]
+fn the_only_node_is_found_and_doctor_needs_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, out, err) = run(dir.path(), &["doctor", "--json"]);
+    assert!(code < 2, "{err}");
+    let checks: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert!(checks.as_array().unwrap().len() >= 8);
+    let failed = checks.as_array().unwrap().iter().any(|c| c["verdict"] == "fail");
+    assert_eq!(code, i32::from(failed));
+    let (_, out, _) = run(dir.path(), &["doctor"]);
+    assert!(out.contains("namespaces"), "{out}");
+}
