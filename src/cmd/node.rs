@@ -130,6 +130,9 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     })?;
     let (lifeline, worker_end) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
     let mut ended = worker_end.try_clone().map_err(|e| failed(e.to_string()))?;
+    log::warn!(
+        "this build has no data path yet: the node leases addresses and answers, but carries no frames"
+    );
     let handle = worker::spawn(&config, lifeline).map_err(failed)?;
     let wakers = Wakers {
         stop,

@@ -1,1 +1,10 @@
-//! (being written)
+//! Between super-frames and wire frames. Linux hands a pod's bulk data over as one frame of up to 64 KiB
+//! with an unfinished checksum; the tunnel wants MTU-sized packets with finished ones. `segment` makes the
+//! headers of those packets and leaves the payload where it lies; `complete` finishes a single checksum.
+//! The way back, `coalesce`, is not written yet.
+
+pub mod complete;
+pub mod segment;
+
+pub use complete::complete;
+pub use segment::Segments;
