@@ -40,40 +40,40 @@ impl Config {
         };
         let number = |n: i64| Some(Value::Integer(n));
         let switch = |on: bool| Some(Value::from(if on { "on" } else { "off" }));
-        match key {
-            &keys::NODE => text(&self.node),
-            &keys::SUBNET => self.subnet4.map(|n| Value::String(n.to_string())),
-            &keys::SUBNET6 => self.subnet6.map(|n| Value::String(n.to_string())),
-            &keys::PEERS => path(&self.peers),
-            &keys::SOCKET => path(&self.socket),
-            &keys::LOG => text(&self.log.to_string().to_lowercase()),
-            &keys::BIND => match &self.bind[..] {
+        match *key {
+            keys::NODE => text(&self.node),
+            keys::SUBNET => self.subnet4.map(|n| Value::String(n.to_string())),
+            keys::SUBNET6 => self.subnet6.map(|n| Value::String(n.to_string())),
+            keys::PEERS => path(&self.peers),
+            keys::SOCKET => path(&self.socket),
+            keys::LOG => text(&self.log.to_string().to_lowercase()),
+            keys::BIND => match &self.bind[..] {
                 [one] => text(one),
                 all => Some(Value::Array(
                     all.iter().map(|a| Value::String(a.to_string())).collect(),
                 )),
             },
-            &keys::PORT => match self.port {
+            keys::PORT => match self.port {
                 Some(port) => number(port.into()),
                 None => text(&"auto"),
             },
-            &keys::VNI => number(u32::from(self.vni).into()),
-            &keys::SOURCE_PORTS => number(self.source_ports.into()),
-            &keys::UNDERLAY_MTU => number(self.underlay_mtu.0.into()),
-            &keys::POD_MTU => number(self.pod_mtu.0.into()),
-            &keys::VTEP_MAC => text(&self.vtep_mac),
-            &keys::VTEP_MAC6 => text(&self.vtep_mac6),
-            &keys::DSCP => match self.dscp {
+            keys::VNI => number(u32::from(self.vni).into()),
+            keys::SOURCE_PORTS => number(self.source_ports.into()),
+            keys::UNDERLAY_MTU => number(self.underlay_mtu.0.into()),
+            keys::POD_MTU => number(self.pod_mtu.0.into()),
+            keys::VTEP_MAC => text(&self.vtep_mac),
+            keys::VTEP_MAC6 => text(&self.vtep_mac6),
+            keys::DSCP => match self.dscp {
                 Dscp::Inherit => text(&"inherit"),
                 Dscp::Fixed(n) => number(n.into()),
             },
-            &keys::TAP => switch(self.tap == OffloadMode::On),
-            &keys::UDP_GSO => switch(self.udp_gso),
-            &keys::UDP_GRO => switch(self.udp_gro),
-            &keys::CHECKSUM => switch(self.partial_checksums),
-            &keys::BROADCAST => number(self.broadcast_per_second.into()),
-            &keys::RECEIVE_BUFFER => number(self.receive_buffer as i64),
-            &keys::SEND_BUFFER => number(self.send_buffer as i64),
+            keys::TAP => switch(self.tap == OffloadMode::On),
+            keys::UDP_GSO => switch(self.udp_gso),
+            keys::UDP_GRO => switch(self.udp_gro),
+            keys::CHECKSUM => switch(self.partial_checksums),
+            keys::BROADCAST => number(self.broadcast_per_second.into()),
+            keys::RECEIVE_BUFFER => number(self.receive_buffer as i64),
+            keys::SEND_BUFFER => number(self.send_buffer as i64),
             _ => None,
         }
     }
