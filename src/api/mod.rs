@@ -4,10 +4,14 @@
 //! they belong to (SCM_RIGHTS). A client opens with [`Request::Hello`]; a node that speaks another
 //! [`PROTOCOL`] says so instead of misreading what follows.
 
+mod client;
 mod conn;
+mod line;
 pub mod place;
 
-pub use conn::{ApiError, Broken, Client, Connection, MAX_FDS, MAX_REQUEST, Received};
+pub use client::{ApiError, Client};
+pub use conn::{Connection, MAX_REQUEST, Received};
+pub use line::{Broken, MAX_FDS};
 
 use crate::model::{Drops, Mac, OffloadMode, PodMtu, PodName, PortId, TapCaps};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};

@@ -194,7 +194,10 @@ impl<'w> Server<'w> {
                 }
             };
             if self.conversations.len() >= MAX_CONNECTIONS {
-                log::warn!("more than {MAX_CONNECTIONS} clients at once: one was turned away");
+                log::debug!("more than {MAX_CONNECTIONS} clients at once: one is turned away");
+                let what = format!("{MAX_CONNECTIONS} clients are being served (try again)");
+                let reply = Refusal::new(ErrorKind::Internal, what).into();
+                let _ = Connection::new(stream).map(|mut wire| wire.reply(&reply));
                 continue;
             }
             let token = self.token();
