@@ -1,1 +1,1 @@
-//! (being written)
+//! Memory of the data path: slab, headroom, gather lists. Nothing here yet.

@@ -1,1 +1,1 @@
-//! (being written)
+//! The `Node`: parse once, decide once, act once. Nothing here yet.

@@ -1,1 +1,1 @@
-//! (being written)
+//! Safe owners of TAPs and underlay sockets. Nothing here yet.

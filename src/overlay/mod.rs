@@ -1,1 +1,1 @@
-//! (being written)
+//! Peers, prefix routes, encapsulation. Nothing here yet.

@@ -1,1 +1,1 @@
-//! (being written)
+//! Namespaces of pods and the TAP hand-over. Nothing here yet.
