@@ -1,0 +1,189 @@
+//! Attaching a pod, from the first question to the node to the finished port.
+
+use super::link::{self, LinkError};
+use crate::api::{ApiError, AttachRequest, Client, ErrorKind, PodInfo, Reply, Request};
+use crate::sys::ns::{NetNs, NsError, Target};
+use crate::sys::tap::{self, TapError};
+use serde::{Deserialize, Serialize};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+/// The hidden verb of [`in_child`]: an order on stdin, the outcome on stdout, both JSON.
+pub const VERB: &str = "__attach";
+
+/// A pod that hangs on the node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Attached {
+    /// What the node says of it.
+    pub pod: PodInfo,
+    /// How long entering the namespace, making the TAP and configuring it took.
+    pub in_namespace: Duration,
+}
+
+/// Why a pod could not be attached. Whatever was made is gone again.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The node could not be asked, or refused.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The namespace could not be entered.
+    #[error(transparent)]
+    Ns(#[from] NsError),
+    /// There is no TAP.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// The interface could not be configured.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The node answers another question.
+    #[error("the node's answer does not fit the question (restart the node with the podwire you use here)")]
+    Answer,
+    /// The helper process did not work.
+    #[error("podwire could not run itself to enter the pod: {0}")]
+    Helper(io::Error),
+    /// What the helper process reported.
+    #[error("{message}")]
+    Relayed {
+        /// Its sentence.
+        message: String,
+        /// Its cause.
+        blame: Blame,
+    },
+}
+
+/// What kind of failure it was, for the exit code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Blame {
+    /// The request is wrong.
+    Usage,
+    /// A permission is missing.
+    Permission,
+    /// No node answers.
+    NoNode,
+    /// A name or an address is taken.
+    Taken,
+    /// Something named does not exist.
+    NotFound,
+    /// The node is out of addresses or ports.
+    Exhausted,
+    /// Anything else.
+    Failed,
+}
+
+impl AttachError {
+    /// What kind of failure it is.
+    pub fn blame(&self) -> Blame {
+        match self {
+            AttachError::Api(ApiError::Permission { .. }) => Blame::Permission,
+            AttachError::Api(ApiError::NoNode { .. }) => Blame::NoNode,
+            AttachError::Api(ApiError::Refused { kind, .. }) => match kind {
+                ErrorKind::Usage => Blame::Usage,
+                ErrorKind::Taken => Blame::Taken,
+                ErrorKind::NotFound => Blame::NotFound,
+                ErrorKind::Exhausted => Blame::Exhausted,
+                ErrorKind::Internal => Blame::Failed,
+            },
+            AttachError::Ns(NsError::Permission(_)) => Blame::Permission,
+            AttachError::Ns(NsError::Missing(_) | NsError::NoProcess(_)) => Blame::NotFound,
+            AttachError::Ns(NsError::NotNetns(_)) => Blame::Usage,
+            AttachError::Tap(TapError::DevicePermission | TapError::NotPermitted(_)) => Blame::Permission,
+            AttachError::Tap(TapError::Taken(_)) => Blame::Taken,
+            AttachError::Tap(TapError::BadName(_)) => Blame::Usage,
+            AttachError::Relayed { blame, .. } => *blame,
+            _ => Blame::Failed,
+        }
+    }
+}
+
+/// Attach the pod in `netns`, which the calling process enters for good.
+///
+/// The calling process must have one thread only, unless it is privileged over the namespace.
+///
+/// # Errors
+/// See [`AttachError`].
+pub fn attach(mut client: Client, request: &AttachRequest, netns: &NetNs) -> Result<Attached, AttachError> {
+    tap::check_name(&request.ifname)?;
+    let Reply::Plan(plan) = client.call(&Request::Attach(request.clone()))? else {
+        return Err(AttachError::Answer);
+    };
+    let started = Instant::now();
+    netns.enter()?;
+    let (tap, caps) = tap::create(&request.ifname, plan.offload)?;
+    link::configure(&request.ifname, &plan)?;
+    let in_namespace = started.elapsed();
+    let fds: Vec<_> = [Some(tap.as_fd()), netns.holder()]
+        .into_iter()
+        .flatten()
+        .collect();
+    match client.call_with_fds(&Request::Commit { caps }, &fds)? {
+        Reply::Attached(pod) => Ok(Attached { pod, in_namespace }),
+        _ => Err(AttachError::Answer),
+    }
+}
+
+/// Attach the pod of the process `request.holder` through a helper process, so that the caller stays where it
+/// is and may have threads. `program` is podwire's binary.
+///
+/// # Errors
+/// See [`AttachError`]; those of the helper arrive as [`AttachError::Relayed`].
+pub fn in_child(program: &Path, socket: &Path, request: &AttachRequest) -> Result<Attached, AttachError> {
+    let order = Order {
+        socket: socket.into(),
+        request: request.clone(),
+    };
+    let order = serde_json::to_vec(&order).map_err(|e| AttachError::Helper(e.into()))?;
+    let mut child = Command::new(program)
+        .arg(VERB)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(AttachError::Helper)?;
+    // Dropping the pipe is what tells the helper that the order is complete.
+    let sent = child
+        .stdin
+        .take()
+        .map_or(Ok(()), |mut pipe| pipe.write_all(&order));
+    let output = child.wait_with_output().map_err(AttachError::Helper)?;
+    sent.map_err(AttachError::Helper)?;
+    match serde_json::from_slice(&output.stdout).map_err(|e| AttachError::Helper(e.into()))? {
+        Outcome::Attached(attached) => Ok(attached),
+        Outcome::Failed { message, blame } => Err(AttachError::Relayed { message, blame }),
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Order {
+    socket: PathBuf,
+    request: AttachRequest,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Outcome {
+    Attached(Attached),
+    Failed { message: String, blame: Blame },
+}
+
+/// Body of the hidden command behind [`in_child`].
+pub fn main() -> ExitCode {
+    let outcome = match helper() {
+        Ok(attached) => Outcome::Attached(attached),
+        Err(e) => Outcome::Failed {
+            message: e.to_string(),
+            blame: e.blame(),
+        },
+    };
+    match serde_json::to_writer(io::stdout(), &outcome) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn helper() -> Result<Attached, AttachError> {
+    let order: Order = serde_json::from_reader(io::stdin()).map_err(|e| AttachError::Helper(e.into()))?;
+    let holder = order.request.holder.unwrap_or_default();
+    let netns = NetNs::open(&Target::Pid(holder))?;
+    attach(Client::connect(&order.socket)?, &order.request, &netns)
+}

@@ -1,0 +1,67 @@
+//! Commands podwire gives itself: processes of their own because entering a user namespace has no way back.
+
+use super::{attach, pause};
+use crate::sys::ns;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+/// The verb behind [`super::sandbox::Sandbox::command`]: `podwire __enter PID PARENT COMMAND ARG...`.
+pub const ENTER: &str = "__enter";
+
+/// Run the hidden command that the arguments name; `None` when they name none. To be called first thing in
+/// `main`, before a thread is made.
+pub fn main() -> Option<ExitCode> {
+    let mut argv = std::env::args_os().skip(1);
+    let verb = argv.next()?;
+    match verb.to_str()? {
+        pause::VERB => {
+            let hostname = argv.next()?.into_string().ok()?;
+            let parent = parent(&argv.next()?)?;
+            Some(pause::main(&hostname, parent))
+        }
+        ENTER => {
+            let pid = argv.next()?.to_str()?.parse().ok()?;
+            let parent = parent(&argv.next()?)?;
+            Some(enter(pid, parent, argv.collect()))
+        }
+        attach::VERB => Some(attach::main()),
+        _ => None,
+    }
+}
+
+/// Replace this process by `command`; returns only when that fails, with the exit code shells use.
+pub fn exec(command: &[OsString]) -> ExitCode {
+    let Some((program, args)) = command.split_first() else {
+        return ExitCode::from(127);
+    };
+    let e = Command::new(program).args(args).exec();
+    eprintln!("podwire: {} cannot be run in the pod: {e}", program.display());
+    ExitCode::from(if e.kind() == io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    })
+}
+
+fn enter(pid: u32, parent: Option<u32>, command: Vec<OsString>) -> ExitCode {
+    if let Err(e) = ns::join(pid) {
+        eprintln!("podwire: {e}");
+        return ExitCode::from(126);
+    }
+    // After joining: a change of ids clears the death signal.
+    if let Some(Err(e)) = parent.map(pause::die_with) {
+        eprintln!("podwire: {e}");
+        return ExitCode::from(126);
+    }
+    exec(&command)
+}
+
+/// A process id, or `-` for none.
+fn parent(word: &OsString) -> Option<Option<u32>> {
+    match word.to_str()? {
+        "-" => Some(None),
+        pid => pid.parse().ok().map(Some),
+    }
+}

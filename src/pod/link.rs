@@ -1,0 +1,299 @@
+//! The pod's interface: MAC, MTU, queue, offload limits, addresses and routes, by rtnetlink.
+//!
+//! Everything goes to the kernel as one batch and comes back as one train of acknowledgements, because each
+//! round trip takes the kernel's network configuration lock again. IPv6 is kept from inventing addresses: the
+//! kernel neither derives a link-local address nor listens to router advertisements, and what podwire gives is
+//! usable at once, without duplicate address detection (the node lets nobody else use it).
+
+use super::netlink::{Batch, NetlinkError};
+use crate::api::AttachPlan;
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Index of the loopback interface in every network namespace.
+const LOOPBACK: u32 = 1;
+/// Smallest MTU an IPv4 host must take (RFC 791).
+const MIN_MTU: u16 = 68;
+/// Smallest MTU of an IPv6 link (RFC 8200 section 5).
+const MIN_MTU_V6: u16 = 1280;
+/// Largest super-frame a TAP can carry; the kernel refuses a larger limit.
+const TAP_GSO_MAX: u32 = 65_536;
+
+/// Why an interface could not be configured.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The plan itself is wrong; nothing was changed.
+    #[error(
+        "the node's plan for {name} cannot be carried out: {why} (this is a bug in podwire, please report it)"
+    )]
+    Plan {
+        /// The interface.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The interface is not there.
+    #[error("the interface {name} is gone: {source}")]
+    Gone {
+        /// The interface.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel refused a step.
+    #[error("configuring {name} in the pod failed: {source}")]
+    Netlink {
+        /// The interface.
+        name: String,
+        /// The step and the kernel's answer.
+        source: NetlinkError,
+    },
+    /// IPv6 is switched off.
+    #[error(
+        "{name} cannot have {address}: IPv6 is off in the pod's network namespace (`sysctl -w \
+         net.ipv6.conf.all.disable_ipv6=0` in it, or run the node without an IPv6 subnet)"
+    )]
+    NoIpv6 {
+        /// The interface.
+        name: String,
+        /// The address it should have.
+        address: Ipv6Addr,
+    },
+}
+
+/// Bring up `lo`, and make the interface `name` of the current network namespace what `plan` says.
+///
+/// # Errors
+/// See [`LinkError`]. The plan is checked before the first change; undoing the rest is closing the TAP, which
+/// takes the interface with its addresses and routes away.
+pub fn configure(name: &str, plan: &AttachPlan) -> Result<(), LinkError> {
+    check(plan).map_err(|why| LinkError::Plan {
+        name: name.into(),
+        why,
+    })?;
+    let family = rustix::net::AddressFamily::INET;
+    let index = rustix::net::socket(family, rustix::net::SocketType::DGRAM, None)
+        .and_then(|s| rustix::net::netdevice::name_to_index(&s, name))
+        .map_err(|e| LinkError::Gone {
+            name: name.into(),
+            source: e.into(),
+        })?;
+    // Absent where IPv6 is compiled out or off, read-only in some containers: there the address generation
+    // mode below still keeps the pod from making addresses of its own.
+    let accept_ra = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
+    if let Err(e) = std::fs::write(&accept_ra, "0") {
+        log::debug!("{accept_ra} stays as it is: {e}");
+    }
+    let optional = batch(index, plan)
+        .send()
+        .map_err(|e| netlink_error(name, plan, e))?;
+    for refused in optional {
+        log::debug!("{name}: this kernel refuses {refused}");
+    }
+    Ok(())
+}
+
+fn check(plan: &AttachPlan) -> Result<(), &'static str> {
+    let least = if plan.ip6.is_some() { MIN_MTU_V6 } else { MIN_MTU };
+    match () {
+        () if plan.ip4.is_none() && plan.ip6.is_none() => Err("it has no address"),
+        () if plan.mtu.0 < least => Err("its MTU is below the minimum of the IP version"),
+        () if plan.mac.is_multicast() => Err("its MAC is a multicast address"),
+        () if plan.mac.0 == [0; 6] => Err("its MAC is zero"),
+        () => Ok(()),
+    }
+}
+
+fn batch(index: u32, plan: &AttachPlan) -> Batch {
+    let mut batch = Batch::default();
+    batch.set("bringing lo up", up(LOOPBACK));
+    let basic = vec![
+        LinkAttribute::Address(plan.mac.0.to_vec()),
+        LinkAttribute::Mtu(u32::from(plan.mtu.0)),
+        LinkAttribute::TxQueueLen(plan.tx_queue_len),
+    ];
+    batch.set("setting MAC, MTU and queue length", link(index, basic));
+    for attribute in limits(plan) {
+        let what = format!("the super-frame limit {attribute:?}");
+        batch.try_set(what, link(index, vec![attribute]));
+    }
+    // Must come before the interface goes up: that is when the kernel makes its link-local address.
+    let inet6 = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let quiet = link(index, vec![LinkAttribute::AfSpecUnspec(vec![inet6])]);
+    match plan.ip6 {
+        Some(_) => batch.set("stopping IPv6 address generation", quiet),
+        None => batch.try_set("stopping IPv6 address generation".into(), quiet),
+    }
+    batch.set("bringing it up", up(index));
+    if let Some(net) = plan.ip4 {
+        batch.create(
+            &format!("adding {net}"),
+            address(index, net.into(), AddressScope::Universe),
+        );
+    }
+    if let Some(net) = plan.ip6 {
+        batch.create(
+            &format!("adding {net}"),
+            address(index, net.into(), AddressScope::Universe),
+        );
+        // 64 is a valid prefix length, so the fallback is never taken.
+        let ll = ipnet::Ipv6Net::new(plan.mac.link_local(), 64).unwrap_or(net);
+        batch.create(
+            &format!("adding {ll}"),
+            address(index, ll.into(), AddressScope::Link),
+        );
+    }
+    let via4 = plan.gateway4.map(|g| (IpAddr::V4(g), plan.ip4.map(IpNet::V4)));
+    let via6 = plan.gateway6.map(|g| (IpAddr::V6(g), plan.ip6.map(IpNet::V6)));
+    for (gateway, net) in [via4, via6].into_iter().flatten() {
+        // A gateway outside of the pod's subnet is still on this link: there is nothing else on it.
+        let onlink = !net.is_some_and(|n| n.contains(&gateway));
+        let route = default_route(index, gateway, onlink);
+        batch.create(&format!("adding the default route via {gateway}"), route);
+    }
+    batch
+}
+
+/// The limits an older kernel may not know; without them super-frames are split over more sends.
+fn limits(plan: &AttachPlan) -> Vec<LinkAttribute> {
+    let size = plan.gso_max_size.min(TAP_GSO_MAX);
+    vec![
+        LinkAttribute::GsoMaxSegs(plan.gso_max_segs.max(1)),
+        LinkAttribute::GsoMaxSize(size),
+        LinkAttribute::GsoIpv4MaxSize(size),
+    ]
+}
+
+fn link(index: u32, attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = attributes;
+    RouteNetlinkMessage::SetLink(message)
+}
+
+fn up(index: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(message)
+}
+
+fn address(index: u32, net: IpNet, scope: AddressScope) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(net.addr());
+    message.header.prefix_len = net.prefix_len();
+    message.header.scope = scope;
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Local(net.addr()),
+        AddressAttribute::Address(net.addr()),
+    ];
+    match net {
+        IpNet::V4(net) if net.prefix_len() < 31 => {
+            message
+                .attributes
+                .push(AddressAttribute::Broadcast(net.broadcast()));
+        }
+        IpNet::V4(_) => {}
+        IpNet::V6(_) => message
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad)),
+    }
+    RouteNetlinkMessage::NewAddress(message)
+}
+
+fn default_route(index: u32, gateway: IpAddr, onlink: bool) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(gateway);
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    if onlink {
+        message.header.flags = RouteFlags::Onlink;
+    }
+    message.attributes = vec![
+        RouteAttribute::Gateway(RouteAddress::from(gateway)),
+        RouteAttribute::Oif(index),
+    ];
+    RouteNetlinkMessage::NewRoute(message)
+}
+
+fn family(ip: IpAddr) -> AddressFamily {
+    match ip {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+fn netlink_error(name: &str, plan: &AttachPlan, source: NetlinkError) -> LinkError {
+    let off = [libc::EACCES, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
+    match (&source, plan.ip6) {
+        // What the kernel answers to an IPv6 address while disable_ipv6 is set, or without IPv6 at all.
+        (NetlinkError::Refused { errno, .. }, Some(net)) if off.contains(errno) => LinkError::NoIpv6 {
+            name: name.into(),
+            address: net.addr(),
+        },
+        _ => LinkError::Netlink {
+            name: name.into(),
+            source,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Mac, OffloadMode, PodMtu};
+
+    fn plan() -> AttachPlan {
+        AttachPlan {
+            ip4: Some("10.244.1.2/24".parse().unwrap()),
+            ip6: Some("fd00:10:244:1::2/64".parse().unwrap()),
+            mac: "0a:58:0a:f4:01:02".parse().unwrap(),
+            mtu: PodMtu(1450),
+            gateway4: Some("10.244.1.1".parse().unwrap()),
+            gateway6: Some("fd00:10:244:1::1".parse().unwrap()),
+            gso_max_segs: 44,
+            gso_max_size: 65_536,
+            tx_queue_len: 4000,
+            offload: OffloadMode::On,
+        }
+    }
+
+    #[test]
+    fn a_plan_is_checked_before_the_first_change() {
+        assert!(check(&plan()).is_ok());
+        let wrong = |change: fn(&mut AttachPlan)| {
+            let mut p = plan();
+            change(&mut p);
+            check(&p).is_err()
+        };
+        assert!(wrong(|p| (p.ip4, p.ip6) = (None, None)));
+        assert!(wrong(|p| p.mtu = PodMtu(1279)));
+        assert!(wrong(|p| p.mac = Mac::BROADCAST));
+        assert!(wrong(|p| p.mac = Mac::default()));
+        assert!(!wrong(|p| (p.ip6, p.mtu) = (None, PodMtu(576))));
+    }
+
+    #[test]
+    fn a_gateway_off_the_subnet_is_onlink() {
+        let flags = |gateway: &str, onlink| match default_route(7, gateway.parse().unwrap(), onlink) {
+            RouteNetlinkMessage::NewRoute(m) => m.header.flags,
+            _ => unreachable!(),
+        };
+        assert_eq!(flags("10.244.1.1", false), RouteFlags::empty());
+        assert_eq!(flags("fd00::1", true), RouteFlags::Onlink);
+    }
+}

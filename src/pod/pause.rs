@@ -1,0 +1,124 @@
+//! The process that holds a sandbox's namespaces: made by re-executing podwire, it sets itself up in step with
+//! its parent and then sleeps until a signal ends it.
+//!
+//! ```text
+//!  parent                          pause
+//!    | == spawn =====================> |  new session, new namespaces
+//!    | <--------------- "unshared" --- |
+//!    |  writes its uid and gid maps    |
+//!    | --- "mapped" -----------------> |  host name, /sys, death signal
+//!    | <------------------ "ready" --- |  lets go of the terminal and all pipes, sleeps
+//! ```
+//!
+//! It is a process and not a thread or a bind mount because a rootless namespace can be kept by nothing else,
+//! and an image of its own because a fork of a threaded program may do next to nothing safely.
+
+use crate::sys::ns;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::process::{Pid, Signal};
+use std::io::{self, BufRead, Write};
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+/// The hidden verb: `podwire __pause HOSTNAME PARENT`, where PARENT is the process whose death ends the
+/// pause, or `-` for none.
+pub const VERB: &str = "__pause";
+
+/// Body of the hidden command.
+pub fn main(hostname: &str, parent: Option<u32>) -> ExitCode {
+    match settle(hostname, parent) {
+        Ok(()) => loop {
+            rustix::event::pause();
+        },
+        Err((step, e)) => {
+            // To the parent, which turns it into a sentence; when it is gone, nobody wants to know.
+            let errno = e.raw_os_error().unwrap_or_default();
+            let _ = writeln!(io::stdout(), "failed {step} {errno}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// End a pause process that podwire started, if `pid` is one, so that a detached pod goes with its port.
+///
+/// The command line is compared after the process is pinned by a pidfd: a number that went to another
+/// process meanwhile hits nobody.
+pub fn end(pid: u32) -> bool {
+    let Ok(pidfd) = ns::pidfd(pid) else {
+        return false;
+    };
+    let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else {
+        return false;
+    };
+    let mut words = line.split(|b| *b == 0);
+    words.next() == Some(b"podwire")
+        && words.next() == Some(VERB.as_bytes())
+        && rustix::process::pidfd_send_signal(&pidfd, Signal::TERM).is_ok()
+}
+
+fn settle(hostname: &str, parent: Option<u32>) -> Result<(), (&'static str, io::Error)> {
+    // Away from the terminal's process group: Ctrl-C is for the command in the pod, not for the pod.
+    let _ = rustix::process::setsid();
+    ns::unshare_pod().map_err(|e| ("unshare", e))?;
+    println!("unshared");
+    let mut line = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|e| ("handshake", e))?;
+    if line != "mapped\n" {
+        return Err(("handshake", io::ErrorKind::UnexpectedEof.into()));
+    }
+    rustix::system::sethostname(hostname.as_bytes()).map_err(|e| ("sethostname", e.into()))?;
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .map_err(|e| ("mount", e.into()))?;
+    if let Err(e) = own_sys() {
+        log::debug!("the pod keeps the host's /sys: {e}");
+    }
+    if let Some(parent) = parent {
+        die_with(parent).map_err(|e| ("prctl", e))?;
+    }
+    std::env::set_current_dir("/").map_err(|e| ("chdir", e))?;
+    println!("ready");
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    let redirected = null.and_then(|null: OwnedFd| {
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stderr(&null)
+    });
+    redirected.map_err(|e| ("redirect", e.into()))
+}
+
+/// Ask for SIGKILL when the parent dies.
+///
+/// # Errors
+/// When it has died already, or the kernel refuses.
+pub(super) fn die_with(parent: u32) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let now = rustix::process::getppid().map(Pid::as_raw_nonzero);
+    if now.is_some_and(|p| p.get().unsigned_abs() == parent) {
+        Ok(())
+    } else {
+        Err(io::Error::other("the parent process has ended"))
+    }
+}
+
+/// Mount a /sys that shows the pod's network devices, with the control groups of the old one.
+fn own_sys() -> io::Result<()> {
+    let tree =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let cgroup = rustix::mount::open_tree(CWD, "/sys/fs/cgroup", tree);
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("sysfs", "/sys", "sysfs", flags, None)
+        // Where the old one is read-only, the kernel grants a read-only one.
+        .or_else(|_| rustix::mount::mount("sysfs", "/sys", "sysfs", flags | MountFlags::RDONLY, None))?;
+    if let Ok(cgroup) = cgroup {
+        let place = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(&cgroup, "", CWD, "/sys/fs/cgroup", place)?;
+    }
+    Ok(())
+}

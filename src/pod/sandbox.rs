@@ -1,0 +1,229 @@
+//! Pods that podwire makes itself: user, network, mount, UTS and IPC namespaces around a pause process.
+
+use super::attach::{self, AttachError, Attached};
+use super::{hidden, idmap, pause};
+use crate::api::AttachRequest;
+use crate::sys::ns::{self, NsError};
+use std::ffi::OsStr;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// Why a sandbox could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The pause process did not start.
+    #[error("podwire could not run itself as the pod's pause process: {0}")]
+    Start(io::Error),
+    /// The kernel gives no user namespace.
+    #[error(
+        "this kernel gives you no user namespace: {0} (look at `sysctl user.max_user_namespaces`, \
+         `kernel.unprivileged_userns_clone` and `kernel.apparmor_restrict_unprivileged_userns`, or at the \
+         seccomp profile of the container this runs in)"
+    )]
+    NoUserNs(io::Error),
+    /// The ids could not be mapped.
+    #[error(
+        "mapping user ids into the pod failed: {0} (root without CAP_SETFCAP cannot; run as an ordinary user)"
+    )]
+    IdMap(io::Error),
+    /// A later step failed.
+    #[error("setting up the pod's namespaces failed: {step}: {source}")]
+    Step {
+        /// The step.
+        step: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It ended at once.
+    #[error(transparent)]
+    Gone(#[from] NsError),
+}
+
+/// How a sandbox is made.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Podwire's binary; the running one unless told otherwise.
+    pub program: PathBuf,
+    /// Host name inside.
+    pub hostname: String,
+    /// Whether the pause process, and each command in the sandbox, dies with the thread that started it.
+    pub tied: bool,
+}
+
+impl Spec {
+    /// A sandbox tied to the calling thread.
+    pub fn new(hostname: &str) -> Spec {
+        Spec {
+            program: "/proc/self/exe".into(),
+            hostname: hostname.into(),
+            tied: true,
+        }
+    }
+
+    /// Make it.
+    ///
+    /// # Errors
+    /// See [`SandboxError`]; nothing is left then.
+    pub fn spawn(self) -> Result<Sandbox, SandboxError> {
+        let child = Command::new(&self.program)
+            // The name `pause::end` looks for.
+            .arg0("podwire")
+            .args([pause::VERB, &self.hostname, &self.parent()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(SandboxError::Start)?;
+        let pidfd = ns::pidfd(child.id());
+        let mut pause = Reaper(Some(child));
+        let pidfd = pidfd?;
+        pause.settle()?;
+        Ok(Sandbox {
+            pause,
+            pidfd,
+            spec: self,
+        })
+    }
+
+    fn parent(&self) -> String {
+        match self.tied {
+            true => std::process::id().to_string(),
+            false => "-".into(),
+        }
+    }
+}
+
+/// A running sandbox. Dropping it ends its pause process; what else runs inside is the caller's.
+#[derive(Debug)]
+pub struct Sandbox {
+    pause: Reaper,
+    pidfd: OwnedFd,
+    spec: Spec,
+}
+
+impl Sandbox {
+    /// Make a sandbox that dies with the calling thread.
+    ///
+    /// # Errors
+    /// See [`SandboxError`].
+    pub fn spawn(hostname: &str) -> Result<Sandbox, SandboxError> {
+        Spec::new(hostname).spawn()
+    }
+
+    /// Process id of the pause, which names the namespaces.
+    pub fn pid(&self) -> u32 {
+        self.pause.0.as_ref().map_or(0, Child::id)
+    }
+
+    /// A descriptor of the pause, readable when it has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Whether the pause has ended.
+    pub fn ended(&self) -> bool {
+        ns::ended(self.pidfd())
+    }
+
+    /// A command that will run inside, to be spawned by this process. Its exit code is that of `program`, or
+    /// 127 and 126 as shells have it when it cannot be run.
+    pub fn command<A: AsRef<OsStr>>(
+        &self,
+        program: impl AsRef<OsStr>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Command {
+        let mut command = Command::new(&self.spec.program);
+        command
+            .arg0("podwire")
+            .args([hidden::ENTER, &self.pid().to_string(), &self.spec.parent()])
+            .arg(program)
+            .args(args);
+        command
+    }
+
+    /// Hang the sandbox on the node at `socket`; `request.holder` is filled in.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn attach(&self, socket: &Path, mut request: AttachRequest) -> Result<Attached, AttachError> {
+        request.holder = Some(self.pid());
+        attach::in_child(&self.spec.program, socket, &request)
+    }
+
+    /// Let the pause live on, and give its process id.
+    pub fn release(mut self) -> u32 {
+        let pid = self.pid();
+        self.pause.0 = None;
+        pid
+    }
+}
+
+/// A child that is killed and awaited when dropped.
+#[derive(Debug)]
+struct Reaper(Option<Child>);
+
+impl Reaper {
+    /// The parent's side of the handshake drawn in [`pause`].
+    fn settle(&mut self) -> Result<(), SandboxError> {
+        let child = self.0.as_mut();
+        let broken = || SandboxError::Start(io::ErrorKind::BrokenPipe.into());
+        let child = child.ok_or_else(broken)?;
+        let mut to = child.stdin.take().ok_or_else(broken)?;
+        let mut from = BufReader::new(child.stdout.take().ok_or_else(broken)?);
+        expect(&mut from, "unshared")?;
+        idmap::map_child(child.id()).map_err(SandboxError::IdMap)?;
+        to.write_all(b"mapped\n").map_err(SandboxError::Start)?;
+        expect(&mut from, "ready")
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // Both fail only when it is gone already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn expect(from: &mut impl BufRead, word: &str) -> Result<(), SandboxError> {
+    let mut line = String::new();
+    from.read_line(&mut line).map_err(SandboxError::Start)?;
+    if line.trim_end() == word {
+        return Ok(());
+    }
+    let mut words = line.split_ascii_whitespace();
+    match (
+        words.next(),
+        words.next(),
+        words.next().and_then(|n| n.parse().ok()),
+    ) {
+        (Some("failed"), Some("unshare"), Some(errno)) => {
+            Err(SandboxError::NoUserNs(io::Error::from_raw_os_error(errno)))
+        }
+        (Some("failed"), Some(step), Some(errno)) => Err(SandboxError::Step {
+            step: step.into(),
+            source: io::Error::from_raw_os_error(errno),
+        }),
+        _ => Err(SandboxError::Start(io::ErrorKind::UnexpectedEof.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_step_becomes_a_sentence() {
+        let said = |line: &str| expect(&mut line.as_bytes(), "ready");
+        assert!(said("ready\n").is_ok());
+        assert!(matches!(said(""), Err(SandboxError::Start(_))));
+        let e = said("failed unshare 28\n").unwrap_err().to_string();
+        assert!(e.contains("user.max_user_namespaces"), "{e}");
+        let e = said("failed mount 1\n").unwrap_err().to_string();
+        assert!(e.contains("mount: Operation not permitted"), "{e}");
+    }
+}
