@@ -1,8 +1,14 @@
 //! One file per subcommand, and what they share: the socket, exit codes, and how failures are told.
 
+pub mod attach;
+pub mod detach;
 pub mod doctor;
+pub mod exec;
 pub mod node;
+pub mod pods;
+pub mod run;
 pub mod status;
+pub mod table;
 
 use crate::api::place::{PlaceError, for_client};
 use crate::api::{ApiError, ErrorKind};
@@ -44,10 +50,10 @@ pub struct Failure {
 
 impl Failure {
     /// A failure with an exit code.
-    pub fn new(exit: Exit, message: impl Into<String>) -> Failure {
+    pub fn new(exit: Exit, message: impl std::fmt::Display) -> Failure {
         Failure {
             exit,
-            message: message.into(),
+            message: message.to_string(),
         }
     }
 }
@@ -72,7 +78,7 @@ impl From<ApiError> for Failure {
             ApiError::NoNode { .. } | ApiError::Timeout { .. } | ApiError::Broken { .. } => Exit::Unavailable,
             ApiError::Version { .. } | ApiError::Garbled { .. } => Exit::Unavailable,
         };
-        Failure::new(exit, e.to_string())
+        Failure::new(exit, e)
     }
 }
 
@@ -83,7 +89,7 @@ impl From<PlaceError> for Failure {
             PlaceError::Several(_) | PlaceError::Long(_) => Exit::Usage,
             PlaceError::NoDirectory(_) => Exit::Permission,
         };
-        Failure::new(exit, e.to_string())
+        Failure::new(exit, e)
     }
 }
 
@@ -113,6 +119,16 @@ struct Cli {
 enum Command {
     /// Run a node in the foreground.
     Node(node::Args),
+    /// Attach an existing network namespace to the node as a pod.
+    Attach(attach::Args),
+    /// Take a pod off the node.
+    Detach(detach::Args),
+    /// List the node's pods.
+    Pods(pods::Args),
+    /// Make a pod of its own, run a command in it, and remove it at the end.
+    Run(run::Args),
+    /// Run a command in a pod.
+    Exec(exec::Args),
     /// Show a node: peers, pods, drops, offloads, and what needs attention.
     Status(status::Args),
     /// Check what podwire needs of this host, with a remedy for each lack. Needs no node.
@@ -124,6 +140,10 @@ enum Command {
 
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
+    // Before anything that might make a thread: entering a user namespace needs a single-threaded process.
+    if let Some(code) = crate::pod::hidden::main() {
+        return code;
+    }
     let parsed = Cli::command()
         .try_get_matches()
         .and_then(|m| Cli::from_arg_matches(&m));
@@ -148,6 +168,11 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let done = |()| Exit::Ok;
     match cli.command {
         Command::Node(args) => node::run(args, socket).map(done),
+        Command::Attach(args) => attach::run(args, &for_client(socket)?).map(done),
+        Command::Detach(args) => detach::run(args, &for_client(socket)?).map(done),
+        Command::Pods(args) => pods::run(args, &for_client(socket)?).map(done),
+        Command::Run(args) => run::run(args, &for_client(socket)?).map(done),
+        Command::Exec(args) => exec::run(args, &for_client(socket)?).map(done),
         Command::Status(args) => status::run(&args, &for_client(socket)?).map(done),
         Command::Doctor(args) => doctor::run(&args, socket),
         Command::ProbeSandbox => doctor::probe(),

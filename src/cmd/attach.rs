@@ -1,0 +1,150 @@
+//! `podwire attach`: hang an existing network namespace on the node.
+
+use super::{Exit, Failure};
+use crate::api::{AttachRequest, Client};
+use crate::model::{Mac, PodMtu, PodName};
+use crate::pod::attach::{AttachError, Attached, Blame, attach};
+use crate::sys::ns::{NetNs, Target};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+/// Attach an existing network namespace as a pod.
+///
+/// Makes an interface in the namespace, with addresses and default routes, and hands it to the node. Works
+/// without root for namespaces of your own.
+///
+/// Examples:
+///   podwire attach --netns blue --name web            (made by `ip netns add blue`)
+///   podwire attach --pid 4711 --name shop/db --ip 10.244.1.9
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    /// The namespace: a name of `ip netns`, or a path such as /run/netns/blue
+    #[arg(
+        long,
+        value_name = "PATH|NAME",
+        required_unless_present = "pid",
+        conflicts_with = "pid"
+    )]
+    pub netns: Option<String>,
+    /// A process in the namespace; the pod goes when it ends
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// What the pod shall have.
+    #[command(flatten)]
+    pub wishes: Wishes,
+    /// Print the pod as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a person may choose for a pod.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Wishes {
+    /// The pod's name: NAMESPACE/NAME, or NAME in the namespace "default"
+    #[arg(long, value_name = "NAME")]
+    pub name: PodName,
+    /// A certain IPv4 address of the node's subnet; the next free one otherwise
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<Ipv4Addr>,
+    /// A certain IPv6 address of the node's subnet; otherwise one that mirrors the IPv4 address
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip6: Option<Ipv6Addr>,
+    /// A certain MAC; otherwise one derived from the address
+    #[arg(long)]
+    pub mac: Option<Mac>,
+    /// MTU of the interface, at most the node's, which is the default
+    #[arg(long)]
+    pub mtu: Option<u16>,
+    /// Name of the interface in the pod
+    #[arg(long, default_value = "eth0")]
+    pub ifname: String,
+}
+
+impl Wishes {
+    /// The request to the node, with neither path nor holder yet.
+    pub fn request(&self) -> AttachRequest {
+        AttachRequest {
+            pod: self.name.clone(),
+            ip4: self.ip,
+            ip6: self.ip6,
+            mac: self.mac,
+            mtu: self.mtu.map(PodMtu),
+            ifname: self.ifname.clone(),
+            netns: None,
+            holder: None,
+        }
+    }
+}
+
+/// Run it.
+///
+/// # Errors
+/// Whatever keeps the pod from being attached; nothing is left then.
+pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
+    let target = match (args.netns, args.pid) {
+        (Some(name), _) => name.parse().map_err(AttachError::Ns)?,
+        (None, Some(pid)) => Target::Pid(pid),
+        (None, None) => {
+            return Err(Failure::new(
+                Exit::Usage,
+                "name a namespace with --netns or --pid",
+            ));
+        }
+    };
+    let netns = NetNs::open(&target).map_err(AttachError::Ns)?;
+    let mut request = args.wishes.request();
+    match target {
+        Target::Path(path) => request.netns = Some(absolute(path)?),
+        Target::Pid(pid) => request.holder = Some(pid),
+    }
+    let attached = attach(Client::connect(socket)?, &request, &netns)?;
+    if args.json {
+        println!("{}", json(&attached.pod)?);
+    } else {
+        println!("{}", sentence(&attached));
+    }
+    Ok(())
+}
+
+/// One friendly line.
+pub fn sentence(attached: &Attached) -> String {
+    let pod = &attached.pod;
+    let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
+    format!(
+        "{} is attached: {} on {} (mtu {}, {:.1} ms)",
+        pod.pod,
+        addresses.join(" and "),
+        pod.ifname,
+        pod.mtu.0,
+        attached.in_namespace.as_secs_f64() * 1e3,
+    )
+}
+
+/// `value` as indented JSON.
+///
+/// # Errors
+/// When it has no JSON form, which is a bug.
+pub fn json<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value).map_err(|e| Failure::new(Exit::Failed, e))
+}
+
+/// The node may run elsewhere in the tree, and outlives this shell's working directory.
+fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
+    std::path::absolute(&path).map_err(|e| Failure::new(Exit::Usage, format!("{}: {e}", path.display())))
+}
+
+impl From<AttachError> for Failure {
+    fn from(e: AttachError) -> Failure {
+        let exit = match e.blame() {
+            Blame::Usage => Exit::Usage,
+            Blame::Permission => Exit::Permission,
+            Blame::NoNode => Exit::Unavailable,
+            Blame::Taken => Exit::Taken,
+            Blame::NotFound => Exit::NotFound,
+            Blame::Exhausted => Exit::Exhausted,
+            Blame::Failed => Exit::Failed,
+        };
+        Failure::new(exit, e)
+    }
+}

@@ -1,0 +1,128 @@
+//! `podwire pods`: the pods of this node.
+
+use super::attach::json;
+use super::table::table;
+use super::{Exit, Failure};
+use crate::api::{Client, PodInfo, Reply, Request};
+use crate::model::PodName;
+use std::path::Path;
+
+/// List the pods of this node, with their addresses and traffic.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print JSON: all there is, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Run it.
+///
+/// # Errors
+/// When the node cannot be asked.
+pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
+    let pods = pods(&mut Client::connect(socket)?)?;
+    if args.json {
+        println!("{}", json(&pods)?);
+    } else {
+        print!("{}", listing(&pods));
+    }
+    Ok(())
+}
+
+/// The pods of the node.
+///
+/// # Errors
+/// When the node cannot be asked.
+pub fn pods(client: &mut Client) -> Result<Vec<PodInfo>, Failure> {
+    match client.call(&Request::Pods)? {
+        Reply::Pods { pods } => Ok(pods),
+        _ => Err(Failure::new(
+            Exit::Failed,
+            "the node's answer does not fit the question",
+        )),
+    }
+}
+
+/// One pod of the node.
+///
+/// # Errors
+/// When the node cannot be asked.
+pub fn find(client: &mut Client, name: &PodName) -> Result<Option<PodInfo>, Failure> {
+    Ok(pods(client)?.into_iter().find(|p| p.pod == *name))
+}
+
+/// The table; also used by `podwire status`.
+pub fn listing(pods: &[PodInfo]) -> String {
+    let rows: Vec<Vec<String>> = pods.iter().map(row).collect();
+    table(
+        &[
+            "POD",
+            "ADDRESSES",
+            "MAC",
+            "MTU",
+            "IN",
+            "OUT",
+            "DROPS",
+            "AGE",
+            "HELD BY",
+        ],
+        &rows,
+    )
+}
+
+fn row(pod: &PodInfo) -> Vec<String> {
+    let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
+    let held = match (&pod.holder, &pod.netns) {
+        (Some(pid), _) => format!("process {pid}"),
+        (None, Some(path)) => path.display().to_string(),
+        (None, None) => "-".into(),
+    };
+    vec![
+        pod.pod.to_string(),
+        addresses.join(","),
+        pod.mac.to_string(),
+        pod.mtu.0.to_string(),
+        bytes(pod.counters.bytes_to_pod),
+        bytes(pod.counters.bytes_from_pod),
+        pod.counters.drops.to_string(),
+        age(pod.age_s),
+        held,
+    ]
+}
+
+/// A number of bytes in three digits: `512B`, `1.5K`, `23M`.
+pub fn bytes(n: u64) -> String {
+    let mut value = n as f64;
+    for unit in ["B", "K", "M", "G", "T"] {
+        // Below what would round up to the next unit.
+        if value < 999.5 {
+            let decimals = usize::from(value < 9.95 && unit != "B");
+            return format!("{value:.decimals$}{unit}");
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.0}P")
+}
+
+/// A time span in its largest unit: `45s`, `12m`, `3h`, `9d`.
+pub fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stay_short() {
+        let shown: Vec<_> = [0, 512, 1536, 24_117_248, u64::MAX].map(bytes).into();
+        assert_eq!(shown, ["0B", "512B", "1.5K", "23M", "16384P"]);
+        let ages: Vec<_> = [0, 59, 60, 7200, 900_000].map(age).into();
+        assert_eq!(ages, ["0s", "59s", "1m", "2h", "10d"]);
+    }
+}

@@ -1,0 +1,133 @@
+//! `podwire run`: make a pod, run a command in it, and leave nothing behind.
+
+use super::attach::{Wishes, json, sentence};
+use super::exec::command_or_shell;
+use super::{Exit, Failure};
+use crate::api::Client;
+use crate::pod::sandbox::{Sandbox, SandboxError, Spec};
+use crate::sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, Signals};
+use rustix::process::{Pid, Signal};
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, ExitStatus};
+
+/// Make a pod and run a command in it.
+///
+/// The pod has namespaces of its own for users, network, mounts, host name and IPC; files and processes are
+/// the host's. You are root inside. When the command ends, so does the pod, and the command's exit code is the
+/// result (128 and the signal's number when a signal ended it). No root needed.
+///
+/// Examples:
+///   podwire run --name web -- python3 -m http.server 80
+///   podwire run --name play                           (your shell)
+///   podwire run --name box --detach                   (then: podwire exec box -- ...)
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    /// What the pod shall have.
+    #[command(flatten)]
+    pub wishes: Wishes,
+    /// Only make the pod and print the process id that holds it; it stays until `podwire detach`, or until
+    /// that process ends
+    #[arg(short, long, conflicts_with = "command")]
+    pub detach: bool,
+    /// With --detach: print the pod as JSON
+    #[arg(long, requires = "detach")]
+    pub json: bool,
+    /// The command and its arguments; your shell when there is none
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Run it. Ends the process with the command's exit code when that is not zero.
+///
+/// # Errors
+/// Whatever keeps the pod from being made or the command from being started; nothing is left then.
+pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
+    // Ask first: without a node there is no need to make anything.
+    drop(Client::connect(socket)?);
+    let failed = |e: std::io::Error| Failure::new(Exit::Failed, e);
+    let signals = Signals::hold(&[SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM]).map_err(failed)?;
+    let mut spec = Spec::new(&args.wishes.name.name);
+    spec.tied = !args.detach;
+    let sandbox = spec.spawn()?;
+    let attached = sandbox.attach(socket, args.wishes.request())?;
+    if args.detach {
+        let pid = sandbox.release();
+        if args.json {
+            println!("{}", json(&attached.pod)?);
+        } else {
+            println!("{}, held by process {pid}", sentence(&attached));
+        }
+        return Ok(());
+    }
+    let command = command_or_shell(args.command);
+    let child = sandbox.command(&command[0], &command[1..]).spawn();
+    let status = child.and_then(|child| look_after(child, &sandbox, &signals));
+    // The node sees the pause end as well; asking frees name and addresses before this command returns.
+    // Without a node there is nothing to free, and the command's result counts more than its complaint.
+    if let Ok(mut client) = Client::connect(socket) {
+        let _ = super::detach::detach(&mut client, &args.wishes.name);
+    }
+    drop(sandbox);
+    match code(status.map_err(failed)?) {
+        0 => Ok(()),
+        code => std::process::exit(code),
+    }
+}
+
+/// Await the command, and pass on what is meant for it.
+fn look_after(mut child: Child, sandbox: &Sandbox, signals: &Signals) -> std::io::Result<ExitStatus> {
+    let mut told = false;
+    loop {
+        // Before waiting: the end of a child that came earlier left no signal behind.
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if sandbox.ended() && !told {
+            eprintln!("podwire: the pod was detached; its command is told to end");
+            send(&child, SIGTERM);
+            told = true;
+        }
+        let caught = signals.wait()?;
+        // A terminal signals the whole foreground group, so the command has had its Ctrl-C already.
+        if caught.signal != SIGCHLD && !caught.by_kernel {
+            send(&child, caught.signal);
+        }
+    }
+}
+
+fn send(child: &Child, signal: i32) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(signal)) {
+        // The child is not awaited yet, so the number is its own still.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+fn code(status: ExitStatus) -> i32 {
+    let signal = status.signal().map_or(1, |s| 128 + s);
+    status.code().unwrap_or(signal)
+}
+
+impl From<SandboxError> for Failure {
+    fn from(e: SandboxError) -> Failure {
+        let exit = match &e {
+            SandboxError::NoUserNs(_) | SandboxError::IdMap(_) => Exit::Permission,
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, e)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_those_of_shells() {
+        assert_eq!(code(ExitStatus::from_raw(7 << 8)), 7);
+        assert_eq!(code(ExitStatus::from_raw(SIGTERM)), 143);
+    }
+}
