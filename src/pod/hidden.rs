@@ -15,7 +15,11 @@ pub const ENTER: &str = "__enter";
 pub fn main() -> Option<ExitCode> {
     let mut argv = std::env::args_os().skip(1);
     let verb = argv.next()?;
-    match verb.to_str()? {
+    let verb = verb.to_str()?;
+    if [pause::VERB, ENTER, attach::VERB].contains(&verb) {
+        crate::sys::signal::unblock_all();
+    }
+    match verb {
         pause::VERB => {
             let hostname = argv.next()?.into_string().ok()?;
             let parent = parent(&argv.next()?)?;

@@ -69,6 +69,17 @@ impl Signals {
     }
 }
 
+/// Unblock every signal in this thread. A held signal stays held across fork and exec; a pod's processes
+/// must not inherit what `podwire run` waits for.
+pub fn unblock_all() {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset fills the set before pthread_sigmask reads it; the old mask is not asked for.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
