@@ -4,7 +4,7 @@ use super::from_pod::{Parsed, hop};
 use super::to_pod::takes;
 use super::way::is_routable;
 use super::{Delivery, Exits, Node};
-use crate::buf::Span;
+use crate::buf::{Received, Span};
 use crate::model::{DropReason, Instant, PeerId, PortId};
 use crate::offload::coalesce;
 use crate::overlay;
@@ -13,19 +13,6 @@ use crate::wire::bytes::{be16, put, put_be16};
 use crate::wire::vxlan::{self, VXLAN_LEN};
 use crate::wire::{ETH_LEN, EthView, Gso, Headers, L3, VnetHdr, checksum, proto};
 use std::net::IpAddr;
-
-/// One message of the underlay socket: a datagram, or a train of them merged by the kernel (UDP_GRO).
-#[derive(Clone, Copy, Debug)]
-pub struct Received {
-    /// The UDP payload.
-    pub span: Span,
-    /// Length of each datagram but the last, when there may be several.
-    pub segment: Option<u16>,
-    /// Outer source address.
-    pub from: IpAddr,
-    /// Outer traffic class.
-    pub class: u8,
-}
 
 /// Where an inner packet goes.
 enum Inbound {

@@ -22,12 +22,11 @@ mod outbox;
 mod to_pod;
 mod way;
 
-pub use flow::FlowCache;
-pub use from_peer::Received;
-pub use outbox::{Message, Outbox, Progress, Refusal};
+pub use flow::{FlowCache, FlowKey};
+pub use outbox::Outbox;
 pub use way::{Unreachable, Way};
 
-use crate::buf::{Arena, Span};
+use crate::buf::{Arena, Message, Progress, Refusal, Span};
 use crate::model::{
     Change, DropReason, Drops, Instant, LocalNode, NodeCounters, PeerId, PodName, PortCounters, PortId,
     PortSpec,
@@ -237,7 +236,7 @@ impl Node {
             }
             Refusal::TooBig { mtu } => {
                 if let (Some(state), Some(mtu)) = (self.peers.state_mut(peer), mtu) {
-                    state.learned_mtu = Some(state.learned_mtu.map_or(mtu, |m| m.min(mtu)));
+                    state.learn_mtu(mtu, now);
                 }
                 let inner = message.first_frame(arena.memory()).to_vec();
                 self.outbox.shift(1);

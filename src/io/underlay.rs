@@ -2,8 +2,7 @@
 //! with a port of its own so that the network below sees more than one flow (RFC 7348 section 4.2 asks for
 //! entropy in the source port).
 
-use crate::buf::Span;
-use crate::datapath::{Message, Progress, Received, Refusal};
+use crate::buf::{Message, Progress, Received, Refusal, Span};
 use crate::model::UnderlayMtu;
 use crate::sys::net::{self, BATCH, Outgoing, RecvBatch, SendBatch};
 use std::io;
