@@ -119,23 +119,18 @@ struct Cli {
     command: Command,
 }
 
+// A variant without a comment is explained by its arguments' own, which is longer and has examples.
 #[derive(Subcommand)]
 enum Command {
     /// Run a node in the foreground.
     Node(node::Args),
-    /// Attach an existing network namespace to the node as a pod.
     Attach(attach::Args),
-    /// Take a pod off the node.
     Detach(detach::Args),
-    /// List the node's pods.
     Pods(pods::Args),
-    /// Make a pod of its own, run a command in it, and remove it at the end.
     Run(run::Args),
-    /// Run a command in a pod.
     Exec(exec::Args),
     /// Show a node: peers, pods, drops, offloads, and what needs attention.
     Status(status::Args),
-    /// Make nodes and pods on this machine, measure between them, and take everything down.
     Demo(demo::Args),
     /// Check what podwire needs of this host, with a remedy for each lack. Needs no node.
     Doctor(doctor::Args),

@@ -66,7 +66,12 @@ impl Load {
 /// # Errors
 /// When the load cannot be made; what was written until then holds.
 pub fn run(args: Args) -> Result<(), Failure> {
-    perform(args.load).map_err(|e| Failure::new(Exit::Failed, e))
+    let what = match &args.load {
+        Load::Ping { .. } | Load::Time { .. } => "no pings can be sent".into(),
+        Load::Receive { .. } => "no TCP stream came".into(),
+        Load::Send { to } => format!("no TCP stream to {to}"),
+    };
+    perform(args.load).map_err(|e| Failure::new(Exit::Failed, format!("{what}: {e}")))
 }
 
 fn perform(load: Load) -> io::Result<()> {

@@ -39,14 +39,13 @@ use watch::Watch;
 /// The nodes are ordinary ones that tunnel over loopback addresses with an MTU of 1500.
 ///
 /// Exits with 0 only when every pair and every stream worked.
-///
-/// Examples:
-///   podwire demo
-///   podwire demo --nodes 3 --pods 4
-///   podwire demo --keep                               (then enter a pod and look around)
-///   podwire demo --json | jq .throughput
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "\
+Examples:
+  podwire demo
+  podwire demo --nodes 3 --pods 4
+  podwire demo --keep                               (then enter a pod and look around)
+  podwire demo --json | jq .throughput")]
 pub struct Args {
     /// Number of nodes
     #[arg(long, value_name = "N", default_value_t = 2,

@@ -13,8 +13,9 @@ const PIECE: usize = 256 << 10;
 const WARM_UP: Duration = Duration::from_millis(200);
 /// A stream that stands still for so long has failed.
 const STALL: Duration = Duration::from_secs(1);
-/// How long to wait for the connection.
+/// How long to wait for the connection, and for the process that makes it.
 const CONNECT: Duration = Duration::from_millis(1500);
+const START: Duration = Duration::from_millis(500);
 
 /// What a receiver measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,11 +72,11 @@ pub fn send(to: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// Wait a little longer than [`send`] tries.
+/// Wait longer than [`send`] tries, by what starting it may take.
 fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut polled = [PollFd::new(listener, PollFlags::IN)];
-    let patience = Timespec::try_from(CONNECT * 2).unwrap_or_default();
+    let patience = Timespec::try_from(CONNECT + START).unwrap_or_default();
     match poll(&mut polled, Some(&patience))? {
         0 => Err(io::Error::new(io::ErrorKind::TimedOut, "nobody connected")),
         _ => listener.accept().map(|(stream, _)| stream),
