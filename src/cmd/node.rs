@@ -205,7 +205,8 @@ fn announce(config: &Config, underlay: &[SocketAddr], path: &Path) {
     }
 }
 
-fn pipe(signals: &[i32]) -> std::io::Result<UnixStream> {
+/// A stream that can be read once one of `signals` came.
+pub(super) fn pipe(signals: &[i32]) -> std::io::Result<UnixStream> {
     let (near, far) = UnixStream::pair()?;
     for signal in signals {
         signal_hook::low_level::pipe::register(*signal, far.try_clone()?)?;
