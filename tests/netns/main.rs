@@ -13,14 +13,25 @@
 //! Each test makes a [`world::World`] of its own, and at its end each node must have accounted for every
 //! frame and end by SIGTERM within a second. All run in both offload modes: `offload_on::`, `offload_off::`.
 
+mod bulk;
+mod fake;
+mod frames;
+mod hostile;
 mod impair;
 mod isolate;
+mod life;
+mod loss;
 mod netns;
 mod node;
+mod overrun;
+mod peers;
 mod pod;
+mod raw;
 mod reach;
+mod refusals;
 mod relay;
 mod relay_itself;
+mod spoof;
 mod traffic;
 mod underlay;
 mod world;
@@ -37,7 +48,19 @@ fn suite() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each test is a handful of processes and threads already.
     arguments.test_threads.get_or_insert(2);
-    let cases: Vec<world::Case> = [reach::CASES].concat();
+    let cases: Vec<world::Case> = [
+        reach::CASES,
+        bulk::CASES,
+        loss::CASES,
+        refusals::CASES,
+        overrun::CASES,
+        peers::CASES,
+        spoof::CASES,
+        hostile::CASES,
+        fake::CASES,
+        life::CASES,
+    ]
+    .concat();
     let modes = [OffloadMode::On, OffloadMode::Off];
     let trials = modes
         .iter()

@@ -32,12 +32,17 @@ pub struct Pod {
 impl Pod {
     /// A new pod on `node`, with the next free addresses.
     pub fn attach(node: &Node, name: &str) -> Pod {
+        Pod::attach_with(node, name, None)
+    }
+
+    /// A new pod on `node`, with a certain address.
+    pub fn attach_with(node: &Node, name: &str, ip4: Option<Ipv4Addr>) -> Pod {
         let mut spec = Spec::new(name);
         spec.program = PODWIRE.into();
         let sandbox = spec.spawn().unwrap_or_else(|e| panic!("{e}"));
         let request = AttachRequest {
             pod: name.parse().expect("a name"),
-            ip4: None,
+            ip4,
             ip6: None,
             mac: None,
             mtu: None,
@@ -103,11 +108,6 @@ impl Pod {
         let socket = self.netns.within(|| UdpSocket::bind(at)).expect("a socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         socket
-    }
-
-    /// The process that holds the pod.
-    pub fn holder(&self) -> u32 {
-        self.sandbox.pid()
     }
 }
 

@@ -1,10 +1,13 @@
 //! The impairment relay: an Ethernet switch in user space between the nodes, on a thread of its own.
 //!
-//! Its links are TAPs without a virtio-net header, whose other ends are `eth0` of the hosts: the kernel
-//! segments each GSO train and computes real checksums before the relay sees them, so that all that happens
-//! here happens to single packets. It learns nothing: each link has the MAC of its host.
+//! Its links are TAPs whose other ends are `eth0` of the hosts. Without offloads, the usual way, the kernel
+//! segments each train and computes real checksums before the relay sees them, so that all that happens here
+//! happens to single packets. With offloads trains cross whole, and are lost and reordered as a whole; their
+//! virtio-net headers are passed on unread. The relay learns nothing: each link has the MAC of its host.
 
 use super::impair::{Counters, Impairment, Rng, Way};
+use podwire::model::OffloadMode;
+use podwire::sys::tap::VNET_HDR_LEN;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io::PipeWriter;
 use std::os::fd::OwnedFd;
@@ -34,17 +37,25 @@ struct State {
     ways: Vec<Vec<Way>>,
     rng: Rng,
     counters: Counters,
+    /// Where the Ethernet header begins in what is read.
+    ethernet: usize,
+    copy: Vec<u8>,
 }
 
 impl Relay {
     /// Relay between `taps`, which are non-blocking; what is left to chance follows from `seed`.
-    pub fn start(taps: Vec<OwnedFd>, seed: u64) -> Relay {
+    pub fn start(taps: Vec<OwnedFd>, seed: u64, offload: OffloadMode) -> Relay {
         let links = taps.len();
         let way = |_| (0..links).map(|_| Way::default()).collect();
         let state = Arc::new(Mutex::new(State {
             ways: (0..links).map(way).collect(),
             rng: Rng(seed),
             counters: Counters::default(),
+            ethernet: match offload {
+                OffloadMode::On => VNET_HDR_LEN,
+                OffloadMode::Off => 0,
+            },
+            copy: Vec::new(),
         }));
         let (ear, stop) = std::io::pipe().expect("a pipe");
         let shared = state.clone();
@@ -105,7 +116,7 @@ impl Drop for Relay {
 }
 
 fn run(taps: &[OwnedFd], stop: &OwnedFd, shared: &Mutex<State>) {
-    let mut buffer = vec![0; 65_536];
+    let mut buffer = vec![0; 70_000];
     loop {
         let due = {
             let state = shared.lock().expect("tests only lock");
@@ -132,7 +143,7 @@ fn run(taps: &[OwnedFd], stop: &OwnedFd, shared: &Mutex<State>) {
         for (from, tap) in taps.iter().enumerate().filter(|(from, _)| ready[*from]) {
             for _ in 0..BURST {
                 match rustix::io::read(tap, &mut buffer[..]) {
-                    Ok(n) => state.relay(from, &mut buffer[..n], taps),
+                    Ok(n) => state.relay(from, &buffer[..n], taps),
                     Err(_) => break,
                 }
             }
@@ -142,20 +153,28 @@ fn run(taps: &[OwnedFd], stop: &OwnedFd, shared: &Mutex<State>) {
 }
 
 impl State {
-    fn relay(&mut self, from: usize, frame: &mut [u8], taps: &[OwnedFd]) {
-        let Some(dst) = frame.first_chunk::<6>().copied() else {
+    fn relay(&mut self, from: usize, frame: &[u8], taps: &[OwnedFd]) {
+        let Some(dst) = frame
+            .get(self.ethernet..)
+            .and_then(|f| f.first_chunk::<6>().copied())
+        else {
             return;
         };
         let now = Instant::now();
         for (to, tap) in taps.iter().enumerate() {
             let meant = dst == mac(to) || dst[0] & 1 == 1;
             if to != from && meant {
-                // A corrupted copy must not spoil the next one.
-                let mut copy = [0; 2048];
-                let copy = &mut copy[..frame.len().min(2048)];
-                copy.copy_from_slice(&frame[..copy.len()]);
+                // What happens to the frame for one host must not happen to that for the next.
+                self.copy.clear();
+                self.copy.extend_from_slice(frame);
                 let mut deliver = |bytes: &[u8]| write(tap, bytes);
-                self.ways[from][to].take(copy, now, &mut self.rng, &mut self.counters, &mut deliver);
+                self.ways[from][to].take(
+                    &mut self.copy,
+                    now,
+                    &mut self.rng,
+                    &mut self.counters,
+                    &mut deliver,
+                );
             }
         }
     }

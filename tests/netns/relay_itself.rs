@@ -4,6 +4,7 @@ use super::impair::{Impairment, PERCENT};
 use super::pod::Ping;
 use super::underlay::Underlay;
 use libtest_mimic::Trial;
+use podwire::model::OffloadMode;
 
 /// The tests.
 pub fn trials() -> Vec<Trial> {
@@ -20,7 +21,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 fn loss_is_what_ping_misses() {
-    let net = Underlay::new(2, 1);
+    let net = Underlay::new(2, 1, OffloadMode::Off);
     let ping = |count: &str| {
         let args = ["-n", "-c", count, "-i", "0.002", "-W", "1", "192.0.2.2"];
         Ping::of(&net.hosts[0].netns.run("ping", &args))
@@ -43,7 +44,7 @@ fn loss_is_what_ping_misses() {
 }
 
 fn kernel_vxlan_crosses() {
-    let net = Underlay::new(2, 2);
+    let net = Underlay::new(2, 2, OffloadMode::Off);
     for (own, other) in [(1, 2), (2, 1)] {
         net.hosts[own - 1].netns.ip(&format!(
             "link add vx0 type vxlan id 1 dstport 8472 local 192.0.2.{own} remote 192.0.2.{other}\n\

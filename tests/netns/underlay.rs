@@ -4,7 +4,7 @@
 //!   host 0 (n1)        host 1 (n2)        last host (a stranger: no node, known to nobody)
 //!   192.0.2.1          192.0.2.2          192.0.2.N
 //!   2001:db8::1        2001:db8::2        2001:db8::N
-//!      eth0               eth0               eth0            plain TAPs, MTU 1500
+//!      eth0               eth0               eth0            TAPs, MTU 1500
 //!  =====|==================|==================|======= relay
 //! ```
 
@@ -33,13 +33,13 @@ pub struct Underlay {
 }
 
 impl Underlay {
-    /// So many hosts that reach each other.
-    pub fn new(hosts: usize, seed: u64) -> Underlay {
+    /// So many hosts that reach each other, on links with or without offloads (see [`Relay`]).
+    pub fn new(hosts: usize, seed: u64, links: OffloadMode) -> Underlay {
         let mut taps = Vec::new();
         let hosts = (0..hosts)
             .map(|link| {
                 let netns = Netns::new();
-                let made = netns.within(|| tap::create("eth0", OffloadMode::Off));
+                let made = netns.within(|| tap::create("eth0", links));
                 let (tap, _) = made.expect("a TAP for the relay");
                 taps.push(tap);
                 let n = link as u8 + 1;
@@ -58,7 +58,7 @@ impl Underlay {
             .collect();
         Underlay {
             hosts,
-            relay: Relay::start(taps, seed),
+            relay: Relay::start(taps, seed, links),
         }
     }
 }

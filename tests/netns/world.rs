@@ -3,10 +3,12 @@
 
 use super::node::{self, Node};
 use super::pod::Pod;
-use super::underlay::Underlay;
+use super::underlay::{Host, Underlay};
 use libtest_mimic::{Failed, Trial};
-use podwire::model::OffloadMode;
+use podwire::model::{Mac, OffloadMode};
+use std::net::{IpAddr, Ipv4Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A test: what it needs, and what it does.
@@ -16,6 +18,8 @@ pub struct Case {
     nodes: usize,
     pods: usize,
     node_args: &'static [&'static str],
+    underlay6: bool,
+    links: OffloadMode,
     body: fn(&mut World),
 }
 
@@ -27,6 +31,8 @@ impl Case {
             nodes: 2,
             pods: 1,
             node_args: &[],
+            underlay6: false,
+            links: OffloadMode::Off,
             body,
         }
     }
@@ -44,6 +50,22 @@ impl Case {
     /// With these arguments to each `podwire node`.
     pub const fn node_args(self, node_args: &'static [&'static str]) -> Case {
         Case { node_args, ..self }
+    }
+
+    /// With the tunnel over IPv6.
+    pub const fn underlay6(self) -> Case {
+        Case {
+            underlay6: true,
+            ..self
+        }
+    }
+
+    /// With trains of datagrams that cross the relay whole, as over a veth; single packets are the default.
+    pub const fn whole_trains(self) -> Case {
+        Case {
+            links: OffloadMode::On,
+            ..self
+        }
     }
 
     /// The test in one offload mode.
@@ -82,21 +104,31 @@ pub struct World {
     pub pods: Vec<Vec<Pod>>,
     /// How the pods' TAPs are.
     pub mode: OffloadMode,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl World {
     fn new(case: &Case, mode: OffloadMode) -> World {
         let dir = tempfile::Builder::new().tempdir_in(super::isolate::dir());
         let dir = dir.expect("a directory");
-        let underlay = Underlay::new(case.nodes + 1, 0x706f_6477);
+        let underlay = Underlay::new(case.nodes + 1, 0x706f_6477, case.links);
         let hosts = &underlay.hosts[..case.nodes];
-        let peers: String = (1..).zip(hosts).map(|(n, host)| node::peer(n, host)).collect();
+        let address = |host: &Host| -> IpAddr {
+            match case.underlay6 {
+                false => host.ip4.into(),
+                true => host.ip6.into(),
+            }
+        };
+        let peers: String = (1..)
+            .zip(hosts)
+            .map(|(n, host)| node::peer(n, address(host)))
+            .collect();
         let nodes: Vec<Node> = (1..)
             .zip(hosts)
             .map(|(n, host)| {
                 std::fs::write(dir.path().join(format!("n{n}.toml")), &peers).expect("a peers file");
-                Node::start(n, host, dir.path(), mode, case.node_args)
+                let bind = address(host);
+                Node::start(n, (&host.netns, bind), dir.path(), mode, case.node_args)
             })
             .collect();
         let letters = ["a", "b", "c", "d"];
@@ -109,7 +141,7 @@ impl World {
             underlay,
             nodes,
             mode,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -123,11 +155,26 @@ impl World {
         self.pods.iter().flatten()
     }
 
+    /// Where files may be put.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The MAC of a node's gateway.
+    pub fn gateway_mac(&self, node: usize) -> Mac {
+        Mac::of_ipv4(Ipv4Addr::new(10, 244, node as u8, 1))
+    }
+
+    /// The MAC of a node in the tunnel, derived from its subnet.
+    pub fn vtep_mac(&self, node: usize) -> Mac {
+        Mac::of_vtep(Ipv4Addr::new(10, 244, node as u8, 0))
+    }
+
     /// The peers file that names all nodes but `without`.
     pub fn peers_but(&self, without: usize) -> String {
         let all = (1..).zip(&self.underlay.hosts[..self.nodes.len()]);
         let others = all.filter(|(n, _)| *n != without);
-        others.map(|(n, host)| node::peer(n, host)).collect()
+        others.map(|(n, host)| node::peer(n, host.ip4.into())).collect()
     }
 
     /// Require what must hold of each node that runs.
