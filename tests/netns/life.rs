@@ -26,12 +26,12 @@ fn endless(from: &Pod, to: &Pod) {
     std::thread::scope(|s| {
         s.spawn(|| {
             let mut stream = connect(from, at).expect("a connection");
-            let short = Some(Duration::from_millis(500));
+            let short = Some(Duration::from_millis(200));
             stream.set_write_timeout(short).expect("a timeout");
             while stream.write_all(&[1; 65_536]).is_ok() {}
         });
         let (mut stream, _) = listener.accept().expect("a connection");
-        let short = Some(Duration::from_millis(500));
+        let short = Some(Duration::from_millis(200));
         stream.set_read_timeout(short).expect("a timeout");
         let mut buffer = vec![0; 65_536];
         while stream.read(&mut buffer).is_ok_and(|n| n > 0) {}

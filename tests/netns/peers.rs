@@ -36,7 +36,7 @@ fn file(world: &mut World) {
     gone.none();
     assert!(gone.text.contains("Destination Net Unreachable"), "{}", gone.text);
     // What the former peer still sends is a stranger's.
-    b.ping(a.ip4, 3, &[]).none();
+    b.unanswered(a.ip4, 3);
     assert!(n1.drops(DropReason::UnknownPeer) >= 3);
 
     n1.set_peers(&all);
@@ -47,7 +47,7 @@ fn file(world: &mut World) {
     // Written in place, as an editor may do.
     fs::write(&n1.peers, "peer = []\n").expect("it is written");
     known(0);
-    a.ping(b.ip4, 1, &[]).none();
+    a.unanswered(b.ip4, 1);
     fs::write(&n1.peers, &all).expect("it is written");
     known(1);
     a.ping(b.ip4, 3, &[]).all();
@@ -66,7 +66,7 @@ fn file(world: &mut World) {
     eventually("the new address", AT_ONCE, || {
         n1.status().peers[0].underlay.to_string() == "192.0.2.3:8472"
     });
-    a.ping(b.ip4, 3, &[]).none();
+    a.unanswered(b.ip4, 3);
     n1.set_peers(&all);
     eventually("the old address again", AT_ONCE, || {
         n1.status().peers[0].underlay.to_string() == "192.0.2.2:8472"
@@ -86,8 +86,8 @@ fn dies(world: &mut World) {
     }
     world.nodes[1].end(Signal::KILL);
     std::thread::scope(|s| {
-        s.spawn(|| a.ping(b.ip4, 50, &[]).none());
-        s.spawn(|| c.ping(b.ip6, 50, &[]).none());
+        s.spawn(|| a.unanswered(b.ip4, 50));
+        s.spawn(|| c.unanswered(b.ip6, 50));
         for family in FAMILIES {
             a.ping(c.ip(family), 50, &[]).all();
         }
@@ -114,7 +114,7 @@ fn cut_off(world: &mut World) {
     let relay = &world.underlay.relay;
     relay.isolate(1);
     std::thread::scope(|s| {
-        s.spawn(|| a.ping(b.ip4, 50, &[]).none());
+        s.spawn(|| a.unanswered(b.ip4, 50));
         a.ping(c.ip4, 50, &[]).all();
         stream(c, a, FAMILIES[1], 4 * MB);
     });

@@ -96,6 +96,12 @@ impl Pod {
         Ping::of(&self.run("ping", &args))
     }
 
+    /// Ping an address so often; no answer may come, as no error does.
+    #[track_caller]
+    pub fn unanswered(&self, to: impl Into<IpAddr>, count: u32) {
+        self.ping(to, count, &["-W", "0.2"]).none();
+    }
+
     /// A listener on any port of one of its addresses.
     pub fn listen(&self, family: Family) -> TcpListener {
         let at = SocketAddr::new(self.ip(family), 0);

@@ -96,7 +96,7 @@ fn forbidden(world: &mut World) {
         let before = world.nodes[0].drops(DropReason::UnderlaySend);
         let (begun, cpu) = (Instant::now(), world.nodes[0].cpu());
         for family in FAMILIES {
-            a.ping(b.ip(family), 10, &[]).none();
+            a.unanswered(b.ip(family), 10);
             a.ping(world.pods[0][1].ip(family), 10, &[]).all();
         }
         let dropped = world.nodes[0].drops(DropReason::UnderlaySend) - before;
@@ -142,7 +142,7 @@ fn link_down(world: &mut World) {
     let host = &world.underlay.hosts[0].netns;
     host.ip("link set eth0 down");
     for family in FAMILIES {
-        a.ping(b.ip(family), 10, &[]).none();
+        a.unanswered(b.ip(family), 10);
         a.ping(world.pods[0][1].ip(family), 10, &[]).all();
     }
     assert!(world.nodes[0].drops(DropReason::UnderlaySend) >= 20);
@@ -160,7 +160,7 @@ fn no_route(world: &mut World) {
         let host = &world.underlay.hosts[0].netns;
         let before = world.nodes[0].drops(DropReason::UnderlaySend);
         host.ip(&format!("route add {kind} 192.0.2.2/32"));
-        a.ping(b.ip4, 10, &[]).none();
+        a.unanswered(b.ip4, 10);
         a.ping(world.pods[0][1].ip4, 10, &[]).all();
         assert!(
             world.nodes[0].drops(DropReason::UnderlaySend) >= before + 10,
