@@ -30,7 +30,7 @@ pub fn main() -> Option<ExitCode> {
             let parent = parent(&argv.next()?)?;
             Some(enter(pid, parent, argv.collect()))
         }
-        attach::VERB => Some(attach::main()),
+        attach::VERB => Some(attach::main(argv.next()?.to_str()?)),
         _ => None,
     }
 }
