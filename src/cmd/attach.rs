@@ -12,12 +12,11 @@ use std::path::{Path, PathBuf};
 ///
 /// Makes an interface in the namespace, with addresses and default routes, and hands it to the node. Works
 /// without root for namespaces of your own.
-///
-/// Examples:
-///   podwire attach --netns blue --name web            (made by `ip netns add blue`)
-///   podwire attach --pid 4711 --name shop/db --ip 10.244.1.9
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "\
+Examples:
+  podwire attach --netns blue --name web            (made by `ip netns add blue`)
+  podwire attach --pid 4711 --name shop/db --ip 10.244.1.9")]
 pub struct Args {
     /// The namespace: a name of `ip netns`, or a path such as /run/netns/blue
     #[arg(

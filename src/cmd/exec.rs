@@ -13,12 +13,11 @@ use std::path::Path;
 ///
 /// The command takes the place of podwire: it gets its terminal and its signals, and its exit code is the
 /// result. All commands in a pod share its network, localhost included.
-///
-/// Examples:
-///   podwire exec web -- ip address
-///   podwire exec shop/db                              (your shell)
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "\
+Examples:
+  podwire exec web -- ip address
+  podwire exec shop/db                              (your shell)")]
 pub struct Args {
     /// The pod: NAMESPACE/NAME, or NAME in the namespace "default"
     pub name: PodName,

@@ -14,17 +14,18 @@ use std::process::{Child, ExitStatus};
 
 /// Make a pod and run a command in it.
 ///
+/// The pod lives as long as the command and the node: when it is detached, or the node ends, the command gets
+/// SIGTERM.
+///
 /// The pod has namespaces of its own for users, network, mounts, host name and IPC; files and processes are
 /// the host's. You are root inside. When the command ends, so does the pod, and the command's exit code is the
-/// result (128 and the signal's number when a signal ended it). When the pod is detached or the node ends, the
-/// command gets SIGTERM. No root needed.
-///
-/// Examples:
-///   podwire run --name web -- python3 -m http.server 80
-///   podwire run --name play                           (your shell)
-///   podwire run --name box --detach                   (then: podwire exec box -- ...)
+/// result (128 and the signal's number when a signal ended it). No root needed.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "\
+Examples:
+  podwire run --name web -- python3 -m http.server 80
+  podwire run --name play                           (your shell)
+  podwire run --name box --detach                   (then: podwire exec box -- ...)")]
 pub struct Args {
     /// What the pod shall have.
     #[command(flatten)]
