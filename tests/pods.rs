@@ -18,28 +18,18 @@ struct Node {
 
 impl Node {
     fn start(tap: &str) -> Node {
+        let subnets = ["--subnet", "10.244.9.0/24", "--subnet6", "fd00:9::/64"];
+        let bind = ["--bind", "127.0.0.1", "--offload-tap", tap];
+        Node::with(&[subnets, bind].concat())
+    }
+
+    fn with(flags: &[&str]) -> Node {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("n.sock");
         let process = Command::new(PODWIRE)
-            .args([
-                "node",
-                "--name",
-                "t",
-                "--subnet",
-                "10.244.9.0/24",
-                "--subnet6",
-                "fd00:9::/64",
-            ])
-            .args([
-                "--bind",
-                "127.0.0.1",
-                "--port",
-                "auto",
-                "--offload-tap",
-                tap,
-                "--socket",
-            ])
+            .args(["node", "--name", "t", "--port", "auto", "--socket"])
             .arg(&socket)
+            .args(flags)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -164,6 +154,21 @@ fn a_pod_that_podwire_made_ends_with_its_port() {
     node.process.kill().unwrap();
     node.process.wait().unwrap();
     assert!(ends(pod), "a node that is killed takes its pods along");
+}
+
+#[test]
+fn a_subnet_has_an_end() {
+    // The network's own address, the gateway's and the broadcast address leave one.
+    let node = Node::with(&["--subnet", "10.244.9.0/30", "--bind", "127.0.0.1"]);
+    node.detached("only");
+    let refused = node.podwire(&["run", "--name", "another", "--", "true"]);
+    assert_eq!(refused.status.code(), Some(7));
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(why.contains("10.244.9.0/30"), "{why}");
+    let code = |args: &[&str]| node.podwire(args).status.code();
+    assert_eq!(code(&["exec", "only", "--", "sh", "-c", "exit 9"]), Some(9));
+    assert_eq!(code(&["exec", "only", "--", "/no/such/program"]), Some(127));
+    assert_eq!(code(&["exec", "only", "--", "/dev/null"]), Some(126));
 }
 
 #[test]

@@ -10,6 +10,10 @@ use std::path::Path;
 /// Succeeds when there is no such pod. A pod made by `podwire run` ends with this; processes in a namespace that
 /// was attached, or that `podwire exec` started, go on without a network.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  podwire detach web
+  podwire detach shop/db")]
 pub struct Args {
     /// The pod: NAMESPACE/NAME, or NAME in the namespace "default"
     pub name: PodName,

@@ -33,7 +33,7 @@ pub enum Exit {
     Unavailable = 4,
     /// The name, address, MAC or socket is taken.
     Taken = 5,
-    /// No such pod.
+    /// No such pod, namespace or process.
     NotFound = 6,
     /// Out of addresses or ports.
     Exhausted = 7,
@@ -102,7 +102,9 @@ Two nodes, a pod on each:
 
 Exit codes:
   0 done    1 failed    2 wrong usage or configuration    3 not permitted    4 no node answers
-  5 name, address, MAC or socket taken    6 no such pod    7 out of addresses or ports";
+  5 name, address, MAC or socket taken    6 no such pod, namespace or process
+  7 out of addresses or ports
+run and exec end with their command's code; 126 and 127 tell that it could not be run.";
 
 /// A pod network in user space: TAP, VXLAN over UDP, no root and no kernel module.
 #[derive(Parser)]
@@ -115,19 +117,15 @@ struct Cli {
     command: Command,
 }
 
+// A variant without a comment is explained by its arguments' own, which is longer and has examples.
 #[derive(Subcommand)]
 enum Command {
     /// Run a node in the foreground.
     Node(node::Args),
-    /// Attach an existing network namespace to the node as a pod.
     Attach(attach::Args),
-    /// Take a pod off the node.
     Detach(detach::Args),
-    /// List the node's pods.
     Pods(pods::Args),
-    /// Make a pod of its own, run a command in it, and remove it at the end.
     Run(run::Args),
-    /// Run a command in a pod.
     Exec(exec::Args),
     /// Show a node: peers, pods, drops, offloads, and what needs attention.
     Status(status::Args),

@@ -9,6 +9,10 @@ use std::path::Path;
 
 /// List the pods of this node, with their addresses and traffic.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  podwire pods
+  podwire pods --json | jq -r '.[].addresses[]'")]
 pub struct Args {
     /// Print JSON: all there is, for programs
     #[arg(long)]
