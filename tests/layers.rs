@@ -23,8 +23,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         "datapath",
         &["model", "wire", "buf", "offload", "switch", "overlay", "stack"],
     ),
-    // Shell.
-    ("sys", &["model", "wire"]),
+    // Shell. A span of `buf` is what a system call gathers.
+    ("sys", &["model", "wire", "buf"]),
     ("io", &["model", "wire", "buf", "sys"]),
     // Edges. `pod` speaks to a node (api) and makes namespaces (sys); the others deal in words.
     ("control", &["model"]),

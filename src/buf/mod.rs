@@ -5,6 +5,10 @@
 //! the kernel only. Offsets instead of references keep the cores plain data, and a span that does not fit
 //! reads as empty, so that a mistake cannot become a panic.
 
+mod message;
+
+pub use message::{Message, Progress, Received, Refusal};
+
 /// So many bytes of an arena, from an offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Span {

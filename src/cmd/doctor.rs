@@ -111,6 +111,23 @@ pub fn run(args: &Args, socket: Option<&Path>) -> Result<Exit, Failure> {
     Ok(if failed { Exit::Failed } else { Exit::Ok })
 }
 
+/// Check only what making a pod needs.
+///
+/// # Errors
+/// With the finding and its remedy, when pods cannot be made here.
+pub fn pods_can_be_made() -> Result<(), Failure> {
+    for check in [tun(), sandbox()] {
+        if check.verdict == Verdict::Fail {
+            let remedy = check.remedy.map(|r| format!("\n  -> {r}")).unwrap_or_default();
+            return Err(Failure::new(
+                Exit::Permission,
+                format!("no pod can be made here: {}: {}{remedy}", check.name, check.found),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The hidden subcommand [`PROBE`]: ends the process with the result.
 ///
 /// # Errors

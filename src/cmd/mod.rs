@@ -1,6 +1,7 @@
-//! One file per subcommand, and what they share: the socket, exit codes, and how failures are told.
+//! One file (or folder) per subcommand, and what they share: the socket, exit codes, and how failures are told.
 
 pub mod attach;
+pub mod demo;
 pub mod detach;
 pub mod doctor;
 pub mod exec;
@@ -94,6 +95,9 @@ impl From<PlaceError> for Failure {
 }
 
 const EXAMPLES: &str = "\
+See it work:
+  podwire demo
+
 Two nodes, a pod on each:
   n1$ podwire node --name n1 --subnet 10.244.1.0/24 --peers peers.toml
   n1$ podwire attach --name a --netns /run/netns/a
@@ -129,11 +133,15 @@ enum Command {
     Exec(exec::Args),
     /// Show a node: peers, pods, drops, offloads, and what needs attention.
     Status(status::Args),
+    Demo(demo::Args),
     /// Check what podwire needs of this host, with a remedy for each lack. Needs no node.
     Doctor(doctor::Args),
     /// Try to make a pod's namespaces and TAP; the exit code tells how far it came.
     #[command(name = doctor::PROBE, hide = true)]
     ProbeSandbox,
+    /// Ping, or move bytes, from inside a pod of the demo.
+    #[command(name = demo::load::VERB, hide = true)]
+    DemoLoad(demo::load::Args),
 }
 
 /// Entry point of the binary.
@@ -172,6 +180,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Run(args) => run::run(args, &for_client(socket)?).map(done),
         Command::Exec(args) => exec::run(args, &for_client(socket)?).map(done),
         Command::Status(args) => status::run(&args, &for_client(socket)?).map(done),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoLoad(args) => demo::load::run(args).map(done),
         Command::Doctor(args) => doctor::run(&args, socket),
         Command::ProbeSandbox => doctor::probe(),
     }

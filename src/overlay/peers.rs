@@ -11,13 +11,16 @@ use std::net::{IpAddr, SocketAddr};
 const MIN_POD_MTU4: u16 = 576;
 const MIN_POD_MTU6: u16 = 1280;
 
+/// How long a learned path MTU is believed, in seconds.
+const MTU_EXPIRES_S: u64 = 60;
+
 /// A peer, and what is known of the way to it.
 #[derive(Debug)]
 pub struct PeerState {
     /// What the control plane says.
     pub peer: Peer,
-    /// Path MTU the kernel reported, when smaller than what was configured.
-    pub learned_mtu: Option<UnderlayMtu>,
+    /// Path MTU the kernel reported, when smaller than what was configured, and when it did.
+    pub learned_mtu: Option<(UnderlayMtu, Instant)>,
     /// Whether UDP_SEGMENT works towards it.
     pub gso: bool,
     /// When the last valid datagram came from it.
@@ -58,10 +61,24 @@ impl PeerState {
     #[inline]
     pub fn pod_mtu(&self, inner_is_ipv6: bool, own: UnderlayMtu) -> PodMtu {
         let configured = self.peer.mtu.map_or(own, |m| m.min(own));
-        let path = self.learned_mtu.map_or(configured, |m| m.min(configured));
+        let path = self.learned_mtu.map_or(configured, |(m, _)| m.min(configured));
         let fits = path.pod_mtu(self.endpoint(inner_is_ipv6).is_ipv6());
         let least = if inner_is_ipv6 { MIN_POD_MTU6 } else { MIN_POD_MTU4 };
         PodMtu(fits.0.max(least))
+    }
+
+    /// The kernel refused a datagram: the path takes `mtu` only.
+    pub fn learn_mtu(&mut self, mtu: UnderlayMtu, now: Instant) {
+        let least = self.learned_mtu.map_or(mtu, |(known, _)| known.min(mtu));
+        self.learned_mtu = Some((least, now));
+    }
+
+    /// Try the configured MTU again once what was learned is old: paths get better too (RFC 1191 section 6.3).
+    pub fn forget_old_mtu(&mut self, now: Instant) {
+        let old = |(_, at): (UnderlayMtu, Instant)| (now - at).secs() >= MTU_EXPIRES_S;
+        if self.learned_mtu.is_some_and(old) {
+            self.learned_mtu = None;
+        }
     }
 
     /// Whether datagrams from this address are this peer's.
@@ -286,7 +303,7 @@ mod tests {
 
         let id = p.route("10.244.2.9".parse().unwrap()).unwrap();
         p.state_mut(id).unwrap().datagrams_to = 7;
-        p.state_mut(id).unwrap().learned_mtu = Some(UnderlayMtu(1400));
+        p.state_mut(id).unwrap().learned_mtu = Some((UnderlayMtu(1400), Instant::ZERO));
         p.set(peer("b", 3, 4), true).unwrap();
         assert_eq!(
             (at(&p, "10.244.2.9"), at(&p, "10.244.4.9").as_deref()),
@@ -316,7 +333,7 @@ mod tests {
         );
         s.peer.mtu = Some(UnderlayMtu(1400));
         assert_eq!(s.pod_mtu(false, own), PodMtu(1350));
-        s.learned_mtu = Some(UnderlayMtu(68));
+        s.learned_mtu = Some((UnderlayMtu(68), Instant::ZERO));
         assert_eq!(
             (s.pod_mtu(false, own), s.pod_mtu(true, own)),
             (PodMtu(576), PodMtu(1280))

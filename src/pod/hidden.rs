@@ -1,4 +1,5 @@
-//! Commands podwire gives itself: processes of their own because entering a user namespace has no way back.
+//! Commands podwire gives itself: processes of their own because entering a user namespace has no way back,
+//! and because what a process must be before it is anything else is best arranged by itself.
 
 use super::{attach, pause};
 use crate::sys::ns;
@@ -9,6 +10,9 @@ use std::process::{Command, ExitCode};
 
 /// The verb behind [`super::sandbox::Sandbox::command`]: `podwire __enter PID PARENT COMMAND ARG...`.
 pub const ENTER: &str = "__enter";
+
+/// `podwire __tied PARENT ARG...`: be `podwire ARG...`, and die with the thread of PARENT that started this.
+pub const TIED: &str = "__tied";
 
 /// Run the hidden command that the arguments name; `None` when they name none. To be called first thing in
 /// `main`, before a thread is made.
@@ -31,6 +35,10 @@ pub fn main() -> Option<ExitCode> {
             Some(enter(pid, parent, argv.collect()))
         }
         attach::VERB => Some(attach::main(argv.next()?.to_str()?)),
+        TIED => {
+            let parent = parent(&argv.next()?)?;
+            Some(tied(parent, argv.collect()))
+        }
         _ => None,
     }
 }
@@ -60,6 +68,17 @@ fn enter(pid: u32, parent: Option<u32>, command: Vec<OsString>) -> ExitCode {
         return ExitCode::from(126);
     }
     ExitCode::from(exec(&command))
+}
+
+fn tied(parent: Option<u32>, args: Vec<OsString>) -> ExitCode {
+    if let Some(Err(e)) = parent.map(pause::die_with) {
+        eprintln!("podwire: {e}");
+        return ExitCode::FAILURE;
+    }
+    // The death signal outlives exec.
+    let e = Command::new("/proc/self/exe").arg0("podwire").args(args).exec();
+    eprintln!("podwire: it could not run itself: {e}");
+    ExitCode::FAILURE
 }
 
 /// A process id, or `-` for none.

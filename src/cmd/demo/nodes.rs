@@ -1,0 +1,203 @@
+//! The demo's nodes: child processes of this very binary, in a directory nobody else can look into.
+
+use super::plan::{NodePlan, Plan};
+use super::watch::{Job, Watch};
+use crate::api::place;
+use crate::cmd::{Exit, Failure};
+use crate::pod::hidden;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a node may take to come up, and to go.
+const START: Duration = Duration::from_secs(5);
+const END: Duration = Duration::from_secs(2);
+/// Lines of a failed node's log that are shown.
+const LAST_WORDS: usize = 8;
+
+/// Running nodes and their files. Dropping it ends the nodes in order and removes the files.
+pub struct Nodes {
+    nodes: Vec<Node>,
+    dir: PrivateDir,
+}
+
+struct Node {
+    name: String,
+    job: Job,
+}
+
+impl Nodes {
+    /// Start the nodes of `plan` and wait until each is up.
+    ///
+    /// # Errors
+    /// When one does not come up, with its last words.
+    pub fn start(plan: &Plan, watch: &mut Watch) -> Result<Nodes, Failure> {
+        let dir = PrivateDir::make().map_err(|e| {
+            let place = std::env::temp_dir();
+            failed(format!(
+                "no directory can be made in {}: {e} (set TMPDIR to one of yours)",
+                place.display()
+            ))
+        })?;
+        let unready = |e: io::Error| failed(format!("{}: {e}", dir.0.display()));
+        fs::write(dir.0.join("peers.toml"), plan.peers()).map_err(unready)?;
+        let mut nodes = Nodes {
+            nodes: Vec::new(),
+            dir,
+        };
+        for node in &plan.nodes {
+            let job = nodes.spawn(node)?;
+            let name = node.name.clone();
+            nodes.nodes.push(Node { name, job });
+        }
+        watch.gather(&mut nodes.jobs(), Instant::now() + START, Job::spoke)?;
+        match nodes.nodes.iter().find(|n| n.job.said().is_empty()) {
+            None => Ok(nodes),
+            Some(node) if node.job.ended() => Err(failed(format!(
+                "node {} ended at once{}",
+                node.name,
+                nodes.last_words(&node.name)
+            ))),
+            Some(node) => Err(failed(format!(
+                "node {} was not up within {} s (is this machine overloaded?){}",
+                node.name,
+                START.as_secs(),
+                nodes.last_words(&node.name)
+            ))),
+        }
+    }
+
+    /// The admin socket of the node `name`.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.dir.0.join(format!("{name}.sock"))
+    }
+
+    /// The processes of the nodes.
+    pub fn jobs(&mut self) -> Vec<&mut Job> {
+        self.nodes.iter_mut().map(|n| &mut n.job).collect()
+    }
+
+    /// A sentence for each node that ended by itself.
+    pub fn casualties(&self) -> Vec<String> {
+        let dead = self.nodes.iter().filter(|n| n.job.ended());
+        dead.map(|n| format!("node {} ended by itself{}", n.name, self.last_words(&n.name)))
+            .collect()
+    }
+
+    fn spawn(&self, plan: &NodePlan) -> Result<Job, Failure> {
+        let socket = place::fits(self.socket(&plan.name))
+            .map_err(|e| failed(e.to_string().replace("with --socket", "by a shorter TMPDIR")))?;
+        let start = || {
+            let log = File::create(self.log(&plan.name))?;
+            Job::spawn(
+                Command::new("/proc/self/exe")
+                    .arg0("podwire")
+                    .args([hidden::TIED, &std::process::id().to_string()])
+                    .args(arguments(plan))
+                    .arg("--peers")
+                    .arg(self.dir.0.join("peers.toml"))
+                    .arg("--socket")
+                    .arg(socket)
+                    // These nodes are no service of anybody's.
+                    .env_remove("NOTIFY_SOCKET")
+                    .stderr(Stdio::from(log)),
+            )
+        };
+        start().map_err(|e: io::Error| failed(format!("node {} could not be started: {e}", plan.name)))
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.dir.0.join(format!("{name}.log"))
+    }
+
+    /// The end of a node's log, to be appended to a sentence.
+    fn last_words(&self, name: &str) -> String {
+        let log = fs::read_to_string(self.log(name)).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(LAST_WORDS)..];
+        match last {
+            [] => " and said nothing".into(),
+            lines => format!("; its last words:\n  {}", lines.join("\n  ")),
+        }
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        Job::end(&mut self.jobs(), END);
+    }
+}
+
+fn arguments(plan: &NodePlan) -> Vec<String> {
+    let value = |flag: &str, value: String| [format!("--{flag}"), value];
+    let flags = [
+        value("name", plan.name.clone()),
+        value("subnet", plan.subnet4.to_string()),
+        value("subnet6", plan.subnet6.to_string()),
+        value("bind", plan.underlay.ip().to_string()),
+        value("port", plan.underlay.port().to_string()),
+        // An ordinary network's, so that the figures mean something beyond loopback.
+        value("underlay-mtu", "1500".into()),
+    ];
+    ["node".into()]
+        .into_iter()
+        .chain(flags.into_iter().flatten())
+        .collect()
+}
+
+fn failed(what: String) -> Failure {
+    Failure::new(Exit::Failed, what)
+}
+
+/// A new directory of mode 0700, removed with all that is in it when dropped.
+struct PrivateDir(PathBuf);
+
+impl PrivateDir {
+    fn make() -> io::Result<PrivateDir> {
+        let temp = std::env::temp_dir();
+        let mut refused = io::ErrorKind::AlreadyExists.into();
+        // Leftovers of a killed demo whose process id came round again are somebody else's business.
+        for n in 0..100 {
+            let path = temp.join(format!("podwire-demo-{}-{n}", std::process::id()));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(PrivateDir(path)),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => refused = e,
+                Err(e) => return Err(e),
+            }
+        }
+        Err(refused)
+    }
+}
+
+impl Drop for PrivateDir {
+    fn drop(&mut self) {
+        let gone = fs::remove_dir_all(&self.0);
+        if let Err(e) = gone
+            && Path::new(&self.0).exists()
+        {
+            eprintln!("podwire: {} could not be removed: {e}", self.0.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn directories_are_private_and_do_not_stay() {
+        let (one, two) = (PrivateDir::make().unwrap(), PrivateDir::make().unwrap());
+        assert_ne!(one.0, two.0);
+        let mode = fs::metadata(&one.0).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        fs::write(one.0.join("file"), "x").unwrap();
+        let path = one.0.clone();
+        drop(one);
+        assert!(!path.exists());
+    }
+}
