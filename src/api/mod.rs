@@ -35,11 +35,15 @@ pub enum Request {
     /// Reserve a name and addresses for a pod. Answered by [`Reply::Plan`]; the reservation lives as long as
     /// the connection, until [`Request::Commit`].
     Attach(AttachRequest),
-    /// Hand over the TAP made after the plan, as the one file descriptor beside this line, or as the first
-    /// of two; the second is a pidfd of the process that holds the namespace. Answered by [`Reply::Attached`].
+    /// Hand over the TAP made after the plan, as the first file descriptor beside this line. A pidfd of the
+    /// process that holds the namespace may follow, and then a lifeline. Answered by [`Reply::Attached`].
     Commit {
         /// What the TAP accepts.
         caps: TapCaps,
+        /// Whether the last descriptor is a lifeline: the node closes it when the pod's port goes, and the
+        /// process at its other end takes that as its own end.
+        #[serde(default)]
+        lifeline: bool,
     },
     /// Remove a pod's port; succeeds when there is none.
     Detach {

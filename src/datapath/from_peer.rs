@@ -94,7 +94,7 @@ impl Node {
         }
         let (peer, inbound) = self.inbound(frame.of(memory), &h, message.from, now)?;
         match inbound {
-            Inbound::Stack => self.to_stack(
+            Inbound::Stack => self.stack(
                 memory,
                 &Parsed {
                     span: frame,
@@ -151,7 +151,7 @@ impl Node {
         self.deliver_trains(memory, exits);
         let port = match inbound {
             Inbound::Stack => {
-                return self.to_stack(
+                return self.stack(
                     memory,
                     &Parsed {
                         span,

@@ -92,10 +92,10 @@ impl Node {
         }
         let dst = h.dst(frame);
         match self.way(FlowKey { port, mac, dst }) {
-            Ok(Way::Switch(to)) => self.to_local(Some(port), to, arena, &f, false, now, exits),
-            Ok(Way::Route(to)) => self.to_local(Some(port), to, arena, &f, true, now, exits),
-            Ok(Way::Tunnel(peer)) => self.to_tunnel(Some(port), peer, arena, &f, now, exits),
-            Ok(Way::Stack) => self.to_stack(arena.memory_mut(), &f, now),
+            Ok(Way::Switch(to)) => self.local(Some(port), to, arena, &f, false, now, exits),
+            Ok(Way::Route(to)) => self.local(Some(port), to, arena, &f, true, now, exits),
+            Ok(Way::Tunnel(peer)) => self.tunnel(Some(port), peer, arena, &f, now, exits),
+            Ok(Way::Stack) => self.stack(arena.memory_mut(), &f, now),
             Err(unreachable) => {
                 if let Some(trouble) = unreachable.trouble {
                     self.complain(port, trouble, &frame[ETH_LEN..h.end], now);
@@ -196,7 +196,7 @@ impl Node {
                 if copies > 1 {
                     self.counters.copied += 1;
                 }
-                if let Err(reason) = self.to_local(None, to, arena, f, false, now, exits) {
+                if let Err(reason) = self.local(None, to, arena, f, false, now, exits) {
                     self.drop_from_pod(port, reason);
                 }
             }
@@ -210,7 +210,7 @@ impl Node {
 
     /// To a pod of this node. `from` is told when the packet is too big; none for copies of a broadcast.
     #[allow(clippy::too_many_arguments)]
-    fn to_local(
+    fn local(
         &mut self,
         from: Option<PortId>,
         to: PortId,
@@ -267,7 +267,7 @@ impl Node {
 
     /// To a pod of a peer: route, encapsulate, segment. `from` is none for packets of the node itself, which
     /// keep their TTL.
-    pub(super) fn to_tunnel(
+    pub(super) fn tunnel(
         &mut self,
         from: Option<PortId>,
         peer: PeerId,

@@ -104,7 +104,7 @@ impl Node {
     }
 
     /// A packet for the node's own addresses.
-    pub(super) fn to_stack(&mut self, memory: &mut [u8], f: &Parsed, now: Instant) -> Result<(), DropReason> {
+    pub(super) fn stack(&mut self, memory: &mut [u8], f: &Parsed, now: Instant) -> Result<(), DropReason> {
         let frame = f.span.of_mut(memory);
         if let Some(partial) = f
             .vnet
@@ -223,6 +223,6 @@ impl Node {
             return Err(DropReason::NoRoute);
         };
         let vnet = VnetHdr::default();
-        self.to_tunnel(None, peer, arena, &Parsed { span, h, vnet }, now, exits)
+        self.tunnel(None, peer, arena, &Parsed { span, h, vnet }, now, exits)
     }
 }

@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn dscp_is_inherited_or_fixed_and_ecn_always_copied() {
-        assert_eq!(outer_class(0b101110_10, None), 0b101110_10);
-        assert_eq!(outer_class(0b101110_10, Some(8)), 0b001000_10);
+        assert_eq!(outer_class(0b1011_1010, None), 0b1011_1010);
+        assert_eq!(outer_class(0b1011_1010, Some(8)), 0b0010_0010);
     }
 }

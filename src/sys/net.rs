@@ -389,6 +389,8 @@ impl RecvBatch {
             truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
             ..Incoming::default()
         };
+        // The field's type differs between C libraries.
+        #[allow(clippy::unnecessary_cast)]
         let used = (header.msg_hdr.msg_controllen as usize).min(CONTROL);
         let mut rest = &self.controls[i].0[..used];
         let word = size_of::<usize>();

@@ -250,7 +250,7 @@ proptest! {
         }
         for flow in 0..3u32 {
             let of = |f: &Vec<u8>| (f[12] == 0x86, f[23] == 17 && f[12] == 8) == (flow == 1, flow == 2);
-            let got: Vec<_> = split.iter().filter(|f| of(f)).map(normal).collect();
+            let got: Vec<_> = split.iter().filter(|f| of(f)).map(|f| normal(f)).collect();
             let want: Vec<_> = input.iter().filter(|(from, _)| *from == flow).map(|(_, f)| normal(f)).collect();
             prop_assert_eq!(got, want);
         }
@@ -269,8 +269,8 @@ proptest! {
 }
 
 /// Without the identification: a train whose identification stood still comes back counting.
-fn normal(f: &Vec<u8>) -> Vec<u8> {
-    let mut f = f.clone();
+fn normal(f: &[u8]) -> Vec<u8> {
+    let mut f = f.to_vec();
     if f[12] == 8 {
         put_be32(&mut f, 18, 0);
         put_be16(&mut f, 24, 0);
