@@ -113,9 +113,12 @@ fn trains(world: &mut World) {
                     .send_to(&train, ear.local_addr().expect("it is bound"))
                     .unwrap_or_else(|e| panic!("{count} datagrams of {each} bytes: {e}"));
                 let mut got = [0; 4096];
-                for want in train.chunks(each) {
+                for (i, want) in train.chunks(each).enumerate() {
                     let n = ear.recv(&mut got).unwrap_or_else(|e| {
-                        panic!("{count} datagrams of {each} bytes to {}: {e}", to.name);
+                        panic!(
+                            "number {i} of {count} datagrams of {each} bytes to {}: {e}",
+                            to.ip(family)
+                        );
                     });
                     assert!(got[..n] == *want, "a datagram of {n} bytes arrived changed");
                 }

@@ -67,6 +67,34 @@ impl Netns {
         from.ask("ip", &["link", "set", interface, "netns", &own]);
     }
 
+    /// What its stacks refused, of the kernel's counters: those that are not zero.
+    pub fn troubles(&self) -> String {
+        let read = |file: &str| {
+            self.within(|| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")))
+                .unwrap_or_default()
+        };
+        // In pairs of lines, names and numbers; for IPv6 one name and number a line.
+        let (snmp, netstat, snmp6) = (read("snmp"), read("netstat"), read("snmp6"));
+        let four: Vec<&str> = snmp.lines().chain(netstat.lines()).collect();
+        let pairs = four
+            .chunks(2)
+            .flat_map(|rows| rows[0].split_whitespace().zip(rows[1].split_whitespace()));
+        let pairs = pairs.chain(
+            snmp6
+                .lines()
+                .filter_map(|l| Some((l.split_whitespace().next()?, l))),
+        );
+        let told: Vec<String> = pairs
+            .filter_map(|(name, number)| Some((name, number.split_whitespace().last()?)))
+            .filter(|(name, number)| {
+                let bad = ["Err", "Discard", "Csum", "Fail", "NoPorts", "NoRoutes", "Drop"];
+                *number != "0" && bad.iter().any(|b| name.contains(b))
+            })
+            .map(|(name, number)| format!("{name} {number}"))
+            .collect();
+        told.join(", ")
+    }
+
     /// Run a tool in it.
     pub fn run(&self, program: &str, args: &[&str]) -> Output {
         let mut command = Command::new(program);

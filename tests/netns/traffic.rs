@@ -130,7 +130,7 @@ pub fn datagrams(from: &dyn Place, to: &dyn Place, family: Family, sizes: &[usiz
                 .unwrap_or_else(|e| panic!("{size} bytes: {e}"));
             let (n, who) = client
                 .recv_from(&mut back)
-                .unwrap_or_else(|e| panic!("a datagram of {size} bytes did not come back: {e}"));
+                .unwrap_or_else(|e| panic!("a datagram of {size} bytes did not come back from {at}: {e}"));
             assert_eq!(who, at);
             assert!(
                 back[..n] == datagram[..],

@@ -218,10 +218,17 @@ impl World {
 
     fn evidence(&mut self) -> String {
         let nodes: Vec<String> = self.nodes.iter_mut().map(Node::evidence).collect();
+        let pods = self
+            .all_pods()
+            .map(|pod| format!("--- {}: {}", pod.name, pod.netns.troubles()));
+        let hosts = self.underlay.hosts.iter();
+        let hosts = hosts.map(|h| format!("--- {}: {}", h.ip4, h.netns.troubles()));
+        let stacks: Vec<String> = pods.chain(hosts).collect();
+        let relay = self.underlay.relay.counters();
         format!(
-            "{}\n--- relay: {:?}",
+            "{}\n{}\n--- relay: {relay:?}",
             nodes.join("\n"),
-            self.underlay.relay.counters()
+            stacks.join("\n")
         )
     }
 }
