@@ -9,6 +9,7 @@ use podwire::api::PodInfo;
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The tests.
@@ -17,6 +18,7 @@ pub const CASES: &[Case] = &[
     Case::new("a_pod_whose_holder_ends_is_noticed", holder_ends).pods(2),
     Case::new("a_pod_whose_namespace_vanishes_is_noticed", path_vanishes),
     Case::new("a_detached_pod_ends_with_its_port", detached),
+    Case::new("a_pod_is_usable_once_attached", usable),
     Case::new("pods_come_and_go_under_traffic", churn),
     Case::new("status_is_balanced_at_any_moment", balanced),
     Case::new("an_idle_node_sleeps", idle),
@@ -143,6 +145,29 @@ fn detached(world: &mut World) {
         });
     }
     world.pods[0].clear();
+}
+
+/// Attaching ends when packets for the pod are taken, also while the kernel is busy with other namespaces.
+fn usable(world: &mut World) {
+    let busy = AtomicBool::new(true);
+    let late: Vec<String> = std::thread::scope(|s| {
+        s.spawn(|| {
+            while busy.load(Ordering::Relaxed) {
+                drop((Netns::new(), Netns::new()));
+            }
+        });
+        let late = (0..10).filter_map(|n| {
+            let pod = Pod::attach_now(&world.nodes[0], &format!("guest{n}"), None);
+            (!pod.has_ip6()).then_some(pod.name)
+        });
+        let late = late.collect();
+        busy.store(false, Ordering::Relaxed);
+        late
+    });
+    assert!(
+        late.is_empty(),
+        "attached, but their IPv6 address does not work yet: {late:?}"
+    );
 }
 
 fn churn(world: &mut World) {

@@ -203,10 +203,12 @@ impl Node {
         assert!(self.running(), "n{n} has ended:\n{}", self.log_tail());
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         assert!(!log.contains("panicked"), "n{n} panicked:\n{}", self.log_tail());
-        // Asking sends probes at most once a second; what the first asking left in flight is settled then.
+        // Asking sends probes to peers, at most once a second each, which are in flight then.
         let mut status = self.status();
-        if status.counters.imbalance() != 0 {
-            status = self.status();
+        for _ in 0..5 {
+            if status.counters.imbalance() != 0 {
+                status = self.status();
+            }
         }
         let counted: u64 = status.drops.values().sum();
         assert_eq!(status.counters.dropped, counted, "n{n}: drops by reason");

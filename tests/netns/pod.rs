@@ -2,6 +2,7 @@
 
 use super::netns::Netns;
 use super::node::{Node, PODWIRE};
+use super::world::eventually;
 use podwire::api::AttachRequest;
 use podwire::model::Mac;
 use podwire::pod::sandbox::{Sandbox, Spec};
@@ -37,6 +38,13 @@ impl Pod {
 
     /// A new pod on `node`, with a certain address.
     pub fn attach_with(node: &Node, name: &str, ip4: Option<Ipv4Addr>) -> Pod {
+        let pod = Pod::attach_now(node, name, ip4);
+        eventually("its IPv6 address works", PATIENCE, || pod.has_ip6());
+        pod
+    }
+
+    /// The same, without a look whether it is ready.
+    pub fn attach_now(node: &Node, name: &str, ip4: Option<Ipv4Addr>) -> Pod {
         let mut spec = Spec::new(name);
         spec.program = PODWIRE.into();
         let sandbox = spec.spawn().unwrap_or_else(|e| panic!("{e}"));
@@ -70,6 +78,22 @@ impl Pod {
             netns: Netns::of(sandbox.pid()),
             sandbox,
         }
+    }
+
+    /// Whether its stack takes packets for its IPv6 address: the kernel gives an address its local route in its
+    /// own time.
+    pub fn has_ip6(&self) -> bool {
+        let routes = self
+            .netns
+            .within(|| std::fs::read_to_string("/proc/thread-self/net/ipv6_route"));
+        let own: String = self.ip6.octets().iter().map(|b| format!("{b:02x}")).collect();
+        // Destination and prefix length are first, flags are ninth; RTF_LOCAL is the highest bit.
+        let local = |line: &str| {
+            let flags = line.split_whitespace().nth(8).unwrap_or("0");
+            line.starts_with(&format!("{own} 80 "))
+                && u32::from_str_radix(flags, 16).is_ok_and(|f| f >> 31 == 1)
+        };
+        routes.expect("it can be read").lines().any(local)
     }
 
     /// Run a command in it, in all of its namespaces.
