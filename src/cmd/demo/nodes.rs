@@ -89,8 +89,13 @@ impl Nodes {
     }
 
     fn spawn(&self, plan: &NodePlan) -> Result<Job, Failure> {
-        let socket = place::fits(self.socket(&plan.name))
-            .map_err(|e| failed(e.to_string().replace("with --socket", "by a shorter TMPDIR")))?;
+        let socket = place::fits(self.socket(&plan.name)).map_err(|_| {
+            let place = std::env::temp_dir();
+            failed(format!(
+                "the path of {} is too long for sockets in it (set TMPDIR to a shorter one)",
+                place.display()
+            ))
+        })?;
         let start = || {
             let log = File::create(self.log(&plan.name))?;
             Job::spawn(
