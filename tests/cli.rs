@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -79,29 +82,84 @@ fn help_teaches() {
     let dir = tempfile::tempdir().unwrap();
     let (code, help, _) = run(dir.path(), &["--help"]);
     assert_eq!(code, 0);
-    for word in [
-        "node",
-        "status",
-        "doctor",
-        "--socket",
-        "Exit codes",
-        "podwire attach",
-    ] {
+    for word in ["--socket", "Exit codes", "podwire attach"] {
         assert!(help.contains(word), "{word} is not in\n{help}");
     }
     assert!(!help.contains("__"), "hidden subcommands stay hidden");
-    for sub in ["node", "status", "doctor"] {
-        let (code, help, _) = run(dir.path(), &[sub, "--help"]);
-        assert_eq!(code, 0);
-        assert!(help.contains("Examples:"), "{help}");
+    let subcommands = subcommands(&help);
+    for known in [
+        "node", "attach", "detach", "pods", "run", "exec", "status", "doctor",
+    ] {
+        assert!(
+            subcommands.iter().any(|s| s == known),
+            "{known} is not in\n{help}"
+        );
+    }
+    for sub in subcommands {
+        let (code, help, err) = run(dir.path(), &[&sub, "--help"]);
+        assert_eq!(code, 0, "{sub}: {err}");
+        let (_, examples) = help
+            .split_once("\nExamples:\n")
+            .unwrap_or_else(|| panic!("{sub} has no examples:\n{help}"));
+        assert!(
+            examples.contains(&format!("  podwire {sub}")),
+            "the examples of {sub} are not its own:\n{help}"
+        );
+        let (short, _, _) = run(dir.path(), &[&sub, "-h"]);
+        assert_eq!(short, 0, "{sub} -h");
     }
 }
 
+/// The names under `Commands:`, without `help`.
+fn subcommands(help: &str) -> Vec<String> {
+    let (_, listed) = help.split_once("\nCommands:\n").unwrap();
+    let entries = listed.lines().take_while(|l| !l.is_empty());
+    // An explanation may go on in a line of its own, which is set deeper.
+    let names = entries.filter(|l| l.starts_with("  ") && !l.starts_with("   "));
+    let names = names.filter_map(|l| l.split_whitespace().next());
+    names.filter(|n| *n != "help").map(Into::into).collect()
+}
+
+#[test]
+fn what_is_mistyped_is_guessed() {
+    let dir = tempfile::tempdir().unwrap();
+    for (typed, meant) in [
+        (vec!["statsu"], "'status'"),
+        (vec!["pods", "--jsno"], "'--json'"),
+        (vec!["node", "--subnt", "10.244.1.0/24"], "'--subnet'"),
+        (vec!["q"], "try '--help'"),
+        (vec!["detach"], "<NAME>"),
+        (vec!["attach", "--name", "a"], "--netns"),
+    ] {
+        let (code, out, err) = run(dir.path(), &typed);
+        assert_eq!((code, out.as_str()), (2, ""), "{typed:?}: {err}");
+        assert!(err.contains(meant), "{typed:?} gave\n{err}");
+    }
+}
+
+/// Each code of `podwire --help` that can be had without a pod; `tests/pods.rs` has the others.
 #[test]
 fn exit_codes_tell_what_went_wrong() {
     let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    let at = |args: &[&str]| {
+        let (code, _, err) = run(dir.path(), &[&["--socket", "n1.sock"], args].concat());
+        assert!(
+            code == 0 || err.starts_with("podwire: ") && err.ends_with(")\n") && err.lines().count() == 1,
+            "one sentence with a remedy, not {err:?}"
+        );
+        code
+    };
+    assert_eq!(at(&["pods"]), 0);
+    assert_eq!(at(&["detach", "nobody"]), 0, "what is gone is detached");
+    assert_eq!(at(&["node", "--subnet", "10.244.1.0/33"]), 2);
+    assert_eq!(at(&["node", "--subnet", "10.244.1.0/24", "--port", "auto"]), 5);
+    assert_eq!(at(&["exec", "nobody", "--", "true"]), 6);
+    assert_eq!(at(&["attach", "--name", "a", "--netns", "nowhere"]), 6);
+    assert_eq!(at(&["attach", "--name", "a", "--pid", "4194305"]), 6);
     assert_eq!(run(dir.path(), &[]).0, 2);
-    assert_eq!(run(dir.path(), &["nonsense"]).0, 2);
+    drop(node);
+    assert_eq!(at(&["status"]), 4);
     let (code, _, err) = run(dir.path(), &["--socket", "x.sock", "status"]);
     assert_eq!(code, 4);
     assert_eq!(
@@ -109,6 +167,20 @@ fn exit_codes_tell_what_went_wrong() {
         "podwire: no podwire node answers at x.sock (start one with `podwire node`, or name its socket with \
          --socket)\n"
     );
+    assert_eq!(stranger(dir.path(), &["--socket", "n1.sock", "status"]), Some(3));
+}
+
+/// The exit code when another user asks, or when this one may not.
+fn stranger(dir: &Path, args: &[&str]) -> Option<i32> {
+    fs::set_permissions(dir.join("n1.sock"), fs::Permissions::from_mode(0o000)).unwrap();
+    // As root, nobody asks. The program may lie where nobody may look, hence by descriptor.
+    let program = fs::File::open(env!("CARGO_BIN_EXE_podwire")).unwrap();
+    let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+    if fs::metadata(dir).unwrap().uid() == 0 {
+        command.uid(65_534).gid(65_534);
+    }
+    let command = command.args(args).current_dir(dir);
+    command.stderr(Stdio::null()).status().unwrap().code()
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! A real node, a real TAP in a real pod: `podwire run` gives the command an interface as planned, hands its
-//! exit code back, and leaves nothing. Needs /dev/net/tun and user namespaces; `tests/run` opens the former.
+//! exit code back, and leaves nothing. What podwire made ends with its port, what it did not make lives on. Needs
+//! /dev/net/tun and user namespaces; `tests/run` opens the former.
 
+use podwire::pod::sandbox::Spec;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -15,28 +18,18 @@ struct Node {
 
 impl Node {
     fn start(tap: &str) -> Node {
+        let subnets = ["--subnet", "10.244.9.0/24", "--subnet6", "fd00:9::/64"];
+        let bind = ["--bind", "127.0.0.1", "--offload-tap", tap];
+        Node::with(&[subnets, bind].concat())
+    }
+
+    fn with(flags: &[&str]) -> Node {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("n.sock");
         let process = Command::new(PODWIRE)
-            .args([
-                "node",
-                "--name",
-                "t",
-                "--subnet",
-                "10.244.9.0/24",
-                "--subnet6",
-                "fd00:9::/64",
-            ])
-            .args([
-                "--bind",
-                "127.0.0.1",
-                "--port",
-                "auto",
-                "--offload-tap",
-                tap,
-                "--socket",
-            ])
+            .args(["node", "--name", "t", "--port", "auto", "--socket"])
             .arg(&socket)
+            .args(flags)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -63,10 +56,22 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Make a pod that outlives the command; the process that holds it.
+    fn detached(&self, name: &str) -> u32 {
+        let out = self.podwire(&["run", "--detach", "--json", "--name", name]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let pod: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        u32::try_from(pod["holder"].as_u64().unwrap()).unwrap()
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
-        let _ = self.process.wait();
+        if let Ok(None) = self.process.try_wait() {
+            let _ = Command::new("kill").arg(self.process.id().to_string()).status();
+            let _ = self.process.wait();
+        }
     }
 }
 
@@ -128,14 +133,101 @@ fn an_address_in_use_is_refused_with_its_owner() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("default/first"));
     let inside = node.podwire(&["exec", "first", "--", "hostname"]);
     assert_eq!(String::from_utf8_lossy(&inside.stdout), "first\n");
-    let pods: serde_json::Value = serde_json::from_slice(&node.podwire(&["pods", "--json"]).stdout).unwrap();
-    let text = pods.to_string();
-    let holder = text
-        .split("\"holder\":")
-        .nth(1)
-        .and_then(|t| t.split([',', '}']).next())
-        .unwrap();
     assert!(node.podwire(&["detach", "first"]).status.success());
-    // A detached pod's namespaces outlive its port; they end with their holder.
-    assert!(Command::new("kill").arg(holder).status().unwrap().success());
+    // The address rests for a while, the name is free at once.
+    let made = node.podwire(&["run", "--name", "first", "--", "true"]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[test]
+fn a_pod_that_podwire_made_ends_with_its_port() {
+    let node = Node::start("on");
+    let (kept, gone) = (node.detached("kept"), node.detached("gone"));
+    assert!(alive(kept) && alive(gone));
+    assert!(node.podwire(&["detach", "gone"]).status.success());
+    assert!(ends(gone) && alive(kept));
+    drop(node);
+    assert!(ends(kept), "the node's end is that of its pods");
+
+    let mut node = Node::start("on");
+    let pod = node.detached("pod");
+    node.process.kill().unwrap();
+    node.process.wait().unwrap();
+    assert!(ends(pod), "a node that is killed takes its pods along");
+}
+
+#[test]
+fn a_subnet_has_an_end() {
+    // The network's own address, the gateway's and the broadcast address leave one.
+    let node = Node::with(&["--subnet", "10.244.9.0/30", "--bind", "127.0.0.1"]);
+    node.detached("only");
+    let refused = node.podwire(&["run", "--name", "another", "--", "true"]);
+    assert_eq!(refused.status.code(), Some(7));
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(why.contains("10.244.9.0/30"), "{why}");
+    let code = |args: &[&str]| node.podwire(args).status.code();
+    assert_eq!(code(&["exec", "only", "--", "sh", "-c", "exit 9"]), Some(9));
+    assert_eq!(code(&["exec", "only", "--", "/no/such/program"]), Some(127));
+    assert_eq!(code(&["exec", "only", "--", "/dev/null"]), Some(126));
+}
+
+#[test]
+fn a_command_is_told_when_its_pod_is_detached() {
+    let node = Node::start("on");
+    let mut command = Command::new(PODWIRE);
+    let mut run = command
+        .arg("--socket")
+        .arg(node.dir.path().join("n.sock"))
+        .args(["run", "--name", "web", "--", "sh", "-c", "echo up; exec sleep 60"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(run.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "up\n");
+    assert!(node.podwire(&["detach", "web"]).status.success());
+    let out = run.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(128 + 15));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("was detached"));
+}
+
+#[test]
+fn a_process_that_was_only_named_lives_on() {
+    let node = Node::start("on");
+    let mut spec = Spec::new("mine");
+    spec.program = PODWIRE.into();
+    // Even a pause of podwire's own making, as long as it was not made for this pod.
+    let mine = spec.spawn().unwrap();
+    let attach = |name: &str| {
+        let pid = mine.pid().to_string();
+        let out = node.podwire(&["attach", "--pid", &pid, "--name", name, "--ifname", name]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    };
+    attach("one");
+    assert!(node.podwire(&["detach", "one"]).status.success());
+    attach("two");
+    let links = mine.command("ls", ["/sys/class/net"]).output().unwrap();
+    let links = String::from_utf8_lossy(&links.stdout).into_owned();
+    assert!(links.contains("two") && !links.contains("one"), "{links}");
+    drop(node);
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!mine.ended());
+}
+
+fn alive(pid: u32) -> bool {
+    // A zombie has ended; whoever inherited it may be slow to bury it.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    state.is_some_and(|s| !['Z', 'X'].contains(&s))
+}
+
+fn ends(pid: u32) -> bool {
+    let begun = Instant::now();
+    while alive(pid) && begun.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    !alive(pid)
 }

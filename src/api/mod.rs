@@ -13,7 +13,8 @@ pub use client::{ApiError, Client};
 pub use conn::{Connection, MAX_REQUEST, Received};
 pub use line::{Broken, MAX_FDS};
 
-use crate::model::{Drops, Mac, OffloadMode, PodMtu, PodName, PortId, TapCaps};
+use crate::model::{Mac, OffloadMode, PodMtu, PodName, PortId, TapCaps};
+pub use crate::model::{NodeCounters, PortCounters};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -34,11 +35,15 @@ pub enum Request {
     /// Reserve a name and addresses for a pod. Answered by [`Reply::Plan`]; the reservation lives as long as
     /// the connection, until [`Request::Commit`].
     Attach(AttachRequest),
-    /// Hand over the TAP made after the plan, as the one file descriptor beside this line, or as the first
-    /// of two; the second is a pidfd of the process that holds the namespace. Answered by [`Reply::Attached`].
+    /// Hand over the TAP made after the plan, as the first file descriptor beside this line. A pidfd of the
+    /// process that holds the namespace may follow, and then a lifeline. Answered by [`Reply::Attached`].
     Commit {
         /// What the TAP accepts.
         caps: TapCaps,
+        /// Whether the last descriptor is a lifeline: the node closes it when the pod's port goes, and the
+        /// process at its other end takes that as its own end.
+        #[serde(default)]
+        lifeline: bool,
     },
     /// Remove a pod's port; succeeds when there is none.
     Detach {
@@ -125,21 +130,6 @@ pub struct PodInfo {
     pub counters: PortCounters,
 }
 
-/// Counters of one port.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
-pub struct PortCounters {
-    /// Frames (super-frames count once) read from the pod.
-    pub frames_from_pod: u64,
-    /// Bytes read from the pod, without the virtio-net header.
-    pub bytes_from_pod: u64,
-    /// Frames written to the pod.
-    pub frames_to_pod: u64,
-    /// Bytes written to the pod.
-    pub bytes_to_pod: u64,
-    /// Frames of this pod that were dropped.
-    pub drops: u64,
-}
-
 /// A peer, as `podwire status` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PeerInfo {
@@ -167,47 +157,6 @@ pub struct PeerInfo {
     pub datagrams_from_peer: u64,
     /// Bytes accepted from it (UDP payload).
     pub bytes_from_peer: u64,
-}
-
-/// The node's frame and system-call counters.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
-pub struct NodeCounters {
-    /// Frames read from pods.
-    pub frames_from_pods: u64,
-    /// Datagrams received from the underlay.
-    pub datagrams_from_peers: u64,
-    /// Datagrams that were merged into the super-frame before them.
-    pub coalesced: u64,
-    /// Frames the node made itself (answers, ICMP errors, probes).
-    pub originated: u64,
-    /// Extra copies of broadcast and multicast frames.
-    pub copied: u64,
-    /// Frames written to pods.
-    pub frames_to_pods: u64,
-    /// Frames (before segmentation) sent to peers.
-    pub frames_to_peers: u64,
-    /// Datagrams sent to peers.
-    pub datagrams_to_peers: u64,
-    /// Frames the node took in and answered or used itself.
-    pub consumed: u64,
-    /// Frames dropped, all reasons.
-    pub dropped: u64,
-    /// Bytes read from TAPs.
-    pub tap_read_bytes: u64,
-    /// Read calls on TAPs that returned a frame.
-    pub tap_reads: u64,
-    /// Bytes written to TAPs.
-    pub tap_write_bytes: u64,
-    /// Write calls on TAPs.
-    pub tap_writes: u64,
-    /// Send calls on underlay sockets.
-    pub underlay_sends: u64,
-    /// Receive calls on the underlay socket that returned data.
-    pub underlay_recvs: u64,
-    /// Messages those receive calls returned (a GRO train is one).
-    pub underlay_messages: u64,
-    /// Times the worker woke up.
-    pub wakeups: u64,
 }
 
 /// Offloads in force, and what the kernel granted.
@@ -258,29 +207,6 @@ pub struct Status {
     pub drops: std::collections::BTreeMap<String, u64>,
     /// What a person should look at, worst first.
     pub problems: Vec<String>,
-}
-
-impl NodeCounters {
-    /// Frames and datagrams that came in, minus everything they became; zero when nothing got lost
-    /// uncounted. Drops are those of `dropped`.
-    pub fn imbalance(&self) -> i128 {
-        let came = i128::from(self.frames_from_pods)
-            + i128::from(self.datagrams_from_peers)
-            + i128::from(self.originated)
-            + i128::from(self.copied);
-        let went = i128::from(self.frames_to_pods)
-            + i128::from(self.frames_to_peers)
-            + i128::from(self.coalesced)
-            + i128::from(self.consumed)
-            + i128::from(self.dropped);
-        came - went
-    }
-
-    /// Record the sum of `drops`.
-    pub fn with_drops(mut self, drops: &Drops) -> Self {
-        self.dropped = drops.total();
-        self
-    }
 }
 
 /// What a node answers.

@@ -97,7 +97,8 @@ pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
         Target::Path(path) => request.netns = Some(absolute(path)?),
         Target::Pid(pid) => request.holder = Some(pid),
     }
-    let attached = attach(Client::connect(socket)?, &request, &netns)?;
+    // No lifeline: what made the namespace is not podwire's to end.
+    let attached = attach(Client::connect(socket)?, &request, &netns, None)?;
     if args.json {
         println!("{}", json(&attached.pod)?);
     } else {

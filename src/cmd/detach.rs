@@ -3,14 +3,17 @@
 use super::{Exit, Failure};
 use crate::api::{Client, Reply, Request};
 use crate::model::PodName;
-use crate::pod::pause;
 use std::path::Path;
 
 /// Take a pod off the node: its interface goes, its addresses become free.
 ///
-/// Succeeds when there is no such pod. A pod made by `podwire run --detach` ends with this; processes in other
-/// pods go on without a network.
+/// Succeeds when there is no such pod. A pod made by `podwire run` ends with this; processes in a namespace that
+/// was attached, or that `podwire exec` started, go on without a network.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  podwire detach web
+  podwire detach shop/db")]
 pub struct Args {
     /// The pod: NAMESPACE/NAME, or NAME in the namespace "default"
     pub name: PodName,
@@ -32,20 +35,16 @@ pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Detach `pod`, and end the pause process that podwire started for it.
+/// Detach `pod`; whether there was one.
 ///
 /// # Errors
 /// When the node cannot be asked.
 pub fn detach(client: &mut Client, pod: &PodName) -> Result<bool, Failure> {
-    let holder = super::pods::find(client, pod)?.and_then(|p| p.holder);
-    let Reply::Detached { existed } = client.call(&Request::Detach { pod: pod.clone() })? else {
-        return Err(Failure::new(
+    match client.call(&Request::Detach { pod: pod.clone() })? {
+        Reply::Detached { existed } => Ok(existed),
+        _ => Err(Failure::new(
             Exit::Failed,
             "the node's answer does not fit the question",
-        ));
-    };
-    if let Some(pid) = holder {
-        pause::end(pid);
+        )),
     }
-    Ok(existed)
 }

@@ -51,8 +51,8 @@ pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
         }
     }
     // Nothing needs to be dropped on this side: descriptors close on exec, and on failure this process ends.
-    let _ = hidden::exec(&command_or_shell(args.command));
-    std::process::exit(127)
+    let code = hidden::exec(&command_or_shell(args.command));
+    std::process::exit(code.into())
 }
 
 /// `command`, or the user's shell when it is empty.

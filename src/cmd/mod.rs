@@ -34,7 +34,7 @@ pub enum Exit {
     Unavailable = 4,
     /// The name, address, MAC or socket is taken.
     Taken = 5,
-    /// No such pod.
+    /// No such pod, namespace or process.
     NotFound = 6,
     /// Out of addresses or ports.
     Exhausted = 7,
@@ -106,7 +106,9 @@ Two nodes, a pod on each:
 
 Exit codes:
   0 done    1 failed    2 wrong usage or configuration    3 not permitted    4 no node answers
-  5 name, address, MAC or socket taken    6 no such pod    7 out of addresses or ports";
+  5 name, address, MAC or socket taken    6 no such pod, namespace or process
+  7 out of addresses or ports
+run and exec end with their command's code; 126 and 127 tell that it could not be run.";
 
 /// A pod network in user space: TAP, VXLAN over UDP, no root and no kernel module.
 #[derive(Parser)]

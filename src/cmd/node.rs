@@ -11,7 +11,7 @@ use crate::daemon::config::keys::{self, KEYS, Key};
 use crate::daemon::links::Host;
 use crate::daemon::listener::{ListenError, Listener};
 use crate::daemon::server::{End, Server, Wakers};
-use crate::daemon::standin as worker;
+use crate::daemon::worker;
 use clap::{Arg, ArgAction, ArgMatches};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -130,9 +130,6 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     })?;
     let (lifeline, worker_end) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
     let mut ended = worker_end.try_clone().map_err(|e| failed(e.to_string()))?;
-    log::warn!(
-        "this build has no data path yet: the node leases addresses and answers, but carries no frames"
-    );
     let handle = worker::spawn(&config, lifeline).map_err(failed)?;
     let wakers = Wakers {
         stop,

@@ -1,7 +1,7 @@
 //! `podwire pods`: the pods of this node.
 
 use super::attach::json;
-use super::table::table;
+use super::table::{age, bytes, table};
 use super::{Exit, Failure};
 use crate::api::{Client, PodInfo, Reply, Request};
 use crate::model::PodName;
@@ -9,6 +9,10 @@ use std::path::Path;
 
 /// List the pods of this node, with their addresses and traffic.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  podwire pods
+  podwire pods --json | jq -r '.[].addresses[]'")]
 pub struct Args {
     /// Print JSON: all there is, for programs
     #[arg(long)]
@@ -88,41 +92,4 @@ fn row(pod: &PodInfo) -> Vec<String> {
         age(pod.age_s),
         held,
     ]
-}
-
-/// A number of bytes in three digits: `512B`, `1.5K`, `23M`.
-pub fn bytes(n: u64) -> String {
-    let mut value = n as f64;
-    for unit in ["B", "K", "M", "G", "T"] {
-        // Below what would round up to the next unit.
-        if value < 999.5 {
-            let decimals = usize::from(value < 9.95 && unit != "B");
-            return format!("{value:.decimals$}{unit}");
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.0}P")
-}
-
-/// A time span in its largest unit: `45s`, `12m`, `3h`, `9d`.
-pub fn age(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m", seconds / 60),
-        3600..86_400 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_stay_short() {
-        let shown: Vec<_> = [0, 512, 1536, 24_117_248, u64::MAX].map(bytes).into();
-        assert_eq!(shown, ["0B", "512B", "1.5K", "23M", "16384P"]);
-        let ages: Vec<_> = [0, 59, 60, 7200, 900_000].map(age).into();
-        assert_eq!(ages, ["0s", "59s", "1m", "2h", "10d"]);
-    }
 }

@@ -14,6 +14,9 @@ use std::process::{Child, ExitStatus};
 
 /// Make a pod and run a command in it.
 ///
+/// The pod lives as long as the command and the node: when it is detached, or the node ends, the command gets
+/// SIGTERM.
+///
 /// The pod has namespaces of its own for users, network, mounts, host name and IPC; files and processes are
 /// the host's. You are root inside. When the command ends, so does the pod, and the command's exit code is the
 /// result (128 and the signal's number when a signal ended it). No root needed.
@@ -28,7 +31,7 @@ pub struct Args {
     #[command(flatten)]
     pub wishes: Wishes,
     /// Only make the pod and print the process id that holds it; it stays until `podwire detach`, or until
-    /// that process ends
+    /// that process or the node ends
     #[arg(short, long, conflicts_with = "command")]
     pub detach: bool,
     /// With --detach: print the pod as JSON
@@ -50,7 +53,7 @@ pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
     let signals = Signals::hold(&[SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM]).map_err(failed)?;
     let mut spec = Spec::new(&args.wishes.name.name);
     spec.tied = !args.detach;
-    let sandbox = spec.spawn()?;
+    let mut sandbox = spec.spawn()?;
     let attached = sandbox.attach(socket, args.wishes.request())?;
     if args.detach {
         let pid = sandbox.release();
@@ -61,6 +64,7 @@ pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
         }
         return Ok(());
     }
+    sandbox.leave_to_node();
     let command = command_or_shell(args.command);
     let child = sandbox.command(&command[0], &command[1..]).spawn();
     let status = child.and_then(|child| look_after(child, &sandbox, &signals));
@@ -85,7 +89,7 @@ fn look_after(mut child: Child, sandbox: &Sandbox, signals: &Signals) -> std::io
             return Ok(status);
         }
         if sandbox.ended() && !told {
-            eprintln!("podwire: the pod was detached; its command is told to end");
+            eprintln!("podwire: the pod was detached, or its node ended; its command is told to end");
             send(&child, SIGTERM);
             told = true;
         }

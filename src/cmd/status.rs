@@ -1,8 +1,10 @@
 //! `podwire status`: a node at a glance.
 
+use super::pods::listing;
+use super::table::{age, bytes, table};
 use super::{Exit, Failure, Paint, say};
-use crate::api::{Client, NodeCounters, PeerInfo, PodInfo, Reply, Request, Status};
-use crate::model::{DropReason, OffloadMode};
+use crate::api::{Client, PeerInfo, Reply, Request, Status};
+use crate::model::{DropReason, NodeCounters, OffloadMode};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -54,7 +56,7 @@ pub fn show(s: &Status, paint: Paint) -> String {
         paint.with(1, &s.node),
         s.version,
         s.pid,
-        span(s.uptime_s)
+        age(s.uptime_s)
     );
     let _ = writeln!(
         out,
@@ -70,21 +72,18 @@ pub fn show(s: &Status, paint: Paint) -> String {
     );
     let _ = writeln!(out, "  offloads  {}", offloads(s));
     let _ = writeln!(out, "  traffic   {}", traffic(&s.counters));
-    section(&mut out, paint, "problems", &s.problems, |p| {
-        vec![paint.with(33, "!"), p.clone()]
-    });
+    if !s.problems.is_empty() {
+        let _ = writeln!(out, "\n{}", paint.with(1, "problems"));
+    }
+    for problem in &s.problems {
+        let _ = writeln!(out, "  {} {problem}", paint.with(33, "!"));
+    }
     let head = [
         "PEER", "UNDERLAY", "SUBNETS", "HEARD", "RTT", "LOSS", "MTU", "SENT", "RECEIVED",
     ];
-    table(
-        &mut out,
-        paint,
-        "peers",
-        &head,
-        s.peers.iter().map(peer).collect(),
-    );
-    let head = ["POD", "ADDRESSES", "IF", "MTU", "AGE", "FROM", "TO", "DROPS"];
-    table(&mut out, paint, "pods", &head, s.pods.iter().map(pod).collect());
+    let peers: Vec<_> = s.peers.iter().map(peer).collect();
+    list(&mut out, paint, "peers", peers.len(), &table(&head, &peers));
+    list(&mut out, paint, "pods", s.pods.len(), &listing(&s.pods));
     let drops = s.drops.iter().map(|(label, n)| {
         let reason = DropReason::ALL.iter().find(|r| r.label() == label);
         vec![
@@ -93,13 +92,9 @@ pub fn show(s: &Status, paint: Paint) -> String {
             reason.map_or("", |r| r.explain()).into(),
         ]
     });
-    table(
-        &mut out,
-        paint,
-        "drops",
-        &["REASON", "COUNT", "MEANING"],
-        drops.collect(),
-    );
+    let drops: Vec<_> = drops.collect();
+    let drops_table = table(&["REASON", "COUNT", "MEANING"], &drops);
+    list(&mut out, paint, "drops", drops.len(), &drops_table);
     out
 }
 
@@ -139,7 +134,7 @@ fn peer(p: &PeerInfo) -> Vec<String> {
             .collect::<Vec<_>>()
             .join(","),
         p.last_heard_ms
-            .map_or("never".into(), |ms| format!("{} ago", span(ms / 1000))),
+            .map_or("never".into(), |ms| format!("{} ago", age(ms / 1000))),
         p.rtt_us
             .map_or("-".into(), |us| format!("{:.2} ms", us as f64 / 1000.0)),
         p.loss_percent.map_or("-".into(), |l| format!("{l} %")),
@@ -149,72 +144,18 @@ fn peer(p: &PeerInfo) -> Vec<String> {
     ]
 }
 
-fn pod(p: &PodInfo) -> Vec<String> {
-    vec![
-        p.pod.to_string(),
-        p.addresses
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(","),
-        p.ifname.clone(),
-        p.mtu.0.to_string(),
-        span(p.age_s),
-        bytes(p.counters.bytes_from_pod),
-        bytes(p.counters.bytes_to_pod),
-        p.counters.drops.to_string(),
-    ]
-}
-
-fn section<T>(out: &mut String, paint: Paint, title: &str, items: &[T], row: impl Fn(&T) -> Vec<String>) {
-    if !items.is_empty() {
-        let _ = writeln!(out, "\n{}", paint.with(1, title));
-        for item in items {
-            let _ = writeln!(out, "  {}", row(item).join(" "));
+/// A table under its title and the number of its rows; nothing when there are none.
+fn list(out: &mut String, paint: Paint, title: &str, rows: usize, table: &str) {
+    if rows > 0 {
+        let _ = writeln!(out, "\n{} ({rows})", paint.with(1, title));
+        for line in table.lines() {
+            let _ = writeln!(out, "  {line}");
         }
-    }
-}
-
-/// Aligned columns under a title; nothing when there are no rows.
-fn table(out: &mut String, paint: Paint, title: &str, head: &[&str], rows: Vec<Vec<String>>) {
-    if rows.is_empty() {
-        return;
-    }
-    let head: Vec<String> = head.iter().map(ToString::to_string).collect();
-    let widths: Vec<usize> = (0..head.len())
-        .map(|i| rows.iter().chain([&head]).map(|r| r[i].len()).max().unwrap_or(0))
-        .collect();
-    let line = |row: &[String]| {
-        let cells = row.iter().zip(&widths).map(|(c, w)| format!("{c:w$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
-    };
-    let _ = writeln!(out, "\n{} ({})", paint.with(1, title), rows.len());
-    let _ = writeln!(out, "  {}", line(&head));
-    for row in &rows {
-        let _ = writeln!(out, "  {}", line(row));
     }
 }
 
 fn ratio(n: u64, by: u64) -> f64 {
     if by == 0 { 0.0 } else { n as f64 / by as f64 }
-}
-
-fn span(s: u64) -> String {
-    match s {
-        0..120 => format!("{s} s"),
-        120..7200 => format!("{} min", s / 60),
-        7200..172_800 => format!("{} h", s / 3600),
-        _ => format!("{} d", s / 86_400),
-    }
-}
-
-fn bytes(n: u64) -> String {
-    match n {
-        0..10_000 => format!("{n} B"),
-        10_000..10_000_000 => format!("{} KB", n / 1000),
-        10_000_000..10_000_000_000 => format!("{} MB", n / 1_000_000),
-        _ => format!("{} GB", n / 1_000_000_000),
-    }
 }
 
 #[cfg(test)]
@@ -238,7 +179,7 @@ mod tests {
             pods: vec![],
             counters: NodeCounters {
                 tap_reads: 2,
-                tap_read_bytes: 128_000,
+                tap_read_bytes: 131_072,
                 ..Default::default()
             },
             drops: [("wrong_vni".to_string(), 3), ("ttl_exceeded".to_string(), 1234)].into(),
@@ -246,12 +187,12 @@ mod tests {
         };
         let page = show(&status, Paint(false));
         for line in [
-            "n1  podwire 0, pid 1, up 3 min",
-            "  traffic   64 KB a TAP read, 0 B a TAP write, 0.0 datagrams a send, 0.0 a receive, 0 dropped",
+            "n1  podwire 0, pid 1, up 3m",
+            "  traffic   64K a TAP read, 0B a TAP write, 0.0 datagrams a send, 0.0 a receive, 0 dropped",
             "problems",
             "  ! look here",
-            "  ttl_exceeded  1234   TTL or hop limit ran out here.",
-            "  wrong_vni     3      The VXLAN network identifier is not ours.",
+            "  ttl_exceeded   1234  TTL or hop limit ran out here.",
+            "  wrong_vni         3  The VXLAN network identifier is not ours.",
         ] {
             assert!(page.lines().any(|l| l == line), "{page}\nlacks {line}");
         }

@@ -8,6 +8,8 @@ pub mod ipam;
 pub mod links;
 pub mod listener;
 pub mod server;
+#[cfg(test)]
 pub mod standin;
 pub mod status;
 pub mod watch;
+pub mod worker;

@@ -73,6 +73,8 @@ pub struct Server<'w> {
     conversations: HashMap<Token, Conversation>,
     /// Process descriptors of the holders of pods' namespaces.
     holders: HashMap<Token, (PodName, OwnedFd)>,
+    /// What keeps the pause processes of pods that podwire made; closed with their ports.
+    lifelines: HashMap<PodName, OwnedFd>,
     next: usize,
     start: std::time::Instant,
 }
@@ -114,6 +116,7 @@ impl<'w> Server<'w> {
             netns,
             conversations: HashMap::new(),
             holders: HashMap::new(),
+            lifelines: HashMap::new(),
             next: FIRST,
             start: std::time::Instant::now(),
         };
@@ -298,14 +301,14 @@ impl<'w> Server<'w> {
                 from.reserved = Some(reservation);
                 Ok(Reply::Plan(plan))
             }
-            Request::Commit { caps } => {
+            Request::Commit { caps, lifeline } => {
                 let Some(reservation) = from.reserved.take() else {
                     return Err(Refusal::new(
                         ErrorKind::Usage,
                         "there is nothing to commit (ask to attach first)",
                     ));
                 };
-                self.commit(reservation, caps, fds)
+                self.commit(reservation, caps, fds, lifeline)
             }
             Request::Detach { pod } => {
                 self.forget(&pod);
@@ -331,13 +334,20 @@ impl<'w> Server<'w> {
         }
     }
 
-    fn commit(&mut self, of: Reservation, caps: TapCaps, fds: Vec<OwnedFd>) -> Result<Reply, Refusal> {
+    fn commit(
+        &mut self,
+        of: Reservation,
+        caps: TapCaps,
+        mut fds: Vec<OwnedFd>,
+        lifeline: bool,
+    ) -> Result<Reply, Refusal> {
+        let lifeline = if lifeline { fds.pop() } else { None };
         let mut fds = fds.into_iter();
         let (Some(tap), holder, None) = (fds.next(), fds.next(), fds.next()) else {
             self.admin.cancel(of);
             return Err(Refusal::new(
                 ErrorKind::Usage,
-                "one or two descriptors belong to a commit: the TAP, and a pidfd of the holder",
+                "a commit comes with the TAP, a pidfd of its holder if it has one, and the lifeline if it says so",
             ));
         };
         let (pod, netns, pid) = (
@@ -346,6 +356,9 @@ impl<'w> Server<'w> {
             of.request.holder,
         );
         let info = self.admin.commit(of, caps, tap, self.now())?;
+        if let Some(lifeline) = lifeline {
+            self.lifelines.insert(pod.clone(), lifeline);
+        }
         let holder = holder.or_else(|| open_holder(pid, netns.as_deref()));
         let mut watched = false;
         if let Some(holder) = holder {
@@ -388,9 +401,10 @@ impl<'w> Server<'w> {
         }
     }
 
-    /// Watch for a pod no longer.
+    /// Watch for a pod no longer, and let what podwire started for it end.
     fn forget(&mut self, pod: &PodName) {
         self.netns.remove(pod);
+        self.lifelines.remove(pod);
         let tokens: Vec<Token> = self
             .holders
             .iter()

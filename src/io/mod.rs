@@ -1,1 +1,8 @@
-//! Safe owners of TAPs and underlay sockets. Nothing here yet.
+//! Safe owners of what the data path talks to: pods' TAPs and the underlay's sockets. No decisions here; how
+//! the kernel's answers are to be understood is all.
+
+mod tap;
+mod underlay;
+
+pub use tap::Tap;
+pub use underlay::{Options, Receiver, SLOTS, Sender, open};

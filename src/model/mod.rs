@@ -1,11 +1,13 @@
 //! The words of podwire: names, addresses, peers, changes and drop reasons. Plain data, no behaviour that
 //! needs a clock or a socket.
 
+mod counters;
 mod drop;
 mod mac;
 mod peer;
 mod pod;
 
+pub use counters::{NodeCounters, PortCounters};
 pub use drop::{DropReason, Drops};
 pub use mac::Mac;
 pub use peer::{

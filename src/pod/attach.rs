@@ -5,13 +5,14 @@ use crate::api::{ApiError, AttachRequest, Client, ErrorKind, PodInfo, Reply, Req
 use crate::sys::ns::{NetNs, NsError, Target};
 use crate::sys::tap::{self, TapError};
 use serde::{Deserialize, Serialize};
-use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-/// The hidden verb of [`in_child`]: an order on stdin, the outcome on stdout, both JSON.
+/// The hidden verb of [`in_child`]: `podwire __attach ORDER`, with the pod's lifeline as stdin and the outcome on
+/// stdout; order and outcome are JSON.
 pub const VERB: &str = "__attach";
 
 /// A pod that hangs on the node.
@@ -100,11 +101,17 @@ impl AttachError {
 
 /// Attach the pod in `netns`, which the calling process enters for good.
 ///
-/// The calling process must have one thread only, unless it is privileged over the namespace.
+/// The calling process must have one thread only, unless it is privileged over the namespace. The node holds
+/// `lifeline` as long as the pod has a port; see [`super::pause`].
 ///
 /// # Errors
 /// See [`AttachError`].
-pub fn attach(mut client: Client, request: &AttachRequest, netns: &NetNs) -> Result<Attached, AttachError> {
+pub fn attach(
+    mut client: Client,
+    request: &AttachRequest,
+    netns: &NetNs,
+    lifeline: Option<BorrowedFd<'_>>,
+) -> Result<Attached, AttachError> {
     tap::check_name(&request.ifname)?;
     let Reply::Plan(plan) = client.call(&Request::Attach(request.clone()))? else {
         return Err(AttachError::Answer);
@@ -114,40 +121,43 @@ pub fn attach(mut client: Client, request: &AttachRequest, netns: &NetNs) -> Res
     let (tap, caps) = tap::create(&request.ifname, plan.offload)?;
     link::configure(&request.ifname, &plan)?;
     let in_namespace = started.elapsed();
-    let fds: Vec<_> = [Some(tap.as_fd()), netns.holder()]
+    let commit = Request::Commit {
+        caps,
+        lifeline: lifeline.is_some(),
+    };
+    let fds: Vec<_> = [Some(tap.as_fd()), netns.holder(), lifeline]
         .into_iter()
         .flatten()
         .collect();
-    match client.call_with_fds(&Request::Commit { caps }, &fds)? {
+    match client.call_with_fds(&commit, &fds)? {
         Reply::Attached(pod) => Ok(Attached { pod, in_namespace }),
         _ => Err(AttachError::Answer),
     }
 }
 
 /// Attach the pod of the process `request.holder` through a helper process, so that the caller stays where it
-/// is and may have threads. `program` is podwire's binary.
+/// is and may have threads. `program` is podwire's binary, `lifeline` that of the process.
 ///
 /// # Errors
 /// See [`AttachError`]; those of the helper arrive as [`AttachError::Relayed`].
-pub fn in_child(program: &Path, socket: &Path, request: &AttachRequest) -> Result<Attached, AttachError> {
+pub fn in_child(
+    program: &Path,
+    socket: &Path,
+    request: &AttachRequest,
+    lifeline: BorrowedFd<'_>,
+) -> Result<Attached, AttachError> {
     let order = Order {
         socket: socket.into(),
         request: request.clone(),
     };
-    let order = serde_json::to_vec(&order).map_err(|e| AttachError::Helper(e.into()))?;
-    let mut child = Command::new(program)
-        .arg(VERB)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
+    let order = serde_json::to_string(&order).map_err(|e| AttachError::Helper(e.into()))?;
+    let lifeline = lifeline.try_clone_to_owned().map_err(AttachError::Helper)?;
+    let output = Command::new(program)
+        .args([VERB, &order])
+        .stdin(lifeline)
+        .stderr(Stdio::inherit())
+        .output()
         .map_err(AttachError::Helper)?;
-    // Dropping the pipe is what tells the helper that the order is complete.
-    let sent = child
-        .stdin
-        .take()
-        .map_or(Ok(()), |mut pipe| pipe.write_all(&order));
-    let output = child.wait_with_output().map_err(AttachError::Helper)?;
-    sent.map_err(AttachError::Helper)?;
     match serde_json::from_slice(&output.stdout).map_err(|e| AttachError::Helper(e.into()))? {
         Outcome::Attached(attached) => Ok(attached),
         Outcome::Failed { message, blame } => Err(AttachError::Relayed { message, blame }),
@@ -167,8 +177,8 @@ enum Outcome {
 }
 
 /// Body of the hidden command behind [`in_child`].
-pub fn main() -> ExitCode {
-    let outcome = match helper() {
+pub fn main(order: &str) -> ExitCode {
+    let outcome = match helper(order) {
         Ok(attached) => Outcome::Attached(attached),
         Err(e) => Outcome::Failed {
             message: e.to_string(),
@@ -181,9 +191,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn helper() -> Result<Attached, AttachError> {
-    let order: Order = serde_json::from_reader(io::stdin()).map_err(|e| AttachError::Helper(e.into()))?;
+fn helper(order: &str) -> Result<Attached, AttachError> {
+    let order: Order = serde_json::from_str(order).map_err(|e| AttachError::Helper(e.into()))?;
     let holder = order.request.holder.unwrap_or_default();
     let netns = NetNs::open(&Target::Pid(holder))?;
-    attach(Client::connect(&order.socket)?, &order.request, &netns)
+    let lifeline = io::stdin();
+    attach(
+        Client::connect(&order.socket)?,
+        &order.request,
+        &netns,
+        Some(lifeline.as_fd()),
+    )
 }

@@ -34,7 +34,7 @@ pub fn main() -> Option<ExitCode> {
             let parent = parent(&argv.next()?)?;
             Some(enter(pid, parent, argv.collect()))
         }
-        attach::VERB => Some(attach::main()),
+        attach::VERB => Some(attach::main(argv.next()?.to_str()?)),
         TIED => {
             let parent = parent(&argv.next()?)?;
             Some(tied(parent, argv.collect()))
@@ -44,17 +44,17 @@ pub fn main() -> Option<ExitCode> {
 }
 
 /// Replace this process by `command`; returns only when that fails, with the exit code shells use.
-pub fn exec(command: &[OsString]) -> ExitCode {
+pub fn exec(command: &[OsString]) -> u8 {
     let Some((program, args)) = command.split_first() else {
-        return ExitCode::from(127);
+        return 127;
     };
     let e = Command::new(program).args(args).exec();
     eprintln!("podwire: {} cannot be run in the pod: {e}", program.display());
-    ExitCode::from(if e.kind() == io::ErrorKind::NotFound {
+    if e.kind() == io::ErrorKind::NotFound {
         127
     } else {
         126
-    })
+    }
 }
 
 fn enter(pid: u32, parent: Option<u32>, command: Vec<OsString>) -> ExitCode {
@@ -67,7 +67,7 @@ fn enter(pid: u32, parent: Option<u32>, command: Vec<OsString>) -> ExitCode {
         eprintln!("podwire: {e}");
         return ExitCode::from(126);
     }
-    exec(&command)
+    ExitCode::from(exec(&command))
 }
 
 fn tied(parent: Option<u32>, args: Vec<OsString>) -> ExitCode {

@@ -15,7 +15,8 @@
 //!
 //! Nothing has to be undone by hand: closing the TAP deletes the interface, closing the connection frees the
 //! reservation. A [`sandbox`] is a pod that podwire makes itself; its namespaces live as long as a tiny
-//! [`pause`] process.
+//! [`pause`] process, which in turn lives as long as somebody holds its lifeline. That one travels beside the TAP,
+//! so that closing it ends the pod.
 
 pub mod attach;
 pub mod hidden;

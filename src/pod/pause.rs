@@ -1,5 +1,5 @@
 //! The process that holds a sandbox's namespaces: made by re-executing podwire, it sets itself up in step with
-//! its parent and then sleeps until a signal ends it.
+//! its parent and then sleeps until its lifeline is cut.
 //!
 //! ```text
 //!  parent                          pause
@@ -7,8 +7,14 @@
 //!    | <--------------- "unshared" --- |
 //!    |  writes its uid and gid maps    |
 //!    | --- "mapped" -----------------> |  host name, /sys, death signal
-//!    | <------------------ "ready" --- |  lets go of the terminal and all pipes, sleeps
+//!    | <------------------ "ready" --- |  lets go of the terminal, sleeps
+//!    |  keeps its end of the pipe      |  ends when nobody holds the other end of the pipe
 //! ```
+//!
+//! The pipe to its standard input becomes the lifeline. Its parent holds an end, and the node gets one beside
+//! the TAP, so that a pod which podwire made ends with its port: at a detach, and when the node ends, killed or
+//! not. Nobody ever signals a process by its number, and what `podwire attach --pid` names has no lifeline to
+//! be cut.
 //!
 //! It is a process and not a thread or a bind mount because a rootless namespace can be kept by nothing else,
 //! and an image of its own because a fork of a threaded program may do next to nothing safely.
@@ -28,9 +34,11 @@ pub const VERB: &str = "__pause";
 /// Body of the hidden command.
 pub fn main(hostname: &str, parent: Option<u32>) -> ExitCode {
     match settle(hostname, parent) {
-        Ok(()) => loop {
-            rustix::event::pause();
-        },
+        Ok(()) => {
+            // Nobody writes; what comes all the same means nothing.
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            ExitCode::SUCCESS
+        }
         Err((step, e)) => {
             // To the parent, which turns it into a sentence; when it is gone, nobody wants to know.
             let errno = e.raw_os_error().unwrap_or_default();
@@ -38,23 +46,6 @@ pub fn main(hostname: &str, parent: Option<u32>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// End a pause process that podwire started, if `pid` is one, so that a detached pod goes with its port.
-///
-/// The command line is compared after the process is pinned by a pidfd: a number that went to another
-/// process meanwhile hits nobody.
-pub fn end(pid: u32) -> bool {
-    let Ok(pidfd) = ns::pidfd(pid) else {
-        return false;
-    };
-    let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else {
-        return false;
-    };
-    let mut words = line.split(|b| *b == 0);
-    words.next() == Some(b"podwire")
-        && words.next() == Some(VERB.as_bytes())
-        && rustix::process::pidfd_send_signal(&pidfd, Signal::TERM).is_ok()
 }
 
 fn settle(hostname: &str, parent: Option<u32>) -> Result<(), (&'static str, io::Error)> {
@@ -86,7 +77,6 @@ fn settle(hostname: &str, parent: Option<u32>) -> Result<(), (&'static str, io::
     println!("ready");
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     let redirected = null.and_then(|null: OwnedFd| {
-        rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)
     });

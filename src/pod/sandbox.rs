@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// Why a sandbox could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,6 @@ impl Spec {
     /// See [`SandboxError`]; nothing is left then.
     pub fn spawn(self) -> Result<Sandbox, SandboxError> {
         let child = Command::new(&self.program)
-            // The name `pause::end` looks for.
             .arg0("podwire")
             .args([pause::VERB, &self.hostname, &self.parent()])
             .stdin(Stdio::piped())
@@ -79,10 +78,11 @@ impl Spec {
         let pidfd = ns::pidfd(child.id());
         let mut pause = Reaper(Some(child));
         let pidfd = pidfd?;
-        pause.settle()?;
+        let lifeline = pause.settle()?;
         Ok(Sandbox {
             pause,
             pidfd,
+            lifeline: Some(lifeline),
             spec: self,
         })
     }
@@ -100,6 +100,8 @@ impl Spec {
 pub struct Sandbox {
     pause: Reaper,
     pidfd: OwnedFd,
+    /// This side's end, until the pod is left to the node.
+    lifeline: Option<ChildStdin>,
     spec: Spec,
 }
 
@@ -146,15 +148,23 @@ impl Sandbox {
     /// Hang the sandbox on the node at `socket`; `request.holder` is filled in.
     ///
     /// # Errors
-    /// See [`AttachError`].
+    /// See [`AttachError`]; a sandbox that was left to a node cannot be attached once more.
     pub fn attach(&self, socket: &Path, mut request: AttachRequest) -> Result<Attached, AttachError> {
+        let lifeline = self.lifeline.as_ref().ok_or(NsError::NoProcess(self.pid()))?;
         request.holder = Some(self.pid());
-        attach::in_child(&self.spec.program, socket, &request)
+        attach::in_child(&self.spec.program, socket, &request, lifeline.as_fd())
     }
 
-    /// Let the pause live on, and give its process id.
+    /// From now on the sandbox ends with the port of the pod that was made of it, at the latest: with a detach
+    /// and with the node.
+    pub fn leave_to_node(&mut self) {
+        self.lifeline = None;
+    }
+
+    /// Let the pause live on as long as its pod has a port, and give its process id.
     pub fn release(mut self) -> u32 {
         let pid = self.pid();
+        self.leave_to_node();
         self.pause.0 = None;
         pid
     }
@@ -165,8 +175,8 @@ impl Sandbox {
 struct Reaper(Option<Child>);
 
 impl Reaper {
-    /// The parent's side of the handshake drawn in [`pause`].
-    fn settle(&mut self) -> Result<(), SandboxError> {
+    /// The parent's side of the handshake drawn in [`pause`]; gives the lifeline.
+    fn settle(&mut self) -> Result<ChildStdin, SandboxError> {
         let child = self.0.as_mut();
         let broken = || SandboxError::Start(io::ErrorKind::BrokenPipe.into());
         let child = child.ok_or_else(broken)?;
@@ -175,7 +185,8 @@ impl Reaper {
         expect(&mut from, "unshared")?;
         idmap::map_child(child.id()).map_err(SandboxError::IdMap)?;
         to.write_all(b"mapped\n").map_err(SandboxError::Start)?;
-        expect(&mut from, "ready")
+        expect(&mut from, "ready")?;
+        Ok(to)
     }
 }
 

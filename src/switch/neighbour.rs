@@ -7,6 +7,7 @@
 //! the asker, and what it says of itself is true.
 
 use crate::model::{DropReason, Mac};
+use crate::wire::bytes::array;
 use crate::wire::{ETH_LEN, EthView, Headers, IPV6_LEN, L3, proto};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -127,6 +128,13 @@ pub fn is_neighbour_discovery(frame: &[u8], h: &Headers) -> bool {
         && h.proto == proto::ICMPV6
         && h.l4 < h.end
         && frame.get(h.l4).is_some_and(|kind| (133..=137).contains(kind))
+}
+
+/// The address a neighbour solicitation asks for, unless it is one of duplicate address detection. `frame`
+/// was found to be neighbour discovery.
+pub fn solicited(frame: &[u8], h: &Headers) -> Option<Ipv6Addr> {
+    let asks = frame.get(h.l4) == Some(&135) && h.src(frame) != IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    asks.then(|| Ipv6Addr::from(array::<16>(frame, h.l4 + 8)))
 }
 
 /// Write a gratuitous ARP: tell all that `mac` holds `ip` (an ARP announcement, RFC 5227 section 2.3).

@@ -111,8 +111,12 @@ fn plan(client: &mut Client, request: AttachRequest) -> Result<AttachPlan, ApiEr
 }
 
 fn commit(client: &mut Client, fds: &[BorrowedFd<'_>]) -> Result<PodInfo, ApiError> {
+    give(client, fds, false)
+}
+
+fn give(client: &mut Client, fds: &[BorrowedFd<'_>], lifeline: bool) -> Result<PodInfo, ApiError> {
     let caps = TapCaps::default();
-    match client.call_with_fds(&Request::Commit { caps }, fds)? {
+    match client.call_with_fds(&Request::Commit { caps, lifeline }, fds)? {
         Reply::Attached(info) => Ok(info),
         other => panic!("{other:?}"),
     }
@@ -221,6 +225,30 @@ fn pods_whose_namespace_vanishes_are_removed() {
     node.pods(0);
     holder.wait().unwrap();
     node.stop();
+}
+
+#[test]
+fn lifelines_are_cut_with_ports() {
+    let node = Node::start();
+    let mut client = node.client();
+    let mut ends = Vec::new();
+    for pod in ["a", "b", "c"] {
+        let (near, far) = UnixStream::pair().unwrap();
+        near.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        plan(&mut client, want(pod)).unwrap();
+        // Without a TAP beside it, it is not taken for one.
+        assert!(give(&mut client, &[far.as_fd()], true).is_err());
+        plan(&mut client, want(pod)).unwrap();
+        give(&mut client, &[tap().as_fd(), far.as_fd()], true).unwrap();
+        ends.push(near);
+    }
+    let cut = |mut end: &UnixStream| end.read(&mut [0]).ok();
+    assert_eq!(ends.iter().map(cut).collect::<Vec<_>>(), [None; 3]);
+    let pod = "a".parse().unwrap();
+    client.call(&Request::Detach { pod }).unwrap();
+    assert_eq!(ends.iter().map(cut).collect::<Vec<_>>(), [Some(0), None, None]);
+    node.stop();
+    assert_eq!(ends.iter().map(cut).collect::<Vec<_>>(), [Some(0); 3]);
 }
 
 #[test]

@@ -1,0 +1,448 @@
+//! The worker thread: the one place where the data path meets system calls.
+//!
+//! ```text
+//! poll (only when dry) -> a turn: each ready TAP, at most 32 frames; flush; each ready socket; own packets
+//! ```
+//!
+//! Readiness is edge-triggered, so a TAP or socket stays on the list of the ready until a read says that it is
+//! empty. An idle node sleeps in `poll` without a timeout. When the underlay is full the worker stops reading
+//! TAPs and waits for room: back-pressure, and the pods' own queues decide what is lost.
+
+use super::admin::{self, Worker};
+use super::command::{Command, Report};
+use super::config::{Config, Dscp};
+use crate::api::{OffloadInfo, PeerInfo};
+use crate::buf::{Arena, Message, Progress, Span};
+use crate::datapath::{Exits, FRAME_ROOM, Node, Settings};
+use crate::io::{self, Receiver, Sender, Tap};
+use crate::model::{Instant, NodeCounters, OffloadMode, PodName, PortId, PortSpec};
+use crate::wire::VnetHdr;
+use crossbeam_channel::{Receiver as Orders, Sender as Outlet, bounded};
+use ipnet::IpNet;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Frames read from a TAP before the next one has its turn.
+const BUDGET: usize = 32;
+/// Memory for frames of pods: a super-frame and its headers, and many small ones.
+const ARENA: usize = 4 * FRAME_ROOM;
+/// Orders that may wait.
+const ORDERS: usize = 256;
+
+// Tokens below these are port numbers.
+const WAKER: Token = Token(1 << 20);
+const RECEIVE: usize = 1 << 21;
+const SEND: Token = Token(1 << 22);
+
+/// A running worker.
+pub struct Handle {
+    orders: Outlet<Command>,
+    waker: Arc<Waker>,
+    underlay: Vec<SocketAddr>,
+    thread: JoinHandle<()>,
+}
+
+/// Bind the sockets and start the thread; `lifeline` is held until it ends.
+///
+/// # Errors
+/// A sentence for people: which socket cannot be bound, and what to set.
+pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, String> {
+    let options = io::Options {
+        senders: config.source_ports,
+        gso: config.udp_gso,
+        gro: config.udp_gro,
+        receive_buffer: config.receive_buffer,
+        send_buffer: config.send_buffer,
+    };
+    let (receiver, sender) = io::open(&config.underlay(), &options)?;
+    let underlay = receiver.addresses();
+    let node = Node::new(Settings {
+        local: config.local_node(),
+        dscp: match config.dscp {
+            Dscp::Inherit => None,
+            Dscp::Fixed(dscp) => Some(dscp),
+        },
+        udp_gso: sender.gso,
+        partial_checksums: config.partial_checksums,
+        broadcast_per_second: config.broadcast_per_second,
+        sockets: config.source_ports,
+        underlay: sender.families(),
+        seed: RandomState::new().hash_one(std::process::id()),
+    });
+    let failed = |e: std::io::Error| format!("the data path cannot be set up: {e}");
+    let poll = Poll::new().map_err(failed)?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(failed)?);
+    for (i, fd) in receiver.raw().enumerate() {
+        let source = &mut SourceFd(&fd);
+        poll.registry()
+            .register(source, Token(RECEIVE + i), Interest::READABLE)
+            .map_err(failed)?;
+    }
+    let (orders, inlet) = bounded(ORDERS);
+    let sockets = underlay.len();
+    let mut worker = Loop {
+        node,
+        exits: Outlets {
+            taps: Vec::new(),
+            sender,
+        },
+        receiver,
+        arena: Arena::new(ARENA),
+        poll,
+        orders: inlet,
+        ready_taps: Vec::new(),
+        ready_sockets: vec![true; sockets],
+        blocked: false,
+        mode: config.tap,
+        counters: NodeCounters::default(),
+        start: std::time::Instant::now(),
+    };
+    let thread = std::thread::Builder::new().name("worker".into()).spawn(move || {
+        let _held = lifeline;
+        worker.run();
+    });
+    Ok(Handle {
+        orders,
+        waker,
+        underlay,
+        thread: thread.map_err(failed)?,
+    })
+}
+
+impl Handle {
+    /// Wait for its end, which [`Command::Stop`] brings about.
+    pub fn join(self) {
+        let _ = self.thread.join();
+    }
+}
+
+impl Worker for Handle {
+    fn send(&self, command: Command) -> Result<(), String> {
+        self.orders
+            .send_timeout(command, Duration::from_secs(1))
+            .map_err(|_| "the data path takes no orders (see the log)".to_string())?;
+        self.waker.wake().map_err(|e| e.to_string())
+    }
+
+    fn underlay(&self) -> Vec<SocketAddr> {
+        self.underlay.clone()
+    }
+}
+
+/// Where the data path's frames go.
+struct Outlets {
+    taps: Vec<Option<Tap>>,
+    sender: Sender,
+}
+
+impl Exits for Outlets {
+    fn to_pod(&mut self, port: PortId, vnet: &VnetHdr, head: &[u8], memory: &[u8], pieces: &[Span]) -> bool {
+        match self.taps.get_mut(usize::from(port.0)) {
+            Some(Some(tap)) => tap.write(vnet, head, memory, pieces),
+            _ => false,
+        }
+    }
+
+    fn to_peers(&mut self, messages: &[Message], memory: &[u8]) -> Progress {
+        self.sender.send(messages, memory)
+    }
+}
+
+struct Loop {
+    node: Node,
+    exits: Outlets,
+    receiver: Receiver,
+    arena: Arena,
+    poll: Poll,
+    orders: Orders<Command>,
+    /// Ports whose TAP may have frames, each at most once.
+    ready_taps: Vec<PortId>,
+    ready_sockets: Vec<bool>,
+    /// The underlay is full.
+    blocked: bool,
+    mode: OffloadMode,
+    /// Of TAPs that are gone, and wake-ups.
+    counters: NodeCounters,
+    start: std::time::Instant,
+}
+
+impl Loop {
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(256);
+        loop {
+            let busy = self.ready_sockets.contains(&true) || !(self.blocked || self.ready_taps.is_empty());
+            let timeout = busy.then_some(Duration::ZERO);
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) => {
+                    log::error!("the data path cannot wait for events: {e}");
+                    return;
+                }
+            }
+            self.counters.wakeups += u64::from(!busy);
+            let mut woken = false;
+            for event in &events {
+                match event.token() {
+                    WAKER => woken = true,
+                    SEND => self.unblock(),
+                    Token(t) if t >= RECEIVE => self.ready_sockets[t - RECEIVE] = true,
+                    Token(t) => self.tap_is_ready(PortId(t as u16)),
+                }
+            }
+            if woken && !self.obey() {
+                return;
+            }
+            self.turn();
+        }
+    }
+
+    fn now(&self) -> Instant {
+        let us = self.start.elapsed().as_micros();
+        // From one second on, so that zero is never "now".
+        Instant::from_micros(i64::try_from(us).unwrap_or(i64::MAX - 1_000_000) + 1_000_000)
+    }
+
+    fn tap_is_ready(&mut self, port: PortId) {
+        if !self.ready_taps.contains(&port) {
+            self.ready_taps.push(port);
+        }
+    }
+
+    /// Each ready TAP and socket once.
+    fn turn(&mut self) {
+        let now = self.now();
+        if !self.blocked {
+            let mut ready = std::mem::take(&mut self.ready_taps);
+            ready.retain(|port| self.drain_tap(*port, now));
+            self.ready_taps = ready;
+            self.flush(now);
+        }
+        for i in 0..self.ready_sockets.len() {
+            if self.ready_sockets[i] {
+                let (node, exits) = (&mut self.node, std::cell::RefCell::new(&mut self.exits));
+                let node = std::cell::RefCell::new(node);
+                let (lost, more) = self.receiver.receive(
+                    i,
+                    |memory, message| {
+                        node.borrow_mut()
+                            .from_peer(memory, message, now, *exits.borrow_mut())
+                    },
+                    |memory| node.borrow_mut().deliver_trains(memory, *exits.borrow_mut()),
+                );
+                if lost > 0 {
+                    self.node.lost_by_kernel(lost);
+                }
+                self.ready_sockets[i] = more;
+            }
+        }
+        if !self.blocked {
+            self.node.send_own(&mut self.arena, now, &mut self.exits);
+            self.flush(now);
+        }
+    }
+
+    /// Read a TAP's frames; whether there may be more.
+    fn drain_tap(&mut self, port: PortId, now: Instant) -> bool {
+        for _ in 0..BUDGET {
+            if self.arena.room() < FRAME_ROOM {
+                self.flush(now);
+            } else if !self.node.is_blocked() {
+                self.arena.rewind(0);
+            }
+            if self.blocked {
+                return true;
+            }
+            let Some(Some(tap)) = self.exits.taps.get_mut(usize::from(port.0)) else {
+                return false;
+            };
+            match tap.read(&mut self.arena) {
+                Ok(Some(frame)) => self
+                    .node
+                    .from_pod(port, &mut self.arena, frame, now, &mut self.exits),
+                Ok(None) => return false,
+                Err(e) => {
+                    let pod = self.node.ports().spec(port).map(|s| s.pod.to_string());
+                    log::warn!("the TAP of pod {} cannot be read: {e}", pod.unwrap_or_default());
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Send what waits; when the underlay is full, begin to wait for room.
+    fn flush(&mut self, now: Instant) {
+        if self.node.flush(&mut self.arena, now, &mut self.exits) {
+            self.arena.rewind(0);
+            return;
+        }
+        if !self.blocked {
+            self.blocked = true;
+            for fd in self.exits.sender.raw() {
+                self.watch_send(fd, true);
+            }
+        }
+    }
+
+    /// There may be room again.
+    fn unblock(&mut self) {
+        let now = self.now();
+        if self.blocked && self.node.flush(&mut self.arena, now, &mut self.exits) {
+            self.arena.rewind(0);
+            self.blocked = false;
+            for fd in self.exits.sender.raw() {
+                self.watch_send(fd, false);
+            }
+        }
+    }
+
+    /// Sending sockets are watched only while one is full: otherwise each datagram sent would be an event.
+    fn watch_send(&self, fd: RawFd, on: bool) {
+        let registry = self.poll.registry();
+        let source = &mut SourceFd(&fd);
+        let done = match on {
+            true => registry.register(source, SEND, Interest::WRITABLE),
+            false => registry.deregister(source),
+        };
+        if let Err(e) = done {
+            log::error!("a sending socket cannot be watched: {e}");
+        }
+    }
+
+    /// Do what the control thread ordered; `false` at the end.
+    fn obey(&mut self) -> bool {
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Command::Change(change) => {
+                    if let Err(what) = self.node.apply(change) {
+                        log::warn!("{what}");
+                    }
+                }
+                Command::AddPort { spec, tap, reply } => {
+                    let _ = reply.send(self.add_port(spec, tap));
+                }
+                Command::RemovePort { pod, reply } => {
+                    self.remove_port(&pod);
+                    let _ = reply.send(());
+                }
+                Command::Report { reply } => {
+                    let now = self.now();
+                    self.node.probe_peers(now);
+                    let _ = reply.send(self.report(now));
+                }
+                Command::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn add_port(&mut self, spec: PortSpec, fd: OwnedFd) -> Result<PortId, String> {
+        let pod = spec.pod.clone();
+        let tap = Tap::new(fd, spec.caps.vnet_hdr);
+        let port = self.node.add_port(spec).map_err(|e| e.to_string())?;
+        let token = Token(usize::from(port.0));
+        let fd = tap.raw();
+        if let Err(e) = self
+            .poll
+            .registry()
+            .register(&mut SourceFd(&fd), token, Interest::READABLE)
+        {
+            self.node.remove_port(&pod);
+            return Err(format!("the TAP of pod {pod} cannot be watched: {e}"));
+        }
+        let at = usize::from(port.0);
+        if self.exits.taps.len() <= at {
+            self.exits.taps.resize_with(at + 1, || None);
+        }
+        self.exits.taps[at] = Some(tap);
+        self.tap_is_ready(port);
+        Ok(port)
+    }
+
+    fn remove_port(&mut self, pod: &PodName) {
+        let Some(port) = self.node.remove_port(pod) else {
+            return;
+        };
+        self.ready_taps.retain(|p| *p != port);
+        if let Some(tap) = self.exits.taps[usize::from(port.0)].take() {
+            let fd = tap.raw();
+            let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+            add(&mut self.counters, &tap);
+        }
+    }
+
+    fn report(&self, now: Instant) -> Report {
+        let mut counters = NodeCounters {
+            wakeups: self.counters.wakeups,
+            tap_reads: self.counters.tap_reads,
+            tap_read_bytes: self.counters.tap_read_bytes,
+            tap_writes: self.counters.tap_writes,
+            tap_write_bytes: self.counters.tap_write_bytes,
+            underlay_sends: self.exits.sender.calls,
+            underlay_recvs: self.receiver.calls,
+            underlay_messages: self.receiver.messages,
+            ..self.node.counters()
+        };
+        for tap in self.exits.taps.iter().flatten() {
+            add(&mut counters, tap);
+        }
+        let settings = self.node.settings();
+        let local = &settings.local;
+        let ports = self
+            .node
+            .ports()
+            .iter()
+            .filter_map(|(id, spec)| Some((spec.pod.clone(), self.node.port_counters(id)?.clone())));
+        let peers = self.node.peers().iter().map(|(_, state)| {
+            let four = state.peer.subnet4.map(IpNet::from);
+            PeerInfo {
+                name: state.peer.name.to_string(),
+                underlay: state.peer.underlay,
+                subnets: four
+                    .into_iter()
+                    .chain(state.peer.subnet6.map(IpNet::from))
+                    .collect(),
+                last_heard_ms: state.last_heard.map(|at| (now - at).total_millis()),
+                rtt_us: state.probes.rtt_us(),
+                loss_percent: state.probes.loss_percent(),
+                pod_mtu: state.pod_mtu(state.peer.subnet4.is_none(), local.underlay_mtu),
+                gso: state.gso,
+                datagrams_to_peer: state.datagrams_to,
+                bytes_to_peer: state.bytes_to,
+                datagrams_from_peer: state.datagrams_from,
+                bytes_from_peer: state.bytes_from,
+            }
+        });
+        let plain = self.node.ports().iter().any(|(_, spec)| !spec.caps.vnet_hdr);
+        Report {
+            counters,
+            drops: self.node.drops().clone(),
+            ports: ports.collect(),
+            peers: peers.collect(),
+            offloads: OffloadInfo {
+                tap: if plain { OffloadMode::Off } else { self.mode },
+                udp_gso: self.exits.sender.gso,
+                udp_gro: self.receiver.gro,
+                receive_buffer: self.receiver.buffer,
+                send_buffer: self.exits.sender.buffer,
+                gso_max_segs: admin::gso_max_segs(local.pod_mtu, settings.underlay.1),
+            },
+        }
+    }
+}
+
+/// Add a TAP's share of the calls.
+fn add(counters: &mut NodeCounters, tap: &Tap) {
+    counters.tap_reads += tap.reads;
+    counters.tap_read_bytes += tap.read_bytes;
+    counters.tap_writes += tap.writes;
+    counters.tap_write_bytes += tap.written_bytes;
+}

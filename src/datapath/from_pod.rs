@@ -1,0 +1,436 @@
+//! Frames that a pod sent.
+
+use super::flow::FlowKey;
+use super::outbox::{self, Destination};
+use super::way::is_routable;
+use super::{Exits, Node, Way};
+use crate::buf::{Arena, Span};
+use crate::model::{DropReason, Instant, PeerId, PortId};
+use crate::offload::{self, Segments, segment};
+use crate::overlay;
+use crate::stack::Trouble;
+use crate::switch::{Neighbour, guard, neighbour};
+use crate::wire::bytes::{be16, be32, put, put_be16};
+use crate::wire::vxlan::VXLAN_LEN;
+use crate::wire::{ETH_LEN, EthView, Gso, Headers, L3, VNET_HDR_LEN, VnetHdr, checksum, proto};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A probe is sent to a peer that is sent frames, at most this often.
+const PROBE_EVERY_MS: i64 = 10_000;
+
+/// A frame with all that was found out about it.
+#[derive(Clone, Copy)]
+pub(super) struct Parsed {
+    pub span: Span,
+    pub h: Headers,
+    pub vnet: VnetHdr,
+}
+
+impl Parsed {
+    /// Length of the largest IP packet it stands for.
+    fn packet_len(&self, frame: &[u8]) -> usize {
+        let whole = self.h.end.saturating_sub(ETH_LEN);
+        if self.vnet.gso == Gso::None {
+            return whole;
+        }
+        let l4_len = match self.h.proto {
+            proto::TCP => frame.get(self.h.l4 + 12).map_or(20, |b| usize::from(b >> 4) * 4),
+            _ => 8,
+        };
+        whole.min(self.h.l4 - ETH_LEN + l4_len + usize::from(self.vnet.gso_size))
+    }
+}
+
+impl Node {
+    /// Take a frame that was read from a pod's TAP. `span` is the Ethernet frame in `arena`; the [`super::HEADROOM`]
+    /// bytes before it hold its virtio-net header if the port has one. The frame is changed in place. The
+    /// arena may be rewound afterwards unless the node [is blocked](Node::is_blocked).
+    pub fn from_pod(
+        &mut self,
+        port: PortId,
+        arena: &mut Arena,
+        span: Span,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) {
+        self.counters.frames_from_pods += 1;
+        if let Some(state) = self.port(port) {
+            state.counters.frames_from_pod += 1;
+            state.counters.bytes_from_pod += u64::from(span.len);
+        }
+        if let Err(reason) = self.take(port, arena, span, now, exits) {
+            self.drop_from_pod(port, reason);
+        }
+    }
+
+    fn take(
+        &mut self,
+        port: PortId,
+        arena: &mut Arena,
+        span: Span,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
+        let spec = self.ports.spec(port).ok_or(DropReason::PortGone)?;
+        let vnet = match spec.caps.vnet_hdr {
+            false => VnetHdr::default(),
+            true => {
+                let at = Span::new(span.start().saturating_sub(VNET_HDR_LEN), span.start());
+                VnetHdr::parse(at.of(arena.memory())).map_err(|_| DropReason::BadVnetHdr)?
+            }
+        };
+        let frame = span.of(arena.memory());
+        let h = Headers::parse(frame)?;
+        guard::check(spec, frame, &h)?;
+        if h.l3 == L3::Arp || neighbour::is_neighbour_discovery(frame, &h) {
+            return self.neighbour(port, frame, &h, now, exits);
+        }
+        let f = Parsed { span, h, vnet };
+        let mac = EthView(frame).dst();
+        if mac.is_multicast() {
+            return self.flood(port, arena, &f, now, exits);
+        }
+        let dst = h.dst(frame);
+        match self.way(FlowKey { port, mac, dst }) {
+            Ok(Way::Switch(to)) => self.local(Some(port), to, arena, &f, false, now, exits),
+            Ok(Way::Route(to)) => self.local(Some(port), to, arena, &f, true, now, exits),
+            Ok(Way::Tunnel(peer)) => self.tunnel(Some(port), peer, arena, &f, now, exits),
+            Ok(Way::Stack) => self.stack(arena.memory_mut(), &f, now),
+            Err(unreachable) => {
+                if let Some(trouble) = unreachable.trouble {
+                    self.complain(port, trouble, &frame[ETH_LEN..h.end], now);
+                }
+                Err(unreachable.reason)
+            }
+        }
+    }
+
+    /// ARP and neighbour discovery are answered here and go no further.
+    fn neighbour(
+        &mut self,
+        port: PortId,
+        frame: &[u8],
+        h: &Headers,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
+        let limit = self.port(port).ok_or(DropReason::PortGone)?;
+        if !limit.neighbours.take(now, 1) {
+            return Err(DropReason::NeighbourLimit);
+        }
+        let local = &self.settings.local;
+        let ports = &self.ports;
+        let holder = |ip: IpAddr| Some(ports.spec(ports.by_ip(ip)?)?.mac);
+        let mut out = [0; neighbour::ANSWER_LEN];
+        let verdict = match h.l3 {
+            L3::Arp => {
+                let resolve = |ip: Ipv4Addr, probe: bool| match holder(IpAddr::V4(ip)) {
+                    Some(mac) => Some(mac),
+                    None if local.owns(IpAddr::V4(ip)) => Some(local.gateway_mac),
+                    // For the others of the subnet the gateway answers too, so that a pod that asks for one
+                    // nobody has gets "host unreachable" at once instead of waiting for ARP to give up.
+                    None if !probe && local.subnet4.is_some_and(|n| n.contains(&ip)) => {
+                        Some(local.gateway_mac)
+                    }
+                    None => None,
+                };
+                neighbour::arp(frame, resolve, &mut out)
+            }
+            _ => {
+                let resolve = |ip: Ipv6Addr| match holder(IpAddr::V6(ip)) {
+                    Some(mac) => Some((mac, false)),
+                    None if local.owns(IpAddr::V6(ip)) => Some((local.gateway_mac, true)),
+                    None => None,
+                };
+                let verdict = neighbour::ndisc(frame, h, resolve, &mut out);
+                match (verdict, neighbour::solicited(frame, h)) {
+                    (Neighbour::Drop(DropReason::NoSuchPod), Some(ip))
+                        if local.subnet6.is_some_and(|n| n.contains(&ip)) =>
+                    {
+                        let proxy = |_| Some((local.gateway_mac, false));
+                        neighbour::ndisc(frame, h, proxy, &mut out)
+                    }
+                    (verdict, _) => verdict,
+                }
+            }
+        };
+        match verdict {
+            Neighbour::Answer(n) => {
+                self.counters.consumed += 1;
+                self.counters.originated += 1;
+                self.write_own(port, &out[..n], exits);
+                Ok(())
+            }
+            Neighbour::Consumed => {
+                self.counters.consumed += 1;
+                Ok(())
+            }
+            Neighbour::Drop(reason) => Err(reason),
+        }
+    }
+
+    /// Broadcast and multicast go to every other port of the node, and never into the tunnel.
+    fn flood(
+        &mut self,
+        port: PortId,
+        arena: &mut Arena,
+        f: &Parsed,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
+        let frame = f.span.of(arena.memory());
+        if is_membership_report(frame, &f.h) {
+            // For multicast routers; the only one here is the node, and it has no use for it.
+            self.counters.consumed += 1;
+            return Ok(());
+        }
+        let limit = self.port(port).ok_or(DropReason::PortGone)?;
+        if !limit.broadcasts.take(now, 1) {
+            return Err(DropReason::StormLimit);
+        }
+        let mut copies = 0;
+        for n in 0..self.states.len() as u16 {
+            let to = PortId(n);
+            if to != port && self.ports.spec(to).is_some() {
+                copies += 1;
+                if copies > 1 {
+                    self.counters.copied += 1;
+                }
+                if let Err(reason) = self.local(None, to, arena, f, false, now, exits) {
+                    self.drop_from_pod(port, reason);
+                }
+            }
+        }
+        if copies == 0 {
+            Err(DropReason::NoListener)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// To a pod of this node. `from` is told when the packet is too big; none for copies of a broadcast.
+    #[allow(clippy::too_many_arguments)]
+    fn local(
+        &mut self,
+        from: Option<PortId>,
+        to: PortId,
+        arena: &mut Arena,
+        f: &Parsed,
+        routed: bool,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
+        let spec = self.ports.spec(to).ok_or(DropReason::PortGone)?;
+        let (mtu, mac) = (spec.mtu, spec.mac);
+        let frame = f.span.of(arena.memory());
+        if f.packet_len(frame) > usize::from(mtu.0) {
+            if let Some(from) = from {
+                self.complain(
+                    from,
+                    Trouble::TooBig { mtu: mtu.0 },
+                    &frame[ETH_LEN..f.h.end],
+                    now,
+                );
+            }
+            return Err(DropReason::TooBig);
+        }
+        if routed {
+            self.check_hop(from, frame, &f.h, now)?;
+            let gateway = self.settings.local.gateway_mac;
+            let frame = f.span.of_mut(arena.memory_mut());
+            put(frame, 0, &mac.0);
+            put(frame, 6, &gateway.0);
+            hop(frame, &f.h);
+        }
+        self.deliver(to, arena.memory_mut(), &f.h, &f.vnet, &[f.span], exits)
+    }
+
+    /// A router passes on only what has hops left and addresses that mean something elsewhere.
+    fn check_hop(
+        &mut self,
+        from: Option<PortId>,
+        frame: &[u8],
+        h: &Headers,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        if !is_routable(h.src(frame)) {
+            return Err(DropReason::NotRoutable);
+        }
+        if h.ttl(frame) <= 1 {
+            if let Some(from) = from {
+                self.complain(from, Trouble::TtlExceeded, &frame[ETH_LEN..h.end], now);
+            }
+            return Err(DropReason::TtlExceeded);
+        }
+        Ok(())
+    }
+
+    /// To a pod of a peer: route, encapsulate, segment. `from` is none for packets of the node itself, which
+    /// keep their TTL.
+    pub(super) fn tunnel(
+        &mut self,
+        from: Option<PortId>,
+        peer: PeerId,
+        arena: &mut Arena,
+        f: &Parsed,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
+        let frame = f.span.of(arena.memory());
+        if from.is_some() {
+            self.check_hop(from, frame, &f.h, now)?;
+        }
+        let six = f.h.l3 == L3::Ipv6;
+        let local = &self.settings.local;
+        let (own_mtu, vni) = (local.underlay_mtu, local.vni);
+        let own_mac = if six { local.vtep_mac6 } else { local.vtep_mac };
+        let state = self.peer(peer).ok_or(DropReason::NoRoute)?;
+        let mtu = state.pod_mtu(six, own_mtu);
+        let (to, peer_mac, gso) = (state.endpoint(six), state.vtep_mac(six), state.gso);
+        let probed = state.probes.last_sent();
+        let families = self.settings.underlay;
+        if !(if to.is_ipv4() { families.0 } else { families.1 }) {
+            return Err(DropReason::NoUnderlay);
+        }
+        if f.packet_len(frame) > usize::from(mtu.0) {
+            // Also without DF, as hosts take it for what it is; podwire does not fragment for others.
+            if let Some(from) = from {
+                self.complain(
+                    from,
+                    Trouble::TooBig { mtu: mtu.0 },
+                    &frame[ETH_LEN..f.h.end],
+                    now,
+                );
+            }
+            return Err(DropReason::TooBig);
+        }
+        if from.is_some() && probed.is_none_or(|at| (now - at).total_millis() as i64 >= PROBE_EVERY_MS) {
+            self.probe(peer, now);
+        }
+        let dest = Destination {
+            peer,
+            to,
+            socket: (flow_hash(frame, &f.h) % u32::from(self.settings.sockets.max(1))) as u8,
+            class: overlay::outer_class(f.h.traffic_class(frame), self.settings.dscp),
+            gso,
+        };
+        if self.outbox.is_full() && !self.flush(arena, now, exits) {
+            return Err(DropReason::UnderlayFull);
+        }
+        let frame = f.span.of_mut(arena.memory_mut());
+        if from.is_some() {
+            hop(frame, &f.h);
+        }
+        if f.vnet.gso != Gso::None {
+            put(frame, 0, &peer_mac.0);
+            put(frame, 6, &own_mac.0);
+            let segments = Segments::checked(frame, &f.h, &f.vnet)?;
+            return self.train(dest, arena, f.span, &segments, now, exits);
+        }
+        if let Some(partial) = f.vnet.partial {
+            offload::complete(frame, &f.h, partial)?;
+        }
+        // The VXLAN header takes the place of the virtio-net header: one piece in all.
+        let datagram = Span::new(f.span.start() - VXLAN_LEN, f.span.start() + f.h.end);
+        overlay::encap(datagram.of_mut(arena.memory_mut()), vni, own_mac, peer_mac);
+        self.outbox.push(dest, datagram);
+        self.counters.frames_to_peers += 1;
+        Ok(())
+    }
+
+    /// A super-frame: header blocks behind it in the arena, each followed by its slice of the payload.
+    fn train(
+        &mut self,
+        dest: Destination,
+        arena: &mut Arena,
+        span: Span,
+        segments: &Segments,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
+        let mark = arena.used();
+        let header_len = VXLAN_LEN + segments.header_len();
+        let vxlan = crate::wire::vxlan::emit(self.settings.local.vni);
+        let mut i = 0;
+        while i < segments.count() {
+            if arena.room() < outbox::HEADERS_ROOM || self.outbox.is_full() {
+                // More than one message's worth: send what there is, then reuse the room.
+                if !self.flush(arena, now, exits) {
+                    return if i == 0 {
+                        Err(DropReason::UnderlayFull)
+                    } else {
+                        Ok(())
+                    };
+                }
+                arena.rewind(mark);
+            }
+            let message = self.outbox.begin(dest, VXLAN_LEN + segments.frame_len(), 2);
+            if i == 0 {
+                message.frames = 1;
+                self.counters.frames_to_peers += 1;
+            }
+            while i < segments.count() {
+                let payload = segments.payload(i);
+                let len = header_len + payload.len();
+                let block = arena.take(header_len);
+                let payload = span.part(payload.start, payload.end);
+                if !outbox::add(message, len, &[block, payload]) {
+                    arena.rewind(block.start());
+                    break;
+                }
+                debug_assert!(span.end() <= block.start());
+                let (frame, free) = arena.memory_mut().split_at_mut(block.start());
+                let frame = &frame[span.start()..span.end()];
+                put(free, 0, &vxlan);
+                segments.header(frame, i, &mut free[VXLAN_LEN..VXLAN_LEN + segment::MAX_HEADER]);
+                i += 1;
+            }
+        }
+        // Large enough to be worth a call of its own, and its memory can be reused while it is warm.
+        self.flush(arena, now, exits);
+        Ok(())
+    }
+}
+
+/// One hop less, for a router; the IPv4 header checksum follows (RFC 1624).
+pub(super) fn hop(frame: &mut [u8], h: &Headers) {
+    match h.l3 {
+        L3::Ipv4 => {
+            let before = be16(frame, ETH_LEN + 8);
+            let after = before.wrapping_sub(0x100);
+            put_be16(frame, ETH_LEN + 8, after);
+            let sum = checksum::update(be16(frame, ETH_LEN + 10), before, after);
+            put_be16(frame, ETH_LEN + 10, sum);
+        }
+        _ => {
+            let left = h.ttl(frame).wrapping_sub(1);
+            put(frame, ETH_LEN + 7, &[left]);
+        }
+    }
+}
+
+/// Spreads flows over sockets. All fragments of a packet go the same way, so ports count only without them.
+fn flow_hash(frame: &[u8], h: &Headers) -> u32 {
+    let words = match h.l3 {
+        L3::Ipv4 => be32(frame, ETH_LEN + 12) ^ be32(frame, ETH_LEN + 16).rotate_left(7),
+        _ => (ETH_LEN + 8..ETH_LEN + 40)
+            .step_by(4)
+            .fold(0u32, |a, at| a.rotate_left(5) ^ be32(frame, at)),
+    };
+    let (src, dst) = if h.fragment { (0, 0) } else { h.ports(frame) };
+    let mixed = words ^ (u32::from(src) << 16 | u32::from(dst)) ^ u32::from(h.proto);
+    mixed
+        .wrapping_mul(0x9e37_79b1)
+        .rotate_left(13)
+        .wrapping_mul(0x85eb_ca6b)
+        >> 8
+}
+
+/// IGMP (RFC 3376), and MLD reports and dones (RFC 3810).
+fn is_membership_report(frame: &[u8], h: &Headers) -> bool {
+    match h.l3 {
+        L3::Ipv4 => h.proto == 2,
+        L3::Ipv6 => h.proto == proto::ICMPV6 && matches!(frame.get(h.l4), Some(131 | 132 | 143)),
+        L3::Arp => false,
+    }
+}

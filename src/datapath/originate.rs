@@ -1,0 +1,228 @@
+//! What the node itself sends: answers of its gateway, ICMP errors, and probes.
+
+use super::from_pod::Parsed;
+use super::{Exits, FRAME_ROOM, HEADROOM, Node};
+use crate::buf::Arena;
+use crate::model::{DropReason, Instant, PeerId, PortId};
+use crate::offload;
+use crate::stack::{Trouble, icmp, probe};
+use crate::wire::bytes::put;
+use crate::wire::{ETH_LEN, Headers, VnetHdr, proto};
+use std::net::IpAddr;
+
+/// Packets that wait for the end of the turn.
+const WAITING: usize = 128;
+
+/// IP packets of the node itself, until [`Node::send_own`]. Buffers are kept for reuse.
+#[derive(Debug, Default)]
+pub(super) struct Originated {
+    slots: Vec<Vec<u8>>,
+    len: usize,
+}
+
+impl Originated {
+    fn push(&mut self, packet: &[u8]) -> bool {
+        if self.len == WAITING {
+            return false;
+        }
+        if self.len == self.slots.len() {
+            self.slots.push(Vec::new());
+        }
+        let slot = &mut self.slots[self.len];
+        slot.clear();
+        slot.extend_from_slice(packet);
+        self.len += 1;
+        true
+    }
+}
+
+impl Node {
+    /// Let the gateway work, and send all packets of the node itself. To be called after each burst.
+    pub fn send_own(&mut self, arena: &mut Arena, now: Instant, exits: &mut impl Exits) {
+        if !self.gateway.is_idle() {
+            let (gateway, originated) = (&mut self.gateway, &mut self.originated);
+            let (mut made, mut lost) = (0, 0);
+            gateway.poll(now, |packet| match originated.push(packet) {
+                true => made += 1,
+                false => lost += 1,
+            });
+            self.counters.originated += made + lost;
+            self.drops.add(DropReason::StackFull, lost);
+        }
+        if self.originated.len == 0 {
+            return;
+        }
+        let mut own = std::mem::take(&mut self.originated);
+        for packet in &own.slots[..own.len] {
+            if let Err(reason) = self.send_packet(packet, arena, now, exits) {
+                self.drops.add(reason, 1);
+            }
+        }
+        own.len = 0;
+        // A refused message may have made an error of its own meanwhile; there is never more than one.
+        for packet in &self.originated.slots[..self.originated.len] {
+            own.push(packet);
+        }
+        self.originated = own;
+    }
+
+    /// Ask each peer's VTEP for an echo, so that the next report knows how far away it is.
+    pub fn probe_peers(&mut self, now: Instant) {
+        let second_ago = |at: Instant| (now - at).total_millis() >= 1000;
+        let due: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(_, s)| s.probes.last_sent().is_none_or(second_ago))
+            .map(|(id, _)| id)
+            .take(WAITING / 2)
+            .collect();
+        for peer in due {
+            self.probe(peer, now);
+        }
+    }
+
+    pub(super) fn probe(&mut self, id: PeerId, now: Instant) {
+        let (vtep4, vtep6) = (self.settings.local.vtep4(), self.settings.local.vtep6());
+        let ident = self.probe_ident();
+        let Some(state) = self.peers.state_mut(id) else {
+            return;
+        };
+        state.forget_old_mtu(now);
+        let four = vtep4.zip(state.peer.subnet4.map(|n| n.network()));
+        let six = vtep6.zip(state.peer.subnet6.map(|n| n.network()));
+        let four = four.map(|(a, b)| (IpAddr::V4(a), IpAddr::V4(b)));
+        let Some((src, dst)) = four.or(six.map(|(a, b)| (IpAddr::V6(a), IpAddr::V6(b)))) else {
+            return;
+        };
+        let mut out = [0; probe::PROBE_LEN];
+        let n = probe::echo_request(src, dst, ident, state.probes.next(now), &mut out);
+        self.originate(&out[..n]);
+    }
+
+    fn probe_ident(&self) -> u16 {
+        self.settings.seed as u16
+    }
+
+    /// A packet for the node's own addresses.
+    pub(super) fn stack(&mut self, memory: &mut [u8], f: &Parsed, now: Instant) -> Result<(), DropReason> {
+        let frame = f.span.of_mut(memory);
+        if let Some(partial) = f
+            .vnet
+            .partial
+            .filter(|_| !matches!(f.h.proto, proto::TCP | proto::UDP))
+        {
+            offload::complete(frame, &f.h, partial)?;
+        }
+        let packet = &frame[ETH_LEN..f.h.end];
+        match probe::parse_echo_reply(packet) {
+            Some((from, ident, seq)) if ident == self.probe_ident() => {
+                if let Some(state) = self.peers.route(from).and_then(|id| self.peers.state_mut(id)) {
+                    state.probes.answered(seq, now);
+                }
+            }
+            _ => self.gateway.input(packet, now)?,
+        }
+        self.counters.consumed += 1;
+        Ok(())
+    }
+
+    /// Tell a pod why its packet went nowhere, within its limit.
+    pub(super) fn complain(&mut self, port: PortId, trouble: Trouble, packet: &[u8], now: Instant) {
+        let local = &self.settings.local;
+        let source = match packet.first().map(|b| b >> 4) {
+            Some(4) => local.gateway4().map(IpAddr::V4),
+            _ => local.gateway6().map(IpAddr::V6),
+        };
+        if self.port(port).is_some_and(|p| p.errors.take(now, 1)) {
+            self.error(trouble, packet, source);
+        }
+    }
+
+    /// Tell a pod of a peer, from the VTEP address as the last router of the way.
+    pub(super) fn complain_to_peer(&mut self, trouble: Trouble, packet: &[u8], now: Instant) {
+        let local = &self.settings.local;
+        let source = match packet.first().map(|b| b >> 4) {
+            Some(4) => local.vtep4().map(IpAddr::V4),
+            _ => local.vtep6().map(IpAddr::V6),
+        };
+        if self.peer_errors.take(now, 1) {
+            self.error(trouble, packet, source);
+        }
+    }
+
+    /// The kernel found a smaller path MTU than was known: tell the pod whose packet it was.
+    pub(super) fn too_big_for_peer(&mut self, peer: PeerId, frame: &[u8], now: Instant) {
+        let Some(packet) = frame.get(ETH_LEN..).filter(|p| !p.is_empty()) else {
+            return;
+        };
+        let six = packet[0] >> 4 == 6;
+        let own = self.settings.local.underlay_mtu;
+        let Some(mtu) = self.peer(peer).map(|p| p.pod_mtu(six, own)) else {
+            return;
+        };
+        let src = match six {
+            false => IpAddr::V4(crate::wire::bytes::array::<4>(packet, 12).into()),
+            true => IpAddr::V6(crate::wire::bytes::array::<16>(packet, 8).into()),
+        };
+        if let Some(port) = self.ports.by_ip(src) {
+            self.complain(port, Trouble::TooBig { mtu: mtu.0 }, packet, now);
+        }
+    }
+
+    fn error(&mut self, trouble: Trouble, packet: &[u8], source: Option<IpAddr>) {
+        let Some(source) = source else { return };
+        let mut out = [0; icmp::ERROR_LEN];
+        if let Some(n) = icmp::error(trouble, packet, source, &mut out) {
+            self.originate(&out[..n]);
+        }
+    }
+
+    fn originate(&mut self, packet: &[u8]) {
+        self.counters.originated += 1;
+        if !self.originated.push(packet) {
+            self.drops.add(DropReason::StackFull, 1);
+        }
+    }
+
+    /// Send an IP packet of the node itself to the pod or peer that holds its destination.
+    fn send_packet(
+        &mut self,
+        packet: &[u8],
+        arena: &mut Arena,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
+        let ethertype: [u8; 2] = match packet.first().map(|b| b >> 4) {
+            Some(4) => [8, 0],
+            _ => [0x86, 0xdd],
+        };
+        if arena.room() < FRAME_ROOM {
+            if !self.flush(arena, now, exits) {
+                return Err(DropReason::UnderlayFull);
+            }
+            arena.rewind(0);
+        }
+        arena.take(HEADROOM);
+        let len = ETH_LEN + packet.len();
+        put(arena.free_mut(), 0, &[0; 12]);
+        put(arena.free_mut(), 12, &ethertype);
+        put(arena.free_mut(), ETH_LEN, packet);
+        let span = arena.take(len);
+        let h = Headers::parse(span.of(arena.memory()))?;
+        let dst = h.dst(span.of(arena.memory()));
+        if let Some(port) = self.ports.by_ip(dst) {
+            let mac = self.ports.spec(port).ok_or(DropReason::PortGone)?.mac;
+            let gateway = self.settings.local.gateway_mac;
+            let frame = span.of_mut(arena.memory_mut());
+            put(frame, 0, &mac.0);
+            put(frame, 6, &gateway.0);
+            self.write_own(port, span.of(arena.memory()), exits);
+            return Ok(());
+        }
+        let Some(peer) = self.peers.route(dst).filter(|_| !self.is_local(dst)) else {
+            return Err(DropReason::NoRoute);
+        };
+        let vnet = VnetHdr::default();
+        self.tunnel(None, peer, arena, &Parsed { span, h, vnet }, now, exits)
+    }
+}

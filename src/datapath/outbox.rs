@@ -1,0 +1,213 @@
+//! Datagrams on their way to peers, gathered so that one system call carries as many as it can.
+//!
+//! A message is what one `sendmsg` with UDP_SEGMENT takes: datagrams of equal length (the last may be
+//! shorter) to one address through one socket. A super-frame is a message by itself; small datagrams join the
+//! last message of the same peer, socket and class, so that order within a flow is kept.
+
+use crate::buf::{Message, Span};
+use crate::model::PeerId;
+use std::net::SocketAddr;
+
+/// Messages that may wait.
+const MESSAGES: usize = 64;
+/// Datagrams of one message (UDP_MAX_SEGMENTS of kernels before 6.9).
+const DATAGRAMS: usize = 64;
+/// Header blocks of one message: VXLAN, Ethernet, IPv6 and TCP with options for each datagram.
+pub const HEADERS_ROOM: usize = DATAGRAMS * (8 + 114);
+
+/// Most bytes of one message: the kernel takes 65,535 with the outer headers, and silently sends datagrams
+/// one by one when those and Ethernet's 14 exceed 65,535.
+pub fn most_bytes(to: SocketAddr) -> usize {
+    if to.is_ipv4() { 65_493 } else { 65_473 }
+}
+
+/// Where a datagram goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Destination {
+    pub peer: PeerId,
+    pub to: SocketAddr,
+    pub socket: u8,
+    pub class: u8,
+    pub gso: bool,
+}
+
+/// The messages that wait. Their buffers are kept for reuse.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    slots: Vec<Message>,
+    first: usize,
+    len: usize,
+}
+
+impl Outbox {
+    /// The messages, oldest first.
+    pub fn messages(&self) -> &[Message] {
+        &self.slots[self.first..self.len]
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.first == self.len
+    }
+
+    /// Whether a further datagram may find no place.
+    pub fn is_full(&self) -> bool {
+        self.len == MESSAGES
+    }
+
+    /// Forget the oldest `n`.
+    pub(super) fn shift(&mut self, n: usize) {
+        self.first = (self.first + n).min(self.len);
+        if self.first == self.len {
+            self.first = 0;
+            self.len = 0;
+        }
+    }
+
+    /// Put a small frame's datagram in; the outbox must not be full.
+    pub(super) fn push(&mut self, to: Destination, datagram: Span) {
+        let fits = |m: &Message| {
+            !m.closed
+                && m.pieces_each == 1
+                && m.gso
+                && datagram.len() <= usize::from(m.segment)
+                && usize::from(m.datagrams) < DATAGRAMS
+                && m.bytes as usize + datagram.len() <= most_bytes(to.to)
+        };
+        // Only the newest message of the same destination, or the flow would be reordered.
+        let same = |m: &&mut Message| m.peer == to.peer && m.socket == to.socket && m.to == to.to;
+        let open = self.slots[self.first..self.len].iter_mut().rev().find(same);
+        if let Some(message) = open.filter(|m| m.class == to.class && fits(m)) {
+            message.closed = datagram.len() < usize::from(message.segment);
+            message.datagrams += 1;
+            message.frames += 1;
+            message.bytes += datagram.len;
+            message.pieces.push(datagram);
+            return;
+        }
+        let message = self.begin(to, datagram.len(), 1);
+        message.frames = 1;
+        add(message, datagram.len(), &[datagram]);
+    }
+
+    /// Begin a message of datagrams of `segment` bytes in `pieces_each` pieces; the outbox must not be full.
+    pub(super) fn begin(&mut self, to: Destination, segment: usize, pieces_each: u8) -> &mut Message {
+        if self.len == self.slots.len() {
+            self.slots.push(Message {
+                peer: to.peer,
+                to: to.to,
+                socket: 0,
+                class: 0,
+                gso: false,
+                segment: 0,
+                datagrams: 0,
+                frames: 0,
+                bytes: 0,
+                pieces_each,
+                pieces: Vec::with_capacity(2 * DATAGRAMS),
+                closed: false,
+            });
+        }
+        let message = &mut self.slots[self.len];
+        self.len += 1;
+        message.peer = to.peer;
+        message.to = to.to;
+        message.socket = to.socket;
+        message.class = to.class;
+        message.gso = to.gso;
+        message.segment = segment as u16;
+        message.datagrams = 0;
+        message.frames = 0;
+        message.bytes = 0;
+        message.pieces_each = pieces_each;
+        message.pieces.clear();
+        message.closed = false;
+        message
+    }
+
+    /// Send what waits for `to` datagram by datagram.
+    pub(super) fn without_gso(&mut self, to: SocketAddr) {
+        for message in &mut self.slots[self.first..self.len] {
+            message.gso &= message.to != to;
+        }
+    }
+}
+
+/// Add a datagram to a message that was begun. `false` when it does not fit.
+pub(super) fn add(message: &mut Message, len: usize, pieces: &[Span]) -> bool {
+    let full = usize::from(message.datagrams) == DATAGRAMS;
+    if full || message.bytes as usize + len > most_bytes(message.to) {
+        return false;
+    }
+    message.datagrams += 1;
+    message.bytes += len as u32;
+    message.pieces.extend_from_slice(pieces);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(peer: u16, socket: u8) -> Destination {
+        Destination {
+            peer: PeerId(peer),
+            to: SocketAddr::from(([192, 0, 2, peer as u8], 8472)),
+            socket,
+            class: 0,
+            gso: true,
+        }
+    }
+
+    fn lengths(o: &Outbox) -> Vec<(u16, u16, u32)> {
+        let of = |m: &Message| (m.peer.0, m.datagrams, m.bytes);
+        o.messages().iter().map(of).collect()
+    }
+
+    #[test]
+    fn equal_datagrams_share_a_message_and_a_shorter_one_ends_it() {
+        let mut o = Outbox::default();
+        for len in [100, 100, 60, 100, 120] {
+            o.push(to(1, 0), Span::new(0, len));
+        }
+        assert_eq!(lengths(&o), [(1, 3, 260), (1, 1, 100), (1, 1, 120)]);
+        o.push(to(2, 0), Span::new(0, 120));
+        o.push(to(1, 0), Span::new(0, 120));
+        o.push(to(1, 1), Span::new(0, 120));
+        o.push(Destination { class: 4, ..to(1, 0) }, Span::new(0, 120));
+        o.push(to(1, 0), Span::new(0, 120));
+        assert_eq!(
+            lengths(&o)[2..],
+            [(1, 2, 240), (2, 1, 120), (1, 1, 120), (1, 1, 120), (1, 1, 120)]
+        );
+        o.shift(2);
+        assert_eq!(lengths(&o)[0], (1, 2, 240));
+        o.shift(9);
+        assert!(o.is_empty());
+    }
+
+    #[test]
+    fn a_message_is_bounded() {
+        let mut o = Outbox::default();
+        for _ in 0..100 {
+            o.push(to(1, 0), Span::new(0, 60));
+        }
+        assert_eq!(lengths(&o), [(1, 64, 64 * 60), (1, 36, 36 * 60)]);
+        let mut o = Outbox::default();
+        for _ in 0..45 {
+            o.push(to(1, 0), Span::new(0, 1472));
+        }
+        assert_eq!(lengths(&o), [(1, 44, 64_768), (1, 1, 1472)]);
+        let mut o = Outbox::default();
+        for _ in 0..2 {
+            o.push(
+                Destination {
+                    gso: false,
+                    ..to(1, 0)
+                },
+                Span::new(0, 60),
+            );
+        }
+        assert_eq!(lengths(&o), [(1, 1, 60), (1, 1, 60)]);
+    }
+}

@@ -1,0 +1,571 @@
+//! The node as a whole, with frames in vectors. Stories over many nodes are in `tests/sim`.
+
+use super::*;
+use crate::buf::Received;
+use crate::model::{Mac, Peer, PodMtu, TapCaps, UnderlayMtu};
+use crate::switch::neighbour;
+use crate::wire::bytes::{be16, put_be16};
+use crate::wire::checksum::{Sum, pseudo, transport_is_right};
+use crate::wire::{EthView, Gso, Headers};
+use proptest::prelude::*;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+const ALL: TapCaps = TapCaps {
+    vnet_hdr: true,
+    csum: true,
+    tso4: true,
+    tso6: true,
+    uso: true,
+};
+const NOW: Instant = Instant::from_micros_const(5_000_000);
+
+/// What left a node.
+#[derive(Default)]
+struct Out {
+    to_pods: Vec<(PortId, VnetHdr, Vec<u8>)>,
+    /// Destination and datagrams of each message.
+    to_peers: Vec<(SocketAddr, Vec<Vec<u8>>)>,
+    refuse: Option<Refusal>,
+    blocked: bool,
+}
+
+impl Exits for Out {
+    fn to_pod(&mut self, port: PortId, vnet: &VnetHdr, head: &[u8], memory: &[u8], pieces: &[Span]) -> bool {
+        let mut frame = head.to_vec();
+        pieces.iter().for_each(|p| frame.extend(p.of(memory)));
+        self.to_pods.push((port, *vnet, frame));
+        true
+    }
+
+    fn to_peers(&mut self, messages: &[Message], memory: &[u8]) -> Progress {
+        if self.blocked {
+            return Progress::Blocked { sent: 0 };
+        }
+        if let Some(why) = self
+            .refuse
+            .filter(|r| *r != Refusal::NoOffload || messages[0].gso)
+        {
+            return Progress::Refused { sent: 0, why };
+        }
+        for m in messages {
+            let datagrams = m.pieces.chunks(usize::from(m.pieces_each));
+            let joined = datagrams.map(|d| d.iter().flat_map(|p| p.of(memory).to_vec()).collect());
+            self.to_peers.push((m.to, joined.collect()));
+        }
+        Progress::All
+    }
+}
+
+struct Lab {
+    node: Node,
+    arena: Arena,
+    out: Out,
+}
+
+fn subnet4(n: u8) -> ipnet::Ipv4Net {
+    format!("10.244.{n}.0/24").parse().unwrap()
+}
+
+fn subnet6(n: u8) -> ipnet::Ipv6Net {
+    format!("fd00:{n}::/64").parse().unwrap()
+}
+
+fn peer(n: u8) -> Peer {
+    Peer {
+        name: format!("n{n}").parse().unwrap(),
+        underlay: SocketAddr::from(([192, 0, 2, n], 8472)),
+        underlay6: None,
+        subnet4: Some(subnet4(n)),
+        subnet6: Some(subnet6(n)),
+        vtep_mac: Mac::of_vtep(subnet4(n).network()),
+        vtep_mac6: Mac::of_vtep(subnet4(n).network()),
+        mtu: None,
+    }
+}
+
+fn spec(node: u8, pod: u8) -> PortSpec {
+    let ip4 = Ipv4Addr::new(10, 244, node, pod);
+    PortSpec {
+        pod: format!("p{pod}").parse().unwrap(),
+        mac: Mac::of_ipv4(ip4),
+        ip4: Some(ip4),
+        ip6: Some(Ipv6Addr::new(0xfd00, node.into(), 0, 0, 0, 0, 0, pod.into())),
+        mtu: PodMtu(1450),
+        caps: ALL,
+    }
+}
+
+impl Lab {
+    /// Node `n` with pods 2 and 3 and the peers 1 to 3 without itself.
+    fn new(n: u8) -> Lab {
+        let local = LocalNode {
+            name: format!("n{n}").parse().unwrap(),
+            subnet4: Some(subnet4(n)),
+            subnet6: Some(subnet6(n)),
+            vtep_mac: peer(n).vtep_mac,
+            vtep_mac6: peer(n).vtep_mac6,
+            gateway_mac: Mac::of_ipv4(Ipv4Addr::new(10, 244, n, 1)),
+            vni: 1.try_into().unwrap(),
+            pod_mtu: PodMtu(1450),
+            underlay_mtu: UnderlayMtu(1500),
+        };
+        let mut node = Node::new(Settings {
+            local,
+            dscp: None,
+            udp_gso: true,
+            partial_checksums: true,
+            broadcast_per_second: 10,
+            sockets: 4,
+            underlay: (true, false),
+            seed: 7,
+        });
+        node.add_port(spec(n, 2)).unwrap();
+        node.add_port(spec(n, 3)).unwrap();
+        for other in (1..=3).filter(|o| *o != n) {
+            node.apply(Change::PeerSet(peer(other))).unwrap();
+        }
+        Lab {
+            node,
+            arena: Arena::new(4 * FRAME_ROOM),
+            out: Out::default(),
+        }
+    }
+
+    fn gateway(&self) -> Mac {
+        self.node.settings.local.gateway_mac
+    }
+
+    fn send(&mut self, port: u16, vnet: &VnetHdr, frame: &[u8]) {
+        self.arena.free_mut()[..HEADROOM].copy_from_slice(&vnet.emit());
+        self.arena.take(HEADROOM);
+        self.arena.free_mut()[..frame.len()].copy_from_slice(frame);
+        let span = self.arena.take(frame.len());
+        self.node
+            .from_pod(PortId(port), &mut self.arena, span, NOW, &mut self.out);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        self.node.send_own(&mut self.arena, NOW, &mut self.out);
+        if self.node.flush(&mut self.arena, NOW, &mut self.out) {
+            self.arena.rewind(0);
+        }
+    }
+
+    /// Datagrams of equal length, as one message.
+    fn receive(&mut self, from: u8, datagrams: &[Vec<u8>]) {
+        let mut memory: Vec<u8> = datagrams.concat();
+        let message = Received {
+            span: Span::new(0, memory.len()),
+            segment: (datagrams.len() > 1).then(|| datagrams[0].len() as u16),
+            from: IpAddr::from([192, 0, 2, from]),
+            class: 0,
+        };
+        self.node.from_peer(&mut memory, &message, NOW, &mut self.out);
+        self.node.deliver_trains(&mut memory, &mut self.out);
+        self.settle();
+    }
+
+    fn balanced(&self) {
+        assert_eq!(
+            self.node.counters().imbalance(),
+            0,
+            "{:?} {:?}",
+            self.node.counters(),
+            self.node.drops()
+        );
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        self.node.drops().count(reason)
+    }
+}
+
+/// An IPv4 frame from pod `src` of node 1 with a complete checksum.
+fn ipv4(dst_mac: Mac, src: u8, dst: Ipv4Addr, protocol: u8, l4: &[u8]) -> Vec<u8> {
+    let from = spec(1, src);
+    let mut f = [dst_mac.0, from.mac.0].concat();
+    f.extend([8, 0, 0x45, 0]);
+    f.extend(((20 + l4.len()) as u16).to_be_bytes());
+    f.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
+    f.extend(from.ip4.unwrap().octets());
+    f.extend(dst.octets());
+    let sum = Sum::default().with(&f[14..34]).finish();
+    put_be16(&mut f, 24, sum);
+    f.extend(l4);
+    f
+}
+
+/// A TCP super-frame to `dst` whose checksum is left to the device, and its virtio-net header.
+fn bulk(dst_mac: Mac, dst: Ipv4Addr, payload: usize) -> (VnetHdr, Vec<u8>) {
+    let mut tcp = vec![
+        0x30, 0x39, 0, 80, 0, 0, 1, 0, 0, 0, 0, 9, 0x50, 0x18, 1, 0, 0, 0, 0, 0,
+    ];
+    tcp.extend((0..payload).map(|i| (i * 7) as u8));
+    let mut f = ipv4(dst_mac, 2, dst, 6, &tcp);
+    let h = Headers::parse(&f).unwrap();
+    let sum = pseudo(&f, &h, h.end - h.l4).fold();
+    put_be16(&mut f, 50, sum);
+    let gso = if payload > 1410 { Gso::Tcp4 } else { Gso::None };
+    let gso_size = if payload > 1410 { 1410 } else { 0 };
+    (
+        VnetHdr {
+            partial: Some((34, 16)),
+            gso,
+            ecn: false,
+            hdr_len: 54,
+            gso_size,
+        },
+        f,
+    )
+}
+
+#[test]
+fn a_super_frame_crosses_the_node_unchanged() {
+    let mut lab = Lab::new(1);
+    let (vnet, frame) = bulk(spec(1, 3).mac, spec(1, 3).ip4.unwrap(), 60_000);
+    lab.send(0, &vnet, &frame);
+    assert_eq!(lab.out.to_pods, [(PortId(1), vnet, frame)]);
+    lab.balanced();
+}
+
+#[test]
+fn a_super_frame_crosses_the_tunnel_and_is_whole_again() {
+    let (mut a, mut b) = (Lab::new(1), Lab::new(2));
+    let dst = Ipv4Addr::new(10, 244, 2, 2);
+    let (vnet, frame) = bulk(a.gateway(), dst, 60_000);
+    a.send(0, &vnet, &frame);
+    // A probe goes along with the first frame to a peer.
+    let trains: Vec<_> = a.out.to_peers.iter().filter(|(_, d)| d.len() > 1).collect();
+    assert_eq!(trains.len(), 1, "one message");
+    let (to, datagrams) = trains[0];
+    assert_eq!((*to, datagrams.len()), (peer(2).underlay, 43));
+    for d in datagrams {
+        let inner = &d[8..];
+        let h = Headers::parse(inner).unwrap();
+        assert!(transport_is_right(inner, &h));
+        assert_eq!(
+            (EthView(inner).dst(), EthView(inner).src()),
+            (peer(2).vtep_mac, peer(1).vtep_mac)
+        );
+        assert_eq!(h.ttl(inner), 63);
+        assert!(d.len() <= 1472);
+    }
+    b.receive(1, datagrams);
+    let (port, v, got) = &b.out.to_pods[0];
+    assert_eq!((*port, *v), (PortId(0), vnet));
+    let h = Headers::parse(got).unwrap();
+    assert_eq!((h.ttl(got), &got[54..]), (62, &frame[54..]));
+    assert_eq!(
+        (EthView(got).dst(), EthView(got).src()),
+        (spec(2, 2).mac, b.gateway())
+    );
+    assert_eq!(b.node.counters().coalesced, 42);
+    a.balanced();
+    b.balanced();
+}
+
+#[test]
+fn a_plain_tap_gets_ordinary_frames() {
+    let mut lab = Lab::new(1);
+    let plain = PortSpec {
+        caps: TapCaps::default(),
+        ..spec(1, 9)
+    };
+    let to = lab.node.add_port(plain.clone()).unwrap();
+    let (vnet, frame) = bulk(plain.mac, plain.ip4.unwrap(), 5000);
+    lab.send(0, &vnet, &frame);
+    let joined: Vec<u8> = lab
+        .out
+        .to_pods
+        .iter()
+        .flat_map(|(_, _, f)| f[54..].to_vec())
+        .collect();
+    assert_eq!((lab.out.to_pods.len(), &joined[..]), (4, &frame[54..]));
+    for (port, vnet, f) in &lab.out.to_pods {
+        assert_eq!((*port, *vnet), (to, VnetHdr::default()));
+        assert!(transport_is_right(f, &Headers::parse(f).unwrap()));
+    }
+    // An ordinary frame with a partial checksum is completed.
+    let (vnet, frame) = bulk(plain.mac, plain.ip4.unwrap(), 100);
+    lab.send(0, &vnet, &frame);
+    let (_, vnet, f) = lab.out.to_pods.last().unwrap();
+    assert!(transport_is_right(f, &Headers::parse(f).unwrap()) && *vnet == VnetHdr::default());
+    lab.balanced();
+}
+
+#[test]
+fn what_the_kernel_refuses_is_counted_and_learned_from() {
+    let dst = Ipv4Addr::new(10, 244, 2, 2);
+    // No segmentation along this way: the same datagrams go one by one.
+    let mut lab = Lab::new(1);
+    let (vnet, frame) = bulk(lab.gateway(), dst, 5000);
+    lab.out.refuse = Some(Refusal::NoOffload);
+    lab.send(0, &vnet, &frame);
+    assert_eq!(lab.out.to_peers[0].1.len(), 4);
+    assert_eq!(
+        lab.node.peers().iter().filter(|(_, s)| s.gso).count(),
+        1,
+        "the other peer's stays"
+    );
+    lab.balanced();
+    // Too big: the pod is told the size that fits, and the next packet of that size is refused here.
+    let mut lab = Lab::new(1);
+    lab.out.refuse = Some(Refusal::TooBig {
+        mtu: Some(UnderlayMtu(1400)),
+    });
+    lab.send(0, &vnet, &frame);
+    lab.out.refuse = None;
+    lab.settle();
+    assert!(lab.dropped(DropReason::TooBig) >= 1);
+    let (port, _, error) = lab.out.to_pods.first().unwrap();
+    assert_eq!(
+        (*port, &error[34..36], be16(error, 40)),
+        (PortId(0), &[3, 4][..], 1350)
+    );
+    let before = lab.out.to_peers.len();
+    lab.send(0, &vnet, &frame);
+    assert_eq!((lab.out.to_peers.len(), lab.out.to_pods.len()), (before, 2));
+    lab.balanced();
+    // Full: nothing is lost, it waits.
+    let mut lab = Lab::new(1);
+    lab.out.blocked = true;
+    lab.send(0, &vnet, &frame);
+    assert!(lab.node.is_blocked() && lab.out.to_peers.is_empty());
+    lab.out.blocked = false;
+    lab.settle();
+    assert!(!lab.node.is_blocked() && !lab.out.to_peers.is_empty());
+    lab.balanced();
+    // Anything else: dropped, and the next goes on.
+    let mut lab = Lab::new(1);
+    lab.out.refuse = Some(Refusal::Other);
+    lab.send(0, &vnet, &frame);
+    assert!(lab.dropped(DropReason::UnderlaySend) >= 1);
+    lab.balanced();
+}
+
+#[test]
+fn strangers_and_liars_from_the_underlay_are_named() {
+    let mut a = Lab::new(1);
+    let dst = Ipv4Addr::new(10, 244, 2, 2);
+    let (vnet, frame) = bulk(a.gateway(), dst, 100);
+    a.send(0, &vnet, &frame);
+    let good = a
+        .out
+        .to_peers
+        .iter()
+        .map(|(_, d)| d[0].clone())
+        .find(|d| d.len() > 100)
+        .unwrap();
+    let with = |at: usize, v: u8| {
+        let mut d = good.clone();
+        d[at] = v;
+        vec![d]
+    };
+    for (reason, from, datagrams) in [
+        (DropReason::UnknownPeer, 9, vec![good.clone()]),
+        (DropReason::NotPeersAddress, 3, vec![good.clone()]),
+        (DropReason::WrongVni, 1, with(6, 2)),
+        (DropReason::BadVxlan, 1, with(0, 0)),
+        (DropReason::BadVxlan, 1, with(7, 1)),
+        (DropReason::WrongVtepMac, 1, with(8, 0x0a)),
+        (DropReason::EtherType, 1, with(20, 0x12)),
+        (DropReason::BadIpHeader, 1, with(30, 1)),
+        (DropReason::Truncated, 1, vec![good[..30].to_vec()]),
+        (DropReason::Truncated, 1, vec![vec![8]]),
+    ] {
+        let mut b = Lab::new(2);
+        b.receive(from, &datagrams);
+        assert_eq!(
+            (b.dropped(reason), b.out.to_pods.len()),
+            (1, 0),
+            "{reason:?} {:?}",
+            b.node.drops()
+        );
+        b.balanced();
+    }
+    let mut b = Lab::new(2);
+    b.receive(1, &[good]);
+    assert_eq!(b.out.to_pods.len(), 1);
+}
+
+#[test]
+fn nowhere_to_go_is_told_to_the_sender() {
+    let ping = [8, 0, 0xf7, 0xff, 0, 0, 0, 0];
+    let cases = [
+        (Ipv4Addr::new(10, 244, 1, 99), DropReason::NoSuchPod, [3, 1]),
+        (Ipv4Addr::new(192, 0, 2, 1), DropReason::NoRoute, [3, 0]),
+    ];
+    for (dst, reason, kind) in cases {
+        let mut lab = Lab::new(1);
+        lab.send(0, &VnetHdr::default(), &ipv4(lab.gateway(), 2, dst, 1, &ping));
+        assert_eq!(lab.dropped(reason), 1);
+        let (port, _, error) = &lab.out.to_pods[0];
+        assert_eq!((*port, &error[34..36]), (PortId(0), &kind[..]));
+        lab.balanced();
+    }
+    // Not routable, nobody's MAC: silence.
+    let mut lab = Lab::new(1);
+    lab.send(
+        0,
+        &VnetHdr::default(),
+        &ipv4(lab.gateway(), 2, Ipv4Addr::new(127, 0, 0, 1), 1, &ping),
+    );
+    lab.send(
+        0,
+        &VnetHdr::default(),
+        &ipv4(Mac([2; 6]), 2, Ipv4Addr::new(10, 244, 1, 3), 1, &ping),
+    );
+    assert_eq!(
+        (
+            lab.dropped(DropReason::NotRoutable),
+            lab.dropped(DropReason::UnknownMac)
+        ),
+        (1, 1)
+    );
+    // The gateway answers a ping itself.
+    lab.send(
+        0,
+        &VnetHdr::default(),
+        &ipv4(lab.gateway(), 2, Ipv4Addr::new(10, 244, 1, 1), 1, &ping),
+    );
+    assert_eq!(&lab.out.to_pods[0].2[34..36], &[0, 0]);
+    lab.balanced();
+}
+
+#[test]
+fn broadcasts_reach_the_others_within_a_limit() {
+    let mut lab = Lab::new(1);
+    lab.node.add_port(spec(1, 4)).unwrap();
+    let all = Ipv4Addr::new(10, 244, 1, 255);
+    for _ in 0..12 {
+        lab.send(
+            0,
+            &VnetHdr::default(),
+            &ipv4(Mac::BROADCAST, 2, all, 17, &[0, 9, 0, 9, 0, 8, 0, 0]),
+        );
+    }
+    assert_eq!(
+        (lab.out.to_pods.len(), lab.dropped(DropReason::StormLimit)),
+        (20, 2)
+    );
+    assert!(lab.out.to_pods.iter().all(|(p, ..)| *p != PortId(0)) && lab.out.to_peers.is_empty());
+    lab.balanced();
+}
+
+#[test]
+fn arp_is_answered_for_pods_gateway_and_nobody_but_not_for_probes() {
+    let mut lab = Lab::new(1);
+    let ask = |sender: Ipv4Addr, wanted: Ipv4Addr| {
+        let mac = spec(1, 2).mac;
+        let mut f = [Mac::BROADCAST.0, mac.0].concat();
+        f.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        f.extend(mac.0);
+        f.extend(sender.octets());
+        f.extend([0; 6]);
+        f.extend(wanted.octets());
+        f
+    };
+    let own = spec(1, 2).ip4.unwrap();
+    for (last, mac) in [(3, spec(1, 3).mac), (1, lab.gateway()), (99, lab.gateway())] {
+        lab.send(0, &VnetHdr::default(), &ask(own, Ipv4Addr::new(10, 244, 1, last)));
+        let (_, _, reply) = lab.out.to_pods.pop().unwrap();
+        assert_eq!((reply.len(), EthView(&reply).src()), (42, mac));
+    }
+    lab.send(
+        0,
+        &VnetHdr::default(),
+        &ask(Ipv4Addr::UNSPECIFIED, Ipv4Addr::new(10, 244, 1, 99)),
+    );
+    assert!(lab.out.to_pods.is_empty());
+    lab.balanced();
+    assert_eq!(neighbour::ANSWER_LEN, 86);
+}
+
+/// A change of the tables, or a question.
+#[derive(Clone, Debug)]
+enum Step {
+    Port(u8),
+    NoPort(u8),
+    Peer(u8),
+    NoPeer(u8),
+    Ask(FlowKey),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let mac = prop_oneof![
+        Just(Mac::of_ipv4(Ipv4Addr::new(10, 244, 1, 1))),
+        (2u8..8).prop_map(|p| spec(1, p).mac)
+    ];
+    let dst = (0u8..5, 0u8..8, any::<bool>()).prop_map(|(node, pod, six)| match six {
+        false => IpAddr::V4(Ipv4Addr::new(10, 244, node, pod)),
+        true => IpAddr::V6(Ipv6Addr::new(0xfd00, node.into(), 0, 0, 0, 0, 0, pod.into())),
+    });
+    let ask = (0u16..4, mac, dst).prop_map(|(port, mac, dst)| {
+        Step::Ask(FlowKey {
+            port: PortId(port),
+            mac,
+            dst,
+        })
+    });
+    let step = prop_oneof![
+        8 => ask,
+        1 => (2u8..8).prop_map(Step::Port),
+        1 => (2u8..8).prop_map(Step::NoPort),
+        1 => (2u8..5).prop_map(Step::Peer),
+        1 => (2u8..5).prop_map(Step::NoPeer),
+    ];
+    proptest::collection::vec(step, 0..200)
+}
+
+proptest! {
+    #[test]
+    fn the_flow_cache_agrees_with_a_fresh_decision(steps in steps()) {
+        let mut node = Lab::new(1).node;
+        for step in steps {
+            match step {
+                Step::Port(p) => { let _ = node.add_port(spec(1, p)); }
+                Step::NoPort(p) => { node.remove_port(&spec(1, p).pod); }
+                Step::Peer(n) => { let _ = node.apply(Change::PeerSet(peer(n))); }
+                Step::NoPeer(n) => { let _ = node.apply(Change::PeerGone(peer(n).name)); }
+                Step::Ask(key) => {
+                    let fresh = node.fresh_way(&key);
+                    prop_assert_eq!(node.way(key), fresh);
+                    prop_assert_eq!(node.way(key), fresh);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_bytes_break_a_node(
+        kind in 0usize..4, at in 0usize..60, byte: u8, cut in 0usize..200, vnet in any::<[u8; 10]>(), trust: bool,
+        noise in proptest::collection::vec(any::<u8>(), 0..300), segment in 1u16..400,
+    ) {
+        let mut a = Lab::new(1);
+        let dst = Ipv4Addr::new(10, 244, 2, 2);
+        let (good_vnet, mut frame) = bulk(a.gateway(), dst, if kind == 0 { 4000 } else { 100 });
+        if kind == 3 { frame = noise.clone(); } else if kind > 0 && at < frame.len() { frame[at] = byte; }
+        frame.truncate(frame.len().saturating_sub(if kind == 2 { cut } else { 0 }));
+        let vnet = if trust { good_vnet } else { VnetHdr::parse(&vnet).unwrap_or_default() };
+        a.send(0, &vnet, &frame);
+        a.balanced();
+        let mut b = Lab::new(2);
+        let mut datagrams: Vec<_> = std::mem::take(&mut a.out.to_peers).into_iter().flat_map(|(_, d)| d).collect();
+        if let Some(d) = datagrams.first_mut() && at < d.len() { d[at] = byte; }
+        datagrams.push(noise.clone());
+        for d in datagrams {
+            let mut memory = d.clone();
+            let message = Received {
+                span: Span::new(0, memory.len()),
+                segment: Some(segment).filter(|_| !trust),
+                from: IpAddr::from([192, 0, 2, 1]),
+                class: byte,
+            };
+            b.node.from_peer(&mut memory, &message, NOW, &mut b.out);
+            b.node.deliver_trains(&mut memory, &mut b.out);
+            b.settle();
+        }
+        b.balanced();
+    }
+}

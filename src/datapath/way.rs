@@ -1,0 +1,101 @@
+//! Where a pod's frame goes: the decision itself, without any effect.
+
+use super::Node;
+use super::flow::FlowKey;
+use crate::model::{DropReason, PeerId, PortId};
+use crate::stack::Trouble;
+use std::net::IpAddr;
+
+/// Where a frame goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// Switched to a port of this node, unchanged.
+    Switch(PortId),
+    /// Routed to a port of this node: new MACs, TTL less one.
+    Route(PortId),
+    /// Through the tunnel.
+    Tunnel(PeerId),
+    /// To the node's own addresses.
+    Stack,
+}
+
+/// It goes nowhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unreachable {
+    /// What it is counted under.
+    pub reason: DropReason,
+    /// What its sender is told.
+    pub trouble: Option<Trouble>,
+}
+
+impl Node {
+    /// The way of a unicast frame, remembered.
+    #[inline]
+    pub(super) fn way(&mut self, key: FlowKey) -> Result<Way, Unreachable> {
+        if let Some(way) = self.flows.lookup(&key) {
+            return Ok(way);
+        }
+        let way = self.fresh_way(&key)?;
+        self.flows.insert(key, way);
+        Ok(way)
+    }
+
+    /// The way of a unicast frame, looked up in the tables.
+    pub(super) fn fresh_way(&self, key: &FlowKey) -> Result<Way, Unreachable> {
+        if key.mac != self.settings.local.gateway_mac {
+            return match self.ports.by_mac(key.mac) {
+                Some(port) => Ok(Way::Switch(port)),
+                None => Err(Unreachable {
+                    reason: DropReason::UnknownMac,
+                    trouble: None,
+                }),
+            };
+        }
+        let local = &self.settings.local;
+        if local.owns(key.dst) {
+            return Ok(Way::Stack);
+        }
+        if !is_routable(key.dst) {
+            return Err(Unreachable {
+                reason: DropReason::NotRoutable,
+                trouble: None,
+            });
+        }
+        if let Some(port) = self.ports.by_ip(key.dst) {
+            return Ok(Way::Route(port));
+        }
+        if self.is_local(key.dst) {
+            return Err(Unreachable {
+                reason: DropReason::NoSuchPod,
+                trouble: Some(Trouble::HostUnreachable),
+            });
+        }
+        match self.peers.route(key.dst) {
+            Some(peer) => Ok(Way::Tunnel(peer)),
+            None => Err(Unreachable {
+                reason: DropReason::NoRoute,
+                trouble: Some(Trouble::NetUnreachable),
+            }),
+        }
+    }
+
+    /// Whether `ip` lies in this node's pod subnet.
+    pub(super) fn is_local(&self, ip: IpAddr) -> bool {
+        let local = &self.settings.local;
+        match ip {
+            IpAddr::V4(a) => local.subnet4.is_some_and(|n| n.contains(&a)),
+            IpAddr::V6(a) => local.subnet6.is_some_and(|n| n.contains(&a)),
+        }
+    }
+}
+
+/// Whether a router may pass a packet with this address on: it must be a single host's, valid beyond its
+/// own link (RFC 1812 section 5.3.7, RFC 4291 section 2.5.6).
+pub(super) fn is_routable(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(a) => !(matches!(a.octets()[0], 0 | 127 | 224..) || a.is_link_local()),
+        IpAddr::V6(a) => {
+            !(a.is_unspecified() || a.is_loopback() || a.is_multicast() || a.is_unicast_link_local())
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! A pod's TAP.
+
+use crate::buf::{Arena, Span};
+use crate::wire::{VNET_HDR_LEN, VnetHdr};
+use rustix::io::Errno;
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+/// Longest frame: Ethernet header and 65,535 bytes.
+const LONGEST: usize = 14 + 65_535;
+/// Most slices of one write: virtio-net header, made header, and the pieces of the longest train.
+const SLICES: usize = 2 + 128;
+
+/// A TAP, non-blocking.
+#[derive(Debug)]
+pub struct Tap {
+    fd: OwnedFd,
+    vnet_hdr: bool,
+    /// Read calls that gave a frame.
+    pub reads: u64,
+    /// Bytes of those frames.
+    pub read_bytes: u64,
+    /// Write calls the kernel took.
+    pub writes: u64,
+    /// Bytes of those frames.
+    pub written_bytes: u64,
+}
+
+impl Tap {
+    /// Own a TAP; `vnet_hdr` tells whether its frames carry a virtio-net header.
+    pub fn new(fd: OwnedFd, vnet_hdr: bool) -> Tap {
+        Tap {
+            fd,
+            vnet_hdr,
+            reads: 0,
+            read_bytes: 0,
+            writes: 0,
+            written_bytes: 0,
+        }
+    }
+
+    /// The descriptor's number, for the poller.
+    pub fn raw(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// Read one frame into the arena, its virtio-net header (or room for one) before it. `None` when there is
+    /// none.
+    ///
+    /// # Errors
+    /// The TAP is of no more use.
+    pub fn read(&mut self, arena: &mut Arena) -> Result<Option<Span>, Errno> {
+        let before = if self.vnet_hdr { 0 } else { VNET_HDR_LEN };
+        let free = arena.free_mut();
+        let end = (VNET_HDR_LEN + LONGEST).min(free.len());
+        let room = free.get_mut(before..end).unwrap_or_default();
+        let n = loop {
+            match rustix::io::read(&self.fd, &mut *room) {
+                Ok(n) => break n,
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        };
+        let whole = arena.take((before + n).max(VNET_HDR_LEN));
+        let frame = whole.part(VNET_HDR_LEN, whole.len());
+        self.reads += 1;
+        self.read_bytes += u64::from(frame.len);
+        Ok(Some(frame))
+    }
+
+    /// Write one frame: `head`, then pieces of `memory`. Whether the kernel took it; with the default send
+    /// buffer it never says "full".
+    pub fn write(&mut self, vnet: &VnetHdr, head: &[u8], memory: &[u8], pieces: &[Span]) -> bool {
+        let vnet = vnet.emit();
+        let first: &[u8] = if self.vnet_hdr { &vnet } else { &[] };
+        // Most frames are in one piece: room for those costs less to set up.
+        let written = if pieces.len() <= 2 {
+            self.gather(&mut [IoSlice::new(&[]); 4], first, head, memory, pieces)
+        } else {
+            self.gather(&mut [IoSlice::new(&[]); SLICES], first, head, memory, pieces)
+        };
+        let Some(n) = written else { return false };
+        self.writes += 1;
+        self.written_bytes += (n - first.len().min(n)) as u64;
+        true
+    }
+
+    fn gather<'a>(
+        &self,
+        slices: &mut [IoSlice<'a>],
+        vnet: &'a [u8],
+        head: &'a [u8],
+        memory: &'a [u8],
+        pieces: &[Span],
+    ) -> Option<usize> {
+        let parts = [vnet, head].into_iter().filter(|s| !s.is_empty());
+        let all = parts.chain(pieces.iter().map(|p| p.of(memory)));
+        let mut used = 0;
+        for (slot, part) in slices.iter_mut().zip(all) {
+            *slot = IoSlice::new(part);
+            used += 1;
+        }
+        loop {
+            match rustix::io::writev(&self.fd, &slices[..used]) {
+                Ok(n) => return Some(n),
+                Err(Errno::INTR) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The peer table.
+
+use super::Routes;
+use crate::model::{Instant, Mac, NodeName, Peer, PeerId, PodMtu, UnderlayMtu};
+use ipnet::IpNet;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+/// No pod may be told of a smaller MTU than these, whatever the network claims (RFC 791, RFC 8200): a forged
+/// "fragmentation needed" must not slow a path to a crawl.
+const MIN_POD_MTU4: u16 = 576;
+const MIN_POD_MTU6: u16 = 1280;
+
+/// How long a learned path MTU is believed, in seconds.
+const MTU_EXPIRES_S: u64 = 60;
+
+/// A peer, and what is known of the way to it.
+#[derive(Debug)]
+pub struct PeerState {
+    /// What the control plane says.
+    pub peer: Peer,
+    /// Path MTU the kernel reported, when smaller than what was configured, and when it did.
+    pub learned_mtu: Option<(UnderlayMtu, Instant)>,
+    /// Whether UDP_SEGMENT works towards it.
+    pub gso: bool,
+    /// When the last valid datagram came from it.
+    pub last_heard: Option<Instant>,
+    /// Datagrams sent to it.
+    pub datagrams_to: u64,
+    /// Bytes sent to it (UDP payload).
+    pub bytes_to: u64,
+    /// Datagrams accepted from it.
+    pub datagrams_from: u64,
+    /// Bytes accepted from it (UDP payload).
+    pub bytes_from: u64,
+    /// The echo requests sent to its VTEP.
+    pub probes: Probes,
+}
+
+impl PeerState {
+    /// Where packets of this inner family are sent to.
+    #[inline]
+    pub fn endpoint(&self, inner_is_ipv6: bool) -> SocketAddr {
+        match self.peer.underlay6 {
+            Some(six) if inner_is_ipv6 => six,
+            _ => self.peer.underlay,
+        }
+    }
+
+    /// Inner destination MAC of frames to it.
+    #[inline]
+    pub fn vtep_mac(&self, inner_is_ipv6: bool) -> Mac {
+        if inner_is_ipv6 {
+            self.peer.vtep_mac6
+        } else {
+            self.peer.vtep_mac
+        }
+    }
+
+    /// The largest inner packet of this family that fits the path.
+    #[inline]
+    pub fn pod_mtu(&self, inner_is_ipv6: bool, own: UnderlayMtu) -> PodMtu {
+        let configured = self.peer.mtu.map_or(own, |m| m.min(own));
+        let path = self.learned_mtu.map_or(configured, |(m, _)| m.min(configured));
+        let fits = path.pod_mtu(self.endpoint(inner_is_ipv6).is_ipv6());
+        let least = if inner_is_ipv6 { MIN_POD_MTU6 } else { MIN_POD_MTU4 };
+        PodMtu(fits.0.max(least))
+    }
+
+    /// The kernel refused a datagram: the path takes `mtu` only.
+    pub fn learn_mtu(&mut self, mtu: UnderlayMtu, now: Instant) {
+        let least = self.learned_mtu.map_or(mtu, |(known, _)| known.min(mtu));
+        self.learned_mtu = Some((least, now));
+    }
+
+    /// Try the configured MTU again once what was learned is old: paths get better too (RFC 1191 section 6.3).
+    pub fn forget_old_mtu(&mut self, now: Instant) {
+        let old = |(_, at): (UnderlayMtu, Instant)| (now - at).secs() >= MTU_EXPIRES_S;
+        if self.learned_mtu.is_some_and(old) {
+            self.learned_mtu = None;
+        }
+    }
+
+    /// Whether datagrams from this address are this peer's.
+    #[inline]
+    pub fn is_at(&self, ip: IpAddr) -> bool {
+        self.peer.underlay.ip() == ip || self.peer.underlay6.is_some_and(|six| six.ip() == ip)
+    }
+}
+
+/// Echo requests to a peer's VTEP: round-trip time and loss.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Probes {
+    seq: u16,
+    sent: Option<Instant>,
+    answered: bool,
+    /// The last eight outcomes, newest lowest; how many there are.
+    lost: u8,
+    known: u8,
+    rtt_us: Option<u64>,
+}
+
+impl Probes {
+    /// When the last one was sent.
+    #[inline]
+    pub fn last_sent(&self) -> Option<Instant> {
+        self.sent
+    }
+
+    /// The sequence number of a new one. The one before counts as lost if it is not answered yet.
+    pub fn next(&mut self, now: Instant) -> u16 {
+        if self.sent.is_some() {
+            self.lost = self.lost << 1 | u8::from(!self.answered);
+            self.known = (self.known + 1).min(8);
+        }
+        self.seq = self.seq.wrapping_add(1);
+        self.sent = Some(now);
+        self.answered = false;
+        self.seq
+    }
+
+    /// A reply came.
+    pub fn answered(&mut self, seq: u16, now: Instant) {
+        if let (true, Some(sent), false) = (seq == self.seq, self.sent, self.answered) {
+            self.answered = true;
+            self.rtt_us = Some((now - sent).total_micros());
+        }
+    }
+
+    /// The last round-trip time, in microseconds.
+    pub fn rtt_us(&self) -> Option<u64> {
+        self.rtt_us
+    }
+
+    /// Lost ones among the last eight whose outcome is known, in percent.
+    pub fn loss_percent(&self) -> Option<u8> {
+        let mask = u8::MAX.checked_shr(8 - u32::from(self.known)).unwrap_or(0);
+        let lost = (self.lost & mask).count_ones() as u8;
+        (self.known > 0).then(|| (u16::from(lost) * 100 / u16::from(self.known)) as u8)
+    }
+}
+
+/// The table is full.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("peer {0} is left out: a node has at most {max} peers", max = Peers::MAX)]
+pub struct PeersFull(NodeName);
+
+/// All peers, found by name, by route and by underlay address.
+#[derive(Debug, Default)]
+pub struct Peers {
+    slots: Vec<Option<PeerState>>,
+    free: Vec<PeerId>,
+    names: HashMap<NodeName, PeerId>,
+    /// Peers at each underlay address; several may share one behind a NAT.
+    underlay: HashMap<IpAddr, Vec<PeerId>>,
+    routes: Routes,
+}
+
+impl Peers {
+    /// A node has at most this many peers.
+    pub const MAX: usize = 16_384;
+
+    /// Add a peer, or change what is known of the one with that name. Its counters stay.
+    ///
+    /// # Errors
+    /// The table is full; it is unchanged then.
+    pub fn set(&mut self, peer: Peer, gso: bool) -> Result<PeerId, PeersFull> {
+        let before = self.remove(&peer.name);
+        if before.is_none() && self.names.len() >= Peers::MAX {
+            return Err(PeersFull(peer.name));
+        }
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            PeerId((self.slots.len() - 1) as u16)
+        });
+        self.names.insert(peer.name.clone(), id);
+        for net in subnets(&peer) {
+            self.routes.insert(net, id);
+        }
+        for ip in addresses(&peer) {
+            self.underlay.entry(ip).or_default().push(id);
+        }
+        let state = match before {
+            // What was learned of the way holds only while the way is the same.
+            Some((_, old)) if old.peer.underlay == peer.underlay && old.peer.underlay6 == peer.underlay6 => {
+                PeerState { peer, ..old }
+            }
+            Some((_, old)) => PeerState {
+                peer,
+                learned_mtu: None,
+                gso,
+                last_heard: None,
+                ..old
+            },
+            None => PeerState {
+                peer,
+                learned_mtu: None,
+                gso,
+                last_heard: None,
+                datagrams_to: 0,
+                bytes_to: 0,
+                datagrams_from: 0,
+                bytes_from: 0,
+                probes: Probes::default(),
+            },
+        };
+        self.slots[usize::from(id.0)] = Some(state);
+        Ok(id)
+    }
+
+    /// Remove a peer.
+    pub fn remove(&mut self, name: &NodeName) -> Option<(PeerId, PeerState)> {
+        let id = self.names.remove(name)?;
+        let state = self.slots.get_mut(usize::from(id.0))?.take()?;
+        for net in subnets(&state.peer) {
+            self.routes.remove(net, id);
+        }
+        for ip in addresses(&state.peer) {
+            if let Some(ids) = self.underlay.get_mut(&ip) {
+                ids.retain(|other| *other != id);
+                if ids.is_empty() {
+                    self.underlay.remove(&ip);
+                }
+            }
+        }
+        self.free.push(id);
+        Some((id, state))
+    }
+
+    /// A peer.
+    #[inline]
+    pub fn state(&self, id: PeerId) -> Option<&PeerState> {
+        self.slots.get(usize::from(id.0))?.as_ref()
+    }
+
+    /// A peer, to be changed.
+    #[inline]
+    pub fn state_mut(&mut self, id: PeerId) -> Option<&mut PeerState> {
+        self.slots.get_mut(usize::from(id.0))?.as_mut()
+    }
+
+    /// The peer whose subnet holds a pod's address.
+    #[inline]
+    pub fn route(&self, ip: IpAddr) -> Option<PeerId> {
+        self.routes.lookup(ip)
+    }
+
+    /// A peer at this underlay address.
+    #[inline]
+    pub fn at_underlay(&self, ip: IpAddr) -> Option<PeerId> {
+        self.underlay.get(&ip)?.first().copied()
+    }
+
+    /// All peers in the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (PeerId, &PeerState)> + '_ {
+        let numbered = self.slots.iter().zip(0u16..);
+        numbered.filter_map(|(slot, n)| Some((PeerId(n), slot.as_ref()?)))
+    }
+}
+
+fn subnets(peer: &Peer) -> impl Iterator<Item = IpNet> + use<> {
+    let four = peer.subnet4.map(IpNet::from);
+    four.into_iter().chain(peer.subnet6.map(IpNet::from))
+}
+
+fn addresses(peer: &Peer) -> impl Iterator<Item = IpAddr> + use<> {
+    let one = peer.underlay.ip();
+    let two = peer.underlay6.map(|six| six.ip()).filter(|ip| *ip != one);
+    std::iter::once(one).chain(two)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(name: &str, last: u8, subnet: u8) -> Peer {
+        Peer {
+            name: name.parse().unwrap(),
+            underlay: SocketAddr::from(([192, 0, 2, last], 8472)),
+            underlay6: None,
+            subnet4: Some(format!("10.244.{subnet}.0/24").parse().unwrap()),
+            subnet6: Some(format!("fd00:{subnet}::/64").parse().unwrap()),
+            vtep_mac: Mac([2, 0, 0, 0, 0, last]),
+            vtep_mac6: Mac([2, 0, 0, 0, 6, last]),
+            mtu: None,
+        }
+    }
+
+    fn at(p: &Peers, ip: &str) -> Option<String> {
+        let id = p.route(ip.parse().unwrap())?;
+        Some(p.state(id)?.peer.name.to_string())
+    }
+
+    #[test]
+    fn peers_come_change_and_go() {
+        let mut p = Peers::default();
+        p.set(peer("a", 1, 1), true).unwrap();
+        p.set(peer("b", 2, 2), true).unwrap();
+        assert_eq!(at(&p, "10.244.2.9").as_deref(), Some("b"));
+        assert_eq!(at(&p, "fd00:1::9").as_deref(), Some("a"));
+        let known = |p: &Peers, last| p.at_underlay(IpAddr::from([192, 0, 2, last])).is_some();
+        assert!(known(&p, 1) && known(&p, 2) && !known(&p, 3));
+
+        let id = p.route("10.244.2.9".parse().unwrap()).unwrap();
+        p.state_mut(id).unwrap().datagrams_to = 7;
+        p.state_mut(id).unwrap().learned_mtu = Some((UnderlayMtu(1400), Instant::ZERO));
+        p.set(peer("b", 3, 4), true).unwrap();
+        assert_eq!(
+            (at(&p, "10.244.2.9"), at(&p, "10.244.4.9").as_deref()),
+            (None, Some("b"))
+        );
+        assert!(!known(&p, 2) && known(&p, 3));
+        let state = p.state(p.route("10.244.4.9".parse().unwrap()).unwrap()).unwrap();
+        assert_eq!((state.datagrams_to, state.learned_mtu), (7, None));
+
+        assert!(p.remove(&"b".parse().unwrap()).is_some());
+        assert!(p.remove(&"b".parse().unwrap()).is_none());
+        assert!(!known(&p, 3) && at(&p, "10.244.4.9").is_none());
+        assert_eq!(p.iter().count(), 1);
+    }
+
+    #[test]
+    fn mtu_follows_family_path_and_floor() {
+        let mut p = Peers::default();
+        let id = p.set(peer("a", 1, 1), true).unwrap();
+        let own = UnderlayMtu(1500);
+        let s = p.state_mut(id).unwrap();
+        assert_eq!(s.pod_mtu(false, own), PodMtu(1450));
+        s.peer.underlay6 = Some("[2001:db8::1]:8472".parse().unwrap());
+        assert_eq!(
+            (s.pod_mtu(false, own), s.pod_mtu(true, own)),
+            (PodMtu(1450), PodMtu(1430))
+        );
+        s.peer.mtu = Some(UnderlayMtu(1400));
+        assert_eq!(s.pod_mtu(false, own), PodMtu(1350));
+        s.learned_mtu = Some((UnderlayMtu(68), Instant::ZERO));
+        assert_eq!(
+            (s.pod_mtu(false, own), s.pod_mtu(true, own)),
+            (PodMtu(576), PodMtu(1280))
+        );
+    }
+
+    #[test]
+    fn probes_measure_and_count_losses() {
+        let mut p = Probes::default();
+        assert_eq!((p.rtt_us(), p.loss_percent()), (None, None));
+        let seq = p.next(Instant::from_micros(100));
+        p.answered(seq, Instant::from_micros(350));
+        p.answered(seq, Instant::from_micros(900));
+        assert_eq!((p.rtt_us(), p.loss_percent()), (Some(250), None));
+        for _ in 0..3 {
+            p.next(Instant::from_secs(1));
+        }
+        assert_eq!(
+            p.loss_percent(),
+            Some(66),
+            "one answered, two lost, the last is open"
+        );
+    }
+}
