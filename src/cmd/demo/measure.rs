@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SLACK: Duration = Duration::from_secs(2);
 /// Timed pings in all, shared among the pairs, and the fewest and most of a pair.
 const PINGS: usize = 4000;
-const PER_PAIR: (usize, usize) = (5, 21);
+const PER_PAIR: (usize, usize) = (3, 21);
 /// How long a stream is measured, and what its beginning and a failure may take beside.
 const WINDOW: Duration = Duration::from_millis(1000);
 const STREAM: Duration = Duration::from_secs(4);

@@ -69,12 +69,7 @@ pub struct Args {
 /// When the demo cannot run here or is interrupted; pairs that fail are an exit code.
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     let (nodes, pods) = (args.nodes, usize::from(args.pods));
-    if usize::from(nodes) * pods > MAX_PODS {
-        let message = format!(
-            "{nodes} nodes with {pods} pods each are more than {MAX_PODS} pods (lower --nodes or --pods)"
-        );
-        return Err(Failure::new(Exit::Usage, message));
-    }
+    plan::fits(nodes, pods).map_err(|e| Failure::new(Exit::Usage, e))?;
     doctor::pods_can_be_made()?;
     let talks = !args.json || std::io::stderr().is_terminal();
     let mut watch =
