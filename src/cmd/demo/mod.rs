@@ -38,7 +38,7 @@ use watch::Watch;
 /// between pods of two nodes. No root needed, nothing to install, nothing left behind; it takes some seconds.
 /// The nodes are ordinary ones that tunnel over loopback addresses with an MTU of 1500.
 ///
-/// Exits with 0 only when every pair and every stream worked.
+/// Exits with 0 only when every pair and every stream worked, and no node ended by itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -78,14 +78,22 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     let mut net = Net::up(plan, &mut watch)?;
     let report = measure::measure(&net, &mut watch)?;
     show(&report, args.json)?;
-    for sentence in net.nodes.casualties() {
+    let mut dead = net.nodes.casualties();
+    if args.keep && dead.is_empty() {
+        keep(&mut net, &watch, args.json)?;
+        dead = net.nodes.casualties();
+        // Who ended the demo may have ended its nodes with it.
+        dead.retain(|_| watch.check().is_ok());
+    }
+    for sentence in &dead {
         eprintln!("podwire: {sentence}");
     }
-    if args.keep {
-        keep(&mut net, &watch, args.json)?;
-    }
     drop(net);
-    Ok(if report.ok { Exit::Ok } else { Exit::Failed })
+    Ok(if report.ok && dead.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Failed
+    })
 }
 
 fn show(report: &Report, json: bool) -> Result<(), Failure> {
@@ -104,9 +112,6 @@ fn keep(net: &mut Net, watch: &Watch, json: bool) -> Result<(), Failure> {
         say(&format!("\n{text}"))?;
     }
     watch.until_asked(&mut net.nodes.jobs());
-    for sentence in net.nodes.casualties() {
-        eprintln!("podwire: {sentence}");
-    }
     Ok(())
 }
 

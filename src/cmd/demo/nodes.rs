@@ -82,7 +82,8 @@ impl Nodes {
     }
 
     /// A sentence for each node that ended by itself.
-    pub fn casualties(&self) -> Vec<String> {
+    pub fn casualties(&mut self) -> Vec<String> {
+        Job::look(&mut self.jobs());
         let dead = self.nodes.iter().filter(|n| n.job.ended());
         dead.map(|n| format!("node {} ended by itself{}", n.name, self.last_words(&n.name)))
             .collect()
