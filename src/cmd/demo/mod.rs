@@ -76,6 +76,9 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         Watch::new(talks).map_err(|e| Failure::new(Exit::Failed, format!("signals cannot be taken: {e}")))?;
     let plan = Plan::new(nodes, pods, std::process::id()).map_err(no_underlay)?;
     let mut net = Net::up(plan, &mut watch)?;
+    if !args.json {
+        say(&greeting(args, &watch))?;
+    }
     let report = measure::measure(&net, &mut watch)?;
     show(&report, args.json)?;
     let mut dead = net.nodes.casualties();
@@ -94,6 +97,22 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     } else {
         Exit::Failed
     })
+}
+
+fn greeting(args: &Args, watch: &Watch) -> String {
+    let count = |n: u8, what| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let user = rustix::process::geteuid();
+    format!(
+        "{} with {} each, up in {} ms as {}.\n\n",
+        count(args.nodes, "node"),
+        count(args.pods, "pod"),
+        watch.elapsed().as_millis(),
+        if user.is_root() {
+            "root (which is not needed)".into()
+        } else {
+            format!("user {}, without root", user.as_raw())
+        }
+    )
 }
 
 fn show(report: &Report, json: bool) -> Result<(), Failure> {

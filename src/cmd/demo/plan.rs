@@ -42,7 +42,7 @@ fn fits_room(nodes: usize, pods: usize, room: usize) -> Result<(), String> {
     let neighbours = nodes * pods * pods;
     if neighbours > room - room / 16 {
         return Err(format!(
-            "{pods} pods on a node, on {nodes} nodes, have {neighbours} neighbours, but this kernel keeps {room} \
+            "{pods} pods a node have {neighbours} neighbours in all, but this kernel keeps {room} \
              for all pods together (lower --pods, or as root: sysctl -w \
              net.ipv4.neigh.default.gc_thresh3={more} net.ipv6.neigh.default.gc_thresh3={more})",
             more = (neighbours * 2).next_power_of_two()
