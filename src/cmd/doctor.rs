@@ -449,11 +449,11 @@ fn files() -> Check {
             NAME,
             Verdict::Warn,
             format!("{n} at most"),
-            "ulimit -n 65536 (each pod takes two)",
+            "ulimit -n 65536 (each pod takes three)",
         ),
         Some(n) => Check::ok(
             NAME,
-            format!("{n} at most, enough for {} pods", n.saturating_sub(128) / 2),
+            format!("{n} at most, enough for {} pods", n.saturating_sub(128) / 3),
         ),
         None => Check::ok(NAME, "without limit"),
     }
