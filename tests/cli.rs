@@ -328,24 +328,6 @@ fn a_stale_socket_is_replaced_and_peers_follow_the_file() {
 }
 
 #[test]
-fn an_idle_node_sleeps() {
-    let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(dir.path(), &[]);
-    let switches = || {
-        let text = fs::read_to_string(format!("/proc/{}/status", node.0.id())).unwrap();
-        let line = text
-            .lines()
-            .find(|l| l.starts_with("voluntary_ctxt_switches"))
-            .unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
-    };
-    std::thread::sleep(Duration::from_millis(200));
-    let before = switches();
-    std::thread::sleep(Duration::from_secs(2));
-    assert!(switches() - before <= 1);
-}
-
-#[test]
 fn the_only_node_is_found_and_doctor_needs_none() {
     let dir = tempfile::tempdir().unwrap();
     let (code, out, err) = run(dir.path(), &["doctor", "--json"]);
