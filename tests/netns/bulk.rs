@@ -1,0 +1,125 @@
+//! Bulk transfers whose every byte is compared, on an underlay without faults.
+
+use super::pod::FAMILIES;
+use super::raw;
+use super::traffic::{MB, connect, datagrams, stream};
+use super::world::{Case, World};
+use podwire::model::OffloadMode;
+use std::io::{Read, Write};
+
+/// The tests.
+pub const CASES: &[Case] = &[
+    Case::new("bulk_across_nodes", across),
+    Case::new("bulk_across_nodes_in_whole_trains", across).whole_trains(),
+    Case::new("bulk_over_an_ipv6_underlay", across).underlay6(),
+    Case::new("bulk_on_a_node", on_a_node).pods(2),
+    Case::new("many_streams_both_ways", many).pods(2),
+    Case::new("small_writes_in_order", small_writes),
+    Case::new("datagrams_of_all_sizes", all_sizes).pods(2),
+    Case::new("datagram_trains", trains).pods(2),
+    Case::new("datagram_trains_in_whole_trains", trains)
+        .pods(2)
+        .whole_trains(),
+];
+
+fn across(world: &mut World) {
+    let (a, b) = world.pair();
+    for family in FAMILIES {
+        stream(a, b, family, 32 * MB);
+    }
+    let counters = world.nodes[0].status().counters;
+    if world.mode == OffloadMode::On {
+        let mean = counters.tap_read_bytes / counters.tap_reads.max(1);
+        assert!(mean > 8000, "super-frames leave the pod: {mean} bytes a read");
+    }
+}
+
+fn on_a_node(world: &mut World) {
+    let [a, b] = &world.pods[0][..] else {
+        unreachable!("two pods");
+    };
+    for family in FAMILIES {
+        stream(a, b, family, 32 * MB);
+    }
+    let counters = world.nodes[0].status().counters;
+    assert_eq!(counters.frames_to_peers, 0, "nothing goes through the tunnel");
+}
+
+fn many(world: &mut World) {
+    let pods: Vec<_> = world.all_pods().collect();
+    std::thread::scope(|s| {
+        for (from, to) in [(0, 2), (1, 3), (2, 0), (3, 1), (0, 1)] {
+            for family in FAMILIES {
+                let (from, to) = (pods[from], pods[to]);
+                s.spawn(move || stream(from, to, family, 4 * MB));
+            }
+        }
+    });
+}
+
+/// Many small segments, each pushed: nothing may be withheld for the sake of merging.
+fn small_writes(world: &mut World) {
+    let (a, b) = world.pair();
+    for family in FAMILIES {
+        let listener = b.listen(family);
+        let at = listener.local_addr().expect("it is bound");
+        let mut near = connect(a, at).expect("a connection");
+        near.set_nodelay(true).expect("a flag");
+        let (mut far, _) = listener.accept().expect("a connection");
+        far.set_nodelay(true).expect("a flag");
+        far.set_read_timeout(Some(super::pod::PATIENCE))
+            .expect("a timeout");
+        let begun = std::time::Instant::now();
+        for n in 0..500u32 {
+            near.write_all(&n.to_be_bytes()).expect("it is sent");
+            let mut got = [0; 4];
+            far.read_exact(&mut got).expect("it arrives");
+            assert_eq!(u32::from_be_bytes(got), n);
+            far.write_all(&got).expect("it is sent");
+            near.read_exact(&mut got).expect("it arrives");
+            assert_eq!(u32::from_be_bytes(got), n);
+        }
+        // A frame withheld until the next would cost a retransmission of 200 ms.
+        let took = begun.elapsed();
+        assert!(took.as_secs() < 5, "500 exchanges took {took:?}");
+    }
+}
+
+fn all_sizes(world: &mut World) {
+    // Around the pod MTU of 1450 less 28 and 48, around two fragments, and the longest.
+    let sizes = [
+        0, 1, 2, 7, 17, 18, 19, 100, 1000, 1401, 1402, 1403, 1421, 1422, 1423, 1424, 2800, 2850, 4000, 9000,
+        20_000, 65_507,
+    ];
+    let (a, _) = world.pair();
+    for to in [&world.pods[0][1], &world.pods[1][0]] {
+        for family in FAMILIES {
+            datagrams(a, to, family, &sizes);
+        }
+    }
+}
+
+/// Datagrams that leave the pod as one super-frame (UDP_SEGMENT) arrive one by one.
+fn trains(world: &mut World) {
+    let (a, _) = world.pair();
+    for to in [&world.pods[0][1], &world.pods[1][0]] {
+        for family in FAMILIES {
+            for (each, count, last) in [(1000, 20, 1000), (1200, 44, 7), (100, 3, 1)] {
+                let (mouth, ear) = (a.udp(family, 0), to.udp(family, 0));
+                raw::segment(&mouth, each as u16);
+                let mut train = vec![0; each * (count - 1) + last];
+                super::impair::Rng(each as u64).fill(&mut train);
+                mouth
+                    .send_to(&train, ear.local_addr().expect("it is bound"))
+                    .unwrap_or_else(|e| panic!("{count} datagrams of {each} bytes: {e}"));
+                let mut got = [0; 4096];
+                for want in train.chunks(each) {
+                    let n = ear.recv(&mut got).unwrap_or_else(|e| {
+                        panic!("{count} datagrams of {each} bytes to {}: {e}", to.name);
+                    });
+                    assert!(got[..n] == *want, "a datagram of {n} bytes arrived changed");
+                }
+            }
+        }
+    }
+}

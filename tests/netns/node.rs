@@ -1,0 +1,263 @@
+//! A `podwire node` process on a host of the underlay.
+
+use super::netns::Netns;
+use podwire::api::{Client, Status};
+use podwire::model::{DropReason, OffloadMode};
+use rustix::process::{Pid, Signal};
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The program under test.
+pub const PODWIRE: &str = env!("CARGO_BIN_EXE_podwire");
+/// How long a node may take to come up on a busy machine.
+const START: Duration = Duration::from_secs(10);
+/// How long a node may take to end.
+const END: Duration = Duration::from_secs(1);
+
+/// A node; ended when dropped.
+pub struct Node {
+    /// Number of the node, from 1: its name is n1, its pods are in 10.244.1.0/24 and fd00:10:244:1::/64.
+    pub number: usize,
+    /// Its admin socket.
+    pub socket: PathBuf,
+    /// Its peers file.
+    pub peers: PathBuf,
+    log: PathBuf,
+    args: Vec<String>,
+    process: Option<Child>,
+}
+
+/// An entry of a peers file.
+pub fn peer(number: usize, underlay: IpAddr) -> String {
+    format!(
+        "[[peer]]\nname = \"n{number}\"\nunderlay = \"{underlay}\"\nsubnet = \"10.244.{number}.0/24\"\n\
+         subnet6 = \"fd00:10:244:{number}::/64\"\n"
+    )
+}
+
+impl Node {
+    /// Node `number` at an address of a host, with its files in `dir` and more arguments of `podwire node`.
+    pub fn start(
+        number: usize,
+        (netns, bind): (&Netns, IpAddr),
+        dir: &Path,
+        tap: OffloadMode,
+        more: &[&str],
+    ) -> Node {
+        let file = |ending: &str| dir.join(format!("n{number}.{ending}"));
+        let tap = match tap {
+            OffloadMode::On => "on",
+            OffloadMode::Off => "off",
+        };
+        let peers = file("toml");
+        let mut args: Vec<String> = [
+            "node",
+            "--name",
+            &format!("n{number}"),
+            "--subnet",
+            &format!("10.244.{number}.0/24"),
+            "--subnet6",
+            &format!("fd00:10:244:{number}::/64"),
+            "--offload-tap",
+            tap,
+            "--peers",
+            &peers.to_string_lossy(),
+            "--bind",
+            &bind.to_string(),
+        ]
+        .map(String::from)
+        .to_vec();
+        args.extend(more.iter().map(ToString::to_string));
+        let mut node = Node {
+            number,
+            socket: file("sock"),
+            peers,
+            log: file("log"),
+            args,
+            process: None,
+        };
+        node.restart(netns);
+        node
+    }
+
+    /// Start the process again after it ended.
+    pub fn restart(&mut self, netns: &Netns) {
+        assert!(self.process.is_none(), "n{} runs", self.number);
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .expect("a log");
+        let mut command = Command::new(PODWIRE);
+        command
+            .arg("--socket")
+            .arg(&self.socket)
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        self.process = Some(netns.within(|| command.spawn()).expect("podwire starts"));
+        let begun = Instant::now();
+        while Client::connect(&self.socket).is_err() {
+            assert!(begun.elapsed() < START, "n{} does not come up", self.number);
+            assert!(
+                self.running(),
+                "n{} ended at once:\n{}",
+                self.number,
+                self.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether the process runs.
+    pub fn running(&mut self) -> bool {
+        let child = self.process.as_mut();
+        child.is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_none()))
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the node runs").id()
+    }
+
+    /// Send the process a signal.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.process.as_ref().expect("the node runs");
+        rustix::process::kill_process(Pid::from_child(child), signal).expect("it is our child");
+    }
+
+    /// Send a signal that ends the process, and await that, for a second at most.
+    pub fn end(&mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
+        let begun = Instant::now();
+        let child = self.process.as_mut().expect("the node runs");
+        loop {
+            if let Some(status) = child.try_wait().expect("it is our child") {
+                self.process = None;
+                return status;
+            }
+            assert!(
+                begun.elapsed() < END,
+                "n{} did not end within a second",
+                self.number
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// End the process by SIGTERM; it must succeed within a second and leave no socket.
+    pub fn stop(&mut self) {
+        let status = self.end(Signal::TERM);
+        assert!(status.success(), "n{} ended by {status}", self.number);
+        assert!(!self.socket.exists(), "n{} left its socket", self.number);
+    }
+
+    /// Run a subcommand against the node.
+    pub fn podwire(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(PODWIRE);
+        command
+            .arg("--socket")
+            .arg(&self.socket)
+            .args(args)
+            .stdin(Stdio::null());
+        command.output().expect("podwire runs")
+    }
+
+    /// What `podwire status --json` prints.
+    pub fn status(&self) -> Status {
+        let out = self.podwire(&["status", "--json"]);
+        let wrong = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "n{} tells no status: {wrong}", self.number);
+        serde_json::from_slice(&out.stdout).expect("JSON of a status")
+    }
+
+    /// How many frames the node dropped for `reason`.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.status().drops.get(reason.label()).copied().unwrap_or(0)
+    }
+
+    /// Processor time of the process so far, user and system.
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        // The name, in parentheses, may hold blanks; utime and stime are fields 14 and 15, in 1/100 s.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+        let ticks = |field: usize| fields[field - 3].parse::<u64>().expect("a number");
+        Duration::from_millis(10 * (ticks(14) + ticks(15)))
+    }
+
+    /// Replace the peers file as configuration management does, by renaming.
+    pub fn set_peers(&self, text: &str) {
+        let new = self.peers.with_extension("new");
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, &self.peers))
+            .expect("a peers file");
+    }
+
+    /// All that must hold of a node at any time: it runs, nothing panicked, each frame is accounted for.
+    pub fn check(&mut self) {
+        let n = self.number;
+        assert!(self.running(), "n{n} has ended:\n{}", self.log_tail());
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        assert!(!log.contains("panicked"), "n{n} panicked:\n{}", self.log_tail());
+        // Asking sends probes at most once a second; what the first asking left in flight is settled then.
+        let mut status = self.status();
+        if status.counters.imbalance() != 0 {
+            status = self.status();
+        }
+        let counted: u64 = status.drops.values().sum();
+        assert_eq!(status.counters.dropped, counted, "n{n}: drops by reason");
+        assert_eq!(
+            status.counters.imbalance(),
+            0,
+            "n{n}: frames in = frames out + consumed + dropped does not hold:\n{}",
+            evidence(&status)
+        );
+    }
+
+    /// What to print when a test failed.
+    pub fn evidence(&mut self) -> String {
+        let n = self.number;
+        let log = self.log_tail();
+        if !self.running() {
+            return format!("--- n{n} does not run; its log:\n{log}");
+        }
+        let out = self.podwire(&["status", "--json"]);
+        match serde_json::from_slice::<Status>(&out.stdout) {
+            Ok(status) => format!("--- n{n}: {}\n--- log of n{n}:\n{log}", evidence(&status)),
+            Err(_) => format!(
+                "--- n{n} tells no status: {}\n{log}",
+                String::from_utf8_lossy(&out.stderr)
+            ),
+        }
+    }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+}
+
+fn evidence(status: &Status) -> String {
+    let json = |r: Result<String, serde_json::Error>| r.unwrap_or_default();
+    format!(
+        "counters {}, drops {}, peers {}",
+        json(serde_json::to_string(&status.counters)),
+        json(serde_json::to_string(&status.drops)),
+        json(serde_json::to_string(&status.peers))
+    )
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            // Only a test that failed comes here.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

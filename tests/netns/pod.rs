@@ -1,0 +1,172 @@
+//! A pod on a node: a sandbox of the library's own making, and what tests do in it.
+
+use super::netns::Netns;
+use super::node::{Node, PODWIRE};
+use podwire::api::AttachRequest;
+use podwire::model::Mac;
+use podwire::pod::sandbox::{Sandbox, Spec};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+/// How long a socket waits for what must come.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A pod, held until dropped.
+pub struct Pod {
+    /// Its name, in the namespace "default".
+    pub name: String,
+    /// Number of its node.
+    pub node: usize,
+    /// Its IPv4 address.
+    pub ip4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub ip6: Ipv6Addr,
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its network namespace.
+    pub netns: Netns,
+    sandbox: Sandbox,
+}
+
+impl Pod {
+    /// A new pod on `node`, with the next free addresses.
+    pub fn attach(node: &Node, name: &str) -> Pod {
+        Pod::attach_with(node, name, None)
+    }
+
+    /// A new pod on `node`, with a certain address.
+    pub fn attach_with(node: &Node, name: &str, ip4: Option<Ipv4Addr>) -> Pod {
+        let mut spec = Spec::new(name);
+        spec.program = PODWIRE.into();
+        let sandbox = spec.spawn().unwrap_or_else(|e| panic!("{e}"));
+        let request = AttachRequest {
+            pod: name.parse().expect("a name"),
+            ip4,
+            ip6: None,
+            mac: None,
+            mtu: None,
+            ifname: "eth0".into(),
+            netns: None,
+            holder: None,
+        };
+        let attached = sandbox.attach(&node.socket, request);
+        let pod = attached.unwrap_or_else(|e| panic!("{name}: {e}")).pod;
+        let addresses = pod.addresses.iter();
+        let four = addresses.clone().find_map(|a| match a {
+            IpAddr::V4(a) => Some(*a),
+            IpAddr::V6(_) => None,
+        });
+        let six = addresses.clone().find_map(|a| match a {
+            IpAddr::V6(a) => Some(*a),
+            IpAddr::V4(_) => None,
+        });
+        Pod {
+            name: name.into(),
+            node: node.number,
+            ip4: four.expect("an IPv4 address"),
+            ip6: six.expect("an IPv6 address"),
+            mac: pod.mac,
+            netns: Netns::of(sandbox.pid()),
+            sandbox,
+        }
+    }
+
+    /// Its address of a family.
+    pub fn ip(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.ip4.into(),
+            Family::V6 => self.ip6.into(),
+        }
+    }
+
+    /// Run a command in it, in all of its namespaces.
+    pub fn run(&self, program: &str, args: &[&str]) -> Output {
+        let mut command = self.sandbox.command(program, args);
+        command.stdin(Stdio::null()).output().expect("it runs")
+    }
+
+    /// Ping an address so often, 10 ms apart, with more arguments of ping.
+    pub fn ping(&self, to: impl Into<IpAddr>, count: u32, more: &[&str]) -> Ping {
+        let to = to.into().to_string();
+        let count = count.to_string();
+        let mut args = vec!["-n", "-c", &count, "-i", "0.01", "-W", "1"];
+        args.extend(more);
+        args.push(&to);
+        Ping::of(&self.run("ping", &args))
+    }
+
+    /// Ping an address so often; no answer may come, as no error does.
+    #[track_caller]
+    pub fn unanswered(&self, to: impl Into<IpAddr>, count: u32) {
+        self.ping(to, count, &["-W", "0.2"]).none();
+    }
+
+    /// A listener on any port of one of its addresses.
+    pub fn listen(&self, family: Family) -> TcpListener {
+        let at = SocketAddr::new(self.ip(family), 0);
+        self.netns.within(|| TcpListener::bind(at)).expect("a listener")
+    }
+
+    /// A socket on a port of one of its addresses.
+    pub fn udp(&self, family: Family, port: u16) -> UdpSocket {
+        let at = SocketAddr::new(self.ip(family), port);
+        let socket = self.netns.within(|| UdpSocket::bind(at)).expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        socket
+    }
+}
+
+/// An address family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Both.
+pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// What ping told.
+#[derive(Debug)]
+pub struct Ping {
+    /// Requests sent.
+    pub sent: u32,
+    /// Requests answered.
+    pub answered: u32,
+    /// Everything it printed.
+    pub text: String,
+}
+
+impl Ping {
+    /// Read what `ping` printed.
+    pub fn of(out: &Output) -> Ping {
+        let text = [&out.stdout[..], &out.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let before = |what: &str| {
+            let (number, _) = text.split_once(what)?;
+            number.rsplit([' ', '\n']).next()?.parse().ok()
+        };
+        let sent = before(" packets transmitted").unwrap_or(0);
+        let answered = before(" received").unwrap_or(0);
+        Ping { sent, answered, text }
+    }
+
+    /// Require that every request was answered, once.
+    #[track_caller]
+    pub fn all(&self) {
+        assert!(
+            self.sent > 0 && self.sent == self.answered && !self.text.contains("duplicates"),
+            "{}",
+            self.text
+        );
+    }
+
+    /// Require that no request was answered.
+    #[track_caller]
+    pub fn none(&self) {
+        assert!(self.sent > 0 && self.answered == 0, "{}", self.text);
+    }
+}

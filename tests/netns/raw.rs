@@ -1,0 +1,90 @@
+//! Sockets that std and rustix have no safe call for: raw Ethernet, and UDP_SEGMENT.
+#![allow(unsafe_code)] // libc::bind with a sockaddr_ll, libc::setsockopt with SOL_UDP.
+
+use super::pod::Pod;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// A raw Ethernet socket on a pod's `eth0`.
+pub struct Raw(OwnedFd);
+
+impl Raw {
+    /// One that only sends.
+    pub fn sender(pod: &Pod) -> Raw {
+        Raw::open(pod, 0)
+    }
+
+    /// One that also hears all that the interface receives and sends.
+    pub fn listener(pod: &Pod) -> Raw {
+        Raw::open(pod, libc::ETH_P_ALL as u16)
+    }
+
+    fn open(pod: &Pod, protocol: u16) -> Raw {
+        pod.netns.within(|| {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)
+                .expect("a packet socket");
+            let index = rustix::net::netdevice::name_to_index(&socket, "eth0").expect("eth0");
+            // SAFETY: an all-zero sockaddr_ll is valid: it holds integers only.
+            let mut name: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+            name.sll_family = libc::AF_PACKET as u16;
+            name.sll_protocol = protocol.to_be();
+            name.sll_ifindex = index as i32;
+            // SAFETY: bind reads a sockaddr_ll of the stated length, which `name` is.
+            let rc = unsafe {
+                libc::bind(
+                    socket.as_raw_fd(),
+                    (&raw const name).cast(),
+                    size_of::<libc::sockaddr_ll>() as u32,
+                )
+            };
+            assert_eq!(rc, 0, "binding to eth0: {}", io::Error::last_os_error());
+            Raw(socket)
+        })
+    }
+
+    /// Send a frame.
+    ///
+    /// # Errors
+    /// When the pod's kernel refuses it.
+    pub fn try_send(&self, frame: &[u8]) -> io::Result<()> {
+        rustix::net::send(&self.0, frame, SendFlags::empty())?;
+        Ok(())
+    }
+
+    /// Send a frame that the pod's kernel takes.
+    #[track_caller]
+    pub fn send(&self, frame: &[u8]) {
+        if let Err(e) = self.try_send(frame) {
+            panic!("a frame of {} bytes: {e}", frame.len());
+        }
+    }
+
+    /// Whether a frame that holds `mark` somewhere was heard since the last call.
+    pub fn heard(&self, mark: &[u8]) -> bool {
+        let mut buffer = vec![0; 65_600];
+        let mut heard = false;
+        while let Ok(n) = rustix::io::read(&self.0, &mut buffer[..]) {
+            heard |= buffer[..n].windows(mark.len()).any(|part| part == mark);
+        }
+        heard
+    }
+}
+
+/// Let a socket cut what it sends into datagrams of `size` bytes.
+pub fn segment(socket: &UdpSocket, size: u16) {
+    let size = libc::c_int::from(size);
+    // SAFETY: UDP_SEGMENT reads an int of the stated length, which `size` is.
+    let rc = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const size).cast(),
+            size_of::<libc::c_int>() as u32,
+        )
+    };
+    assert_eq!(rc, 0, "UDP_SEGMENT: {}", io::Error::last_os_error());
+}

@@ -1,0 +1,174 @@
+//! The kernel refuses to send (row 12 of the fault table): what is lost is counted, other traffic goes on, and
+//! all is well again afterwards.
+
+use super::pod::FAMILIES;
+use super::traffic::{MB, stream};
+use super::world::{Case, World};
+use podwire::model::DropReason;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// The tests.
+pub const CASES: &[Case] = &[
+    Case::new("the_underlay_mtu_shrinks", mtu_shrinks),
+    Case::new(
+        "the_underlay_mtu_shrinks_under_datagrams",
+        mtu_shrinks_under_datagrams,
+    ),
+    Case::new("a_firewall_forbids_sending", forbidden).pods(2),
+    Case::new("a_firewall_forbids_some", forbidden_at_times),
+    Case::new("the_link_goes_down", link_down).pods(2),
+    Case::new("no_route_to_the_peer", no_route).pods(2),
+];
+
+/// EMSGSIZE: the node learns the new MTU, and tells the pods' stacks.
+fn mtu_shrinks(world: &mut World) {
+    let (a, b) = world.pair();
+    for family in FAMILIES {
+        stream(a, b, family, 2 * MB);
+    }
+    world.underlay.hosts[0].netns.ip("link set eth0 mtu 1400");
+    for family in FAMILIES {
+        stream(a, b, family, 4 * MB);
+        stream(b, a, family, 4 * MB);
+    }
+    let status = world.nodes[0].status();
+    assert_eq!(status.peers[0].pod_mtu.0, 1350, "{:?}", status.peers[0]);
+    let too_big = status.drops.get(DropReason::TooBig.label()).copied();
+    // A frame or a few of each stream, until the pod knows.
+    assert!((1..200).contains(&too_big.unwrap_or(0)), "{:?}", status.drops);
+    assert!(
+        status.peers[0].gso,
+        "a smaller path is no reason to give up trains"
+    );
+    world.underlay.hosts[0].netns.ip("link set eth0 mtu 1500");
+    for family in FAMILIES {
+        stream(a, b, family, 2 * MB);
+    }
+}
+
+/// The same without TCP, which would resend what is lost: the first are answered with an ICMP error, then the
+/// pod's stack knows and fragments.
+fn mtu_shrinks_under_datagrams(world: &mut World) {
+    let (a, b) = world.pair();
+    world.underlay.hosts[0].netns.ip("link set eth0 mtu 1400");
+    for (family, fits, over) in [(FAMILIES[0], "1322", "1323"), (FAMILIES[1], "1302", "1303")] {
+        a.ping(b.ip(family), 2, &["-M", "do", "-s", fits]).all();
+        let told = a.ping(b.ip(family), 2, &["-M", "do", "-s", over]);
+        told.none();
+        assert!(
+            told.text.contains("mtu = 1350") || told.text.contains("mtu=1350"),
+            "{}",
+            told.text
+        );
+        a.ping(b.ip(family), 2, &["-M", "dont", "-s", "1400"]).all();
+    }
+}
+
+fn nft(world: &World, rules: &str) {
+    let netns = &world.underlay.hosts[0].netns;
+    netns.ask("nft", &[rules]);
+}
+
+/// Whether nftables are here: without them a test has nothing to forbid with.
+fn no_nft() -> bool {
+    let missing = Command::new("nft").arg("-v").output().is_err();
+    if missing {
+        eprintln!("netns: nft is missing, so nothing is tested here (tests/run installs it)");
+    }
+    missing
+}
+
+/// EPERM for all.
+fn forbidden(world: &mut World) {
+    if no_nft() {
+        return;
+    }
+    let (a, b) = world.pair();
+    a.ping(b.ip4, 2, &[]).all();
+    for verdict in ["drop", "reject"] {
+        nft(
+            world,
+            &format!(
+                "table inet t {{ chain out {{ type filter hook output priority 0; udp dport 8472 {verdict}; }}; }}"
+            ),
+        );
+        let before = world.nodes[0].drops(DropReason::UnderlaySend);
+        let (begun, cpu) = (Instant::now(), world.nodes[0].cpu());
+        for family in FAMILIES {
+            a.unanswered(b.ip(family), 10);
+            a.ping(world.pods[0][1].ip(family), 10, &[]).all();
+        }
+        let dropped = world.nodes[0].drops(DropReason::UnderlaySend) - before;
+        // Twenty pings, and probes of the peer now and then.
+        assert!((20..30).contains(&dropped), "{dropped} by {verdict}");
+        let (took, used) = (begun.elapsed(), world.nodes[0].cpu() - cpu);
+        assert!(used < took / 4, "the node is busy: {used:?} of {took:?}");
+        nft(world, "delete table inet t");
+        for family in FAMILIES {
+            a.ping(b.ip(family), 3, &[]).all();
+        }
+    }
+    stream(a, b, FAMILIES[0], 2 * MB);
+}
+
+/// EPERM for some, also in the midst of a batch of messages.
+fn forbidden_at_times(world: &mut World) {
+    if no_nft() {
+        return;
+    }
+    let (a, b) = world.pair();
+    for family in FAMILIES {
+        a.ping(b.ip(family), 1, &[]).all();
+    }
+    nft(
+        world,
+        "table inet t { chain out { type filter hook output priority 0; \
+         udp dport 8472 numgen random mod 50 0 drop; }; }",
+    );
+    for family in FAMILIES {
+        stream(a, b, family, 4 * MB);
+        stream(b, a, family, 2 * MB);
+    }
+    assert!(world.nodes[0].drops(DropReason::UnderlaySend) > 0);
+    nft(world, "delete table inet t");
+    a.ping(b.ip4, 3, &[]).all();
+}
+
+/// ENETUNREACH, or silence: the interface below goes, and comes back with its addresses.
+fn link_down(world: &mut World) {
+    let (a, b) = world.pair();
+    a.ping(b.ip4, 2, &[]).all();
+    let host = &world.underlay.hosts[0].netns;
+    host.ip("link set eth0 down");
+    for family in FAMILIES {
+        a.unanswered(b.ip(family), 10);
+        a.ping(world.pods[0][1].ip(family), 10, &[]).all();
+    }
+    assert!(world.nodes[0].drops(DropReason::UnderlaySend) >= 20);
+    host.ip("link set eth0 up");
+    for family in FAMILIES {
+        a.ping(b.ip(family), 3, &[]).all();
+    }
+}
+
+/// EHOSTUNREACH by a route that says so.
+fn no_route(world: &mut World) {
+    let (a, b) = world.pair();
+    a.ping(b.ip4, 2, &[]).all();
+    for kind in ["unreachable", "prohibit", "blackhole"] {
+        let host = &world.underlay.hosts[0].netns;
+        let before = world.nodes[0].drops(DropReason::UnderlaySend);
+        host.ip(&format!("route add {kind} 192.0.2.2/32"));
+        a.unanswered(b.ip4, 10);
+        a.ping(world.pods[0][1].ip4, 10, &[]).all();
+        assert!(
+            world.nodes[0].drops(DropReason::UnderlaySend) >= before + 10,
+            "{kind}"
+        );
+        host.ip(&format!("route del {kind} 192.0.2.2/32"));
+        let begun = Instant::now();
+        a.ping(b.ip4, 3, &[]).all();
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,213 @@
+//! A world: an underlay, a node on each host but the last, pods on each node; made for one test, and checked
+//! and taken down behind it.
+
+use super::node::{self, Node};
+use super::pod::Pod;
+use super::underlay::{Host, Underlay};
+use libtest_mimic::{Failed, Trial};
+use podwire::model::{Mac, OffloadMode};
+use std::net::{IpAddr, Ipv4Addr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A test: what it needs, and what it does.
+#[derive(Clone, Copy)]
+pub struct Case {
+    name: &'static str,
+    nodes: usize,
+    pods: usize,
+    node_args: &'static [&'static str],
+    underlay6: bool,
+    links: OffloadMode,
+    body: fn(&mut World),
+}
+
+impl Case {
+    /// A test of two nodes with a pod each.
+    pub const fn new(name: &'static str, body: fn(&mut World)) -> Case {
+        Case {
+            name,
+            nodes: 2,
+            pods: 1,
+            node_args: &[],
+            underlay6: false,
+            links: OffloadMode::Off,
+            body,
+        }
+    }
+
+    /// With so many nodes.
+    pub const fn nodes(self, nodes: usize) -> Case {
+        Case { nodes, ..self }
+    }
+
+    /// With so many pods on each node.
+    pub const fn pods(self, pods: usize) -> Case {
+        Case { pods, ..self }
+    }
+
+    /// With these arguments to each `podwire node`.
+    pub const fn node_args(self, node_args: &'static [&'static str]) -> Case {
+        Case { node_args, ..self }
+    }
+
+    /// With the tunnel over IPv6.
+    pub const fn underlay6(self) -> Case {
+        Case {
+            underlay6: true,
+            ..self
+        }
+    }
+
+    /// With trains of datagrams that cross the relay whole, as over a veth; single packets are the default.
+    pub const fn whole_trains(self) -> Case {
+        Case {
+            links: OffloadMode::On,
+            ..self
+        }
+    }
+
+    /// The test in one offload mode.
+    pub fn trial(self, mode: OffloadMode) -> Trial {
+        let prefix = match mode {
+            OffloadMode::On => "offload_on",
+            OffloadMode::Off => "offload_off",
+        };
+        Trial::test(format!("{prefix}::{}", self.name), move || self.run(mode))
+    }
+
+    fn run(self, mode: OffloadMode) -> Result<(), Failed> {
+        let mut world = World::new(&self, mode);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            (self.body)(&mut world);
+            world.check();
+            world.end();
+        }));
+        outcome.map_err(|panic| {
+            let said = panic.downcast_ref::<String>().map(String::as_str);
+            let said = said
+                .or(panic.downcast_ref::<&str>().copied())
+                .unwrap_or("a panic");
+            Failed::from(format!("{said}\n{}", world.evidence()))
+        })
+    }
+}
+
+/// Everything a test plays with.
+pub struct World {
+    /// The hosts and the relay; the last host is a stranger without a node.
+    pub underlay: Underlay,
+    /// The nodes, n1 first.
+    pub nodes: Vec<Node>,
+    /// The pods of each node: `pods[0][1]` is the second of n1.
+    pub pods: Vec<Vec<Pod>>,
+    /// How the pods' TAPs are.
+    pub mode: OffloadMode,
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new(case: &Case, mode: OffloadMode) -> World {
+        let dir = tempfile::Builder::new().tempdir_in(super::isolate::dir());
+        let dir = dir.expect("a directory");
+        let underlay = Underlay::new(case.nodes + 1, 0x706f_6477, case.links);
+        let hosts = &underlay.hosts[..case.nodes];
+        let address = |host: &Host| -> IpAddr {
+            match case.underlay6 {
+                false => host.ip4.into(),
+                true => host.ip6.into(),
+            }
+        };
+        let peers: String = (1..)
+            .zip(hosts)
+            .map(|(n, host)| node::peer(n, address(host)))
+            .collect();
+        let nodes: Vec<Node> = (1..)
+            .zip(hosts)
+            .map(|(n, host)| {
+                std::fs::write(dir.path().join(format!("n{n}.toml")), &peers).expect("a peers file");
+                let bind = address(host);
+                Node::start(n, (&host.netns, bind), dir.path(), mode, case.node_args)
+            })
+            .collect();
+        let letters = ["a", "b", "c", "d"];
+        let pods = nodes.iter().map(|node| {
+            let names = letters[..case.pods].iter().map(|l| format!("{l}{}", node.number));
+            names.map(|name| Pod::attach(node, &name)).collect()
+        });
+        World {
+            pods: pods.collect(),
+            underlay,
+            nodes,
+            mode,
+            dir,
+        }
+    }
+
+    /// The only pods of n1 and n2, or the first ones.
+    pub fn pair(&self) -> (&Pod, &Pod) {
+        (&self.pods[0][0], &self.pods[1][0])
+    }
+
+    /// All pods.
+    pub fn all_pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.iter().flatten()
+    }
+
+    /// Where files may be put.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The MAC of a node's gateway.
+    pub fn gateway_mac(&self, node: usize) -> Mac {
+        Mac::of_ipv4(Ipv4Addr::new(10, 244, node as u8, 1))
+    }
+
+    /// The MAC of a node in the tunnel, derived from its subnet.
+    pub fn vtep_mac(&self, node: usize) -> Mac {
+        Mac::of_vtep(Ipv4Addr::new(10, 244, node as u8, 0))
+    }
+
+    /// The peers file that names all nodes but `without`.
+    pub fn peers_but(&self, without: usize) -> String {
+        let all = (1..).zip(&self.underlay.hosts[..self.nodes.len()]);
+        let others = all.filter(|(n, _)| *n != without);
+        others.map(|(n, host)| node::peer(n, host.ip4.into())).collect()
+    }
+
+    /// Require what must hold of each node that runs.
+    pub fn check(&mut self) {
+        for node in &mut self.nodes {
+            node.check();
+        }
+    }
+
+    /// Take everything down in order: each node ends within a second by SIGTERM.
+    fn end(&mut self) {
+        for node in &mut self.nodes {
+            node.stop();
+        }
+        self.pods.clear();
+    }
+
+    fn evidence(&mut self) -> String {
+        let nodes: Vec<String> = self.nodes.iter_mut().map(Node::evidence).collect();
+        format!(
+            "{}\n--- relay: {:?}",
+            nodes.join("\n"),
+            self.underlay.relay.counters()
+        )
+    }
+}
+
+/// Wait until `holds`, for as long as `patience`.
+#[track_caller]
+pub fn eventually(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < patience, "not within {patience:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
