@@ -368,6 +368,7 @@ impl Loop {
             self.exits.taps.resize_with(at + 1, || None);
         }
         self.exits.taps[at] = Some(tap);
+        self.node.announce(port, &mut self.exits);
         self.tap_is_ready(port);
         Ok(port)
     }
