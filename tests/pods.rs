@@ -284,3 +284,31 @@ fn ends(pid: u32) -> bool {
     }
     !alive(pid)
 }
+
+/// The kernel finishes an IPv6 address behind the scenes; until then the pod drops what is sent to it.
+#[test]
+fn a_pod_takes_ipv6_packets_as_soon_as_it_is_attached() {
+    let node = Node::start("on");
+    for n in 0x100..0x120 {
+        let ip = format!("fd00:9::{n:x}");
+        // Destination, length 128, ..., flags with RTF_LOCAL, interface.
+        let local = format!("^fd00000900000000000000000000{n:04x} 80 .* 8[0-9a-f]* *eth0$");
+        let out = node.podwire(&[
+            "run",
+            "--name",
+            &format!("p{n}"),
+            "--ip6",
+            &ip,
+            "--",
+            "grep",
+            "-q",
+            &local,
+            "/proc/net/ipv6_route",
+        ]);
+        assert!(
+            out.status.success(),
+            "{ip}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
+}
