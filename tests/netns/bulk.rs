@@ -1,6 +1,6 @@
 //! Bulk transfers whose every byte is compared, on an underlay without faults.
 
-use super::pod::FAMILIES;
+use super::pod::{FAMILIES, Place};
 use super::raw;
 use super::traffic::{MB, connect, datagrams, stream};
 use super::world::{Case, World};

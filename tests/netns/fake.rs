@@ -5,7 +5,7 @@
 use super::frames::{MARK, ethernet, ipv4, ipv4_with, ipv6, udp, udp6};
 use super::impair::Rng;
 use super::node::Node;
-use super::pod::FAMILIES;
+use super::pod::{FAMILIES, Place};
 use super::world::{Case, World, eventually};
 use podwire::api::{AttachRequest, Client, Reply, Request};
 use podwire::model::{DropReason, Mac, OffloadMode, TapCaps};
@@ -119,7 +119,7 @@ fn settled(world: &World, frames: u64) {
     });
     let (a, b) = world.pair();
     for family in FAMILIES {
-        a.ping(b.ip(family), 3, &[]).all();
+        a.reaches(b.ip(family), 3, &[]);
     }
 }
 
@@ -276,12 +276,12 @@ fn full(world: &mut World) {
     let fake = Fake::attach(&world.nodes[0], world.mode);
     let (a, b) = world.pair();
     // Nobody reads what the node writes, and the socket holds some 200 KB.
-    b.ping(a.ip4, 1, &[]).all();
+    b.reaches(a.ip4, 1, &[]);
     let mouth = b.udp(FAMILIES[0], 0);
     for _ in 0..300 {
         mouth.send_to(&[7; 1400], (fake.ip4, 9)).expect("it is sent");
     }
-    a.ping(b.ip4, 3, &[]).all();
+    a.reaches(b.ip4, 3, &[]);
     eventually("frames are refused", Duration::from_secs(1), || {
         world.nodes[0].drops(DropReason::TapWrite) > 0
     });

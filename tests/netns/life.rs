@@ -2,11 +2,13 @@
 //! at any moment.
 
 use super::netns::Netns;
-use super::pod::{FAMILIES, Pod};
+use super::pod::{FAMILIES, Place, Pod};
 use super::traffic::{MB, connect, stream};
 use super::world::{Case, World, eventually};
+use podwire::api::PodInfo;
 use rustix::process::Signal;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The tests.
@@ -14,6 +16,7 @@ pub const CASES: &[Case] = &[
     Case::new("a_node_ends_under_load", ends),
     Case::new("a_pod_whose_holder_ends_is_noticed", holder_ends).pods(2),
     Case::new("a_pod_whose_namespace_vanishes_is_noticed", path_vanishes),
+    Case::new("a_detached_pod_ends_with_its_port", detached),
     Case::new("pods_come_and_go_under_traffic", churn),
     Case::new("status_is_balanced_at_any_moment", balanced),
     Case::new("an_idle_node_sleeps", idle),
@@ -60,7 +63,7 @@ fn ends(world: &mut World) {
         world.nodes[0].restart(&world.underlay.hosts[0].netns);
         world.pods[0] = vec![Pod::attach(&world.nodes[0], "next")];
         for family in FAMILIES {
-            world.pods[0][0].ping(world.pods[1][0].ip(family), 3, &[]).all();
+            world.pods[0][0].reaches(world.pods[1][0].ip(family), 3, &[]);
         }
     }
 }
@@ -69,7 +72,7 @@ fn holder_ends(world: &mut World) {
     let gone = world.pods[0].remove(0);
     let (name, ip4, ip6, mac) = (gone.name.clone(), gone.ip4, gone.ip6, gone.mac);
     let (b, far) = (&world.pods[0][0], &world.pods[1][0]);
-    far.ping(ip4, 2, &[]).all();
+    far.reaches(ip4, 2, &[]);
     drop(gone);
     eventually("the pod is gone", Duration::from_secs(1), || {
         world.nodes[0].status().pods.iter().all(|p| p.pod.name != name)
@@ -88,7 +91,7 @@ fn holder_ends(world: &mut World) {
     assert_eq!((again.ip4, again.ip6, again.mac), (ip4, ip6, mac));
     for from in [b, far] {
         for family in FAMILIES {
-            from.ping(again.ip(family), 3, &[]).all();
+            from.reaches(again.ip(family), 3, &[]);
         }
     }
     world.pods[0].push(again);
@@ -118,20 +121,44 @@ fn path_vanishes(world: &mut World) {
     }
 }
 
+/// A pod left to itself by `podwire run --detach` ends when it is detached, and when its node does.
+fn detached(world: &mut World) {
+    for by_node in [false, true] {
+        let node = &mut world.nodes[0];
+        let out = node.podwire(&["run", "--detach", "--name", "left", "--json"]);
+        let wrong = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{wrong}");
+        let pod: PodInfo = serde_json::from_slice(&out.stdout).expect("JSON of a pod");
+        let held = format!("/proc/{}/ns/net", pod.holder.expect("a holder"));
+        assert!(Path::new(&held).exists());
+        if by_node {
+            node.stop();
+            node.restart(&world.underlay.hosts[0].netns);
+        } else {
+            let out = node.podwire(&["detach", "left"]);
+            assert!(out.status.success());
+        }
+        eventually("its holder ends", Duration::from_secs(1), || {
+            !Path::new(&held).exists()
+        });
+    }
+    world.pods[0].clear();
+}
+
 fn churn(world: &mut World) {
     let fds = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
     let (a, b) = world.pair();
     for family in FAMILIES {
-        a.ping(b.ip(family), 1, &[]).all();
+        a.reaches(b.ip(family), 1, &[]);
     }
     let node = &world.nodes[0];
     let before = fds(node.pid());
     std::thread::scope(|s| {
         s.spawn(|| stream(a, b, FAMILIES[0], 16 * MB));
-        s.spawn(|| a.ping(b.ip6, 50, &[]).all());
+        s.spawn(|| a.reaches(b.ip6, 50, &[]));
         for n in 0..10 {
             let pod = Pod::attach(node, &format!("guest{n}"));
-            pod.ping(b.ip4, 1, &[]).all();
+            pod.reaches(b.ip4, 1, &[]);
             if n % 2 == 0 {
                 let out = node.podwire(&["detach", &pod.name]);
                 assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));

@@ -2,7 +2,7 @@
 //! fault table): bytes arrive intact, and what was merged by mistake would show.
 
 use super::impair::{Impairment, PERCENT};
-use super::pod::FAMILIES;
+use super::pod::{FAMILIES, Place};
 use super::traffic::{MB, stream};
 use super::world::{Case, World};
 
@@ -31,7 +31,7 @@ const NONE: Impairment = Impairment {
 fn streams(world: &World, rules: Impairment, bytes: usize) {
     let (a, b) = world.pair();
     for family in FAMILIES {
-        a.ping(b.ip(family), 1, &[]).all();
+        a.reaches(b.ip(family), 1, &[]);
     }
     world.underlay.relay.impair_all(rules);
     for family in FAMILIES {
@@ -39,7 +39,7 @@ fn streams(world: &World, rules: Impairment, bytes: usize) {
         stream(b, a, family, bytes / 4);
     }
     world.underlay.relay.impair_all(NONE);
-    a.ping(b.ip4, 3, &[]).all();
+    a.reaches(b.ip4, 3, &[]);
 }
 
 fn loss(world: &mut World) {
@@ -72,7 +72,7 @@ fn corruption(world: &mut World) {
 
 fn duplicates(world: &mut World) {
     let (a, b) = world.pair();
-    a.ping(b.ip4, 1, &[]).all();
+    a.reaches(b.ip4, 1, &[]);
     let twice = Impairment {
         duplicate: 100 * PERCENT,
         ..NONE

@@ -18,11 +18,14 @@ mod fake;
 mod frames;
 mod hostile;
 mod impair;
+mod interop;
 mod isolate;
 mod life;
 mod loss;
+mod measure;
 mod netns;
 mod node;
+mod odd;
 mod overrun;
 mod peers;
 mod pod;
@@ -57,8 +60,11 @@ fn suite() -> ExitCode {
         peers::CASES,
         spoof::CASES,
         hostile::CASES,
+        odd::CASES,
         fake::CASES,
         life::CASES,
+        interop::CASES,
+        measure::CASES,
     ]
     .concat();
     let modes = [OffloadMode::On, OffloadMode::Off];

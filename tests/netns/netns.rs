@@ -7,7 +7,7 @@
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Output, Stdio};
 
 /// A network namespace, which lives as long as this does.
@@ -58,6 +58,13 @@ impl Netns {
         let out = ip.wait_with_output().expect("ip ends");
         let said = String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success(), "ip refuses:\n{batch}\n{said}");
+    }
+
+    /// Move an interface of another namespace here.
+    pub fn adopt(&self, from: &Netns, interface: &str) {
+        // `ip` takes the number of a process, or a name; a descriptor of this process has a path as well.
+        let own = format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd());
+        from.ask("ip", &["link", "set", interface, "netns", &own]);
     }
 
     /// Run a tool in it.

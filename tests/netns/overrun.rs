@@ -1,7 +1,7 @@
 //! The receive buffer overruns (row 13 of the fault table): a node that stands still loses what does not fit,
 //! says how much, and disturbs nobody else.
 
-use super::pod::FAMILIES;
+use super::pod::{FAMILIES, Place};
 use super::traffic::{MB, stream};
 use super::world::{Case, World};
 use podwire::model::DropReason;
@@ -23,8 +23,8 @@ fn stands_still(world: &mut World) {
         unreachable!("three nodes");
     };
     for family in FAMILIES {
-        one[0].ping(two[0].ip(family), 2, &[]).all();
-        one[1].ping(three[0].ip(family), 2, &[]).all();
+        one[0].reaches(two[0].ip(family), 2, &[]);
+        one[1].reaches(three[0].ip(family), 2, &[]);
     }
     world.nodes[1].signal(Signal::STOP);
     let stop = AtomicBool::new(false);
@@ -42,8 +42,8 @@ fn stands_still(world: &mut World) {
         });
         // Neither the sender's node nor a third one is held up.
         for family in FAMILIES {
-            one[1].ping(three[0].ip(family), 80, &[]).all();
-            one[0].ping(one[1].ip(family), 10, &[]).all();
+            one[1].reaches(three[0].ip(family), 80, &[]);
+            one[0].reaches(one[1].ip(family), 10, &[]);
             stream(&three[0], &one[1], family, 2 * MB);
         }
         stop.store(true, Ordering::Relaxed);
@@ -51,8 +51,8 @@ fn stands_still(world: &mut World) {
     });
     world.nodes[1].signal(Signal::CONT);
     for family in FAMILIES {
-        one[0].ping(two[0].ip(family), 5, &[]).all();
-        two[1].ping(three[1].ip(family), 5, &[]).all();
+        one[0].reaches(two[0].ip(family), 5, &[]);
+        two[1].reaches(three[1].ip(family), 5, &[]);
     }
     let lost = world.nodes[1].drops(DropReason::ReceiveOverflow);
     assert!(

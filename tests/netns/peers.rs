@@ -2,7 +2,7 @@
 //! wrong with one peer is felt by nobody else.
 
 use super::frames;
-use super::pod::{FAMILIES, Pod};
+use super::pod::{FAMILIES, Place, Pod};
 use super::traffic::{MB, stream};
 use super::world::{Case, World, eventually};
 use podwire::model::DropReason;
@@ -42,7 +42,7 @@ fn file(world: &mut World) {
     n1.set_peers(&all);
     known(1);
     for family in FAMILIES {
-        a.ping(b.ip(family), 3, &[]).all();
+        a.reaches(b.ip(family), 3, &[]);
     }
     // Written in place, as an editor may do.
     fs::write(&n1.peers, "peer = []\n").expect("it is written");
@@ -50,7 +50,7 @@ fn file(world: &mut World) {
     a.unanswered(b.ip4, 1);
     fs::write(&n1.peers, &all).expect("it is written");
     known(1);
-    a.ping(b.ip4, 3, &[]).all();
+    a.reaches(b.ip4, 3, &[]);
 
     // Mistakes change nothing, but are told.
     for wrong in ["", "rubbish", "[[peer]]\nname = \"n2\"\n"] {
@@ -59,7 +59,7 @@ fn file(world: &mut World) {
             let problems = n1.status().problems;
             problems.iter().any(|p| p.contains("n1.toml"))
         });
-        a.ping(b.ip4, 3, &[]).all();
+        a.reaches(b.ip4, 3, &[]);
     }
     // Another address: frames go there, and only there.
     n1.set_peers(&all.replace("192.0.2.2", "192.0.2.3"));
@@ -71,7 +71,7 @@ fn file(world: &mut World) {
     eventually("the old address again", AT_ONCE, || {
         n1.status().peers[0].underlay.to_string() == "192.0.2.2:8472"
     });
-    a.ping(b.ip4, 3, &[]).all();
+    a.reaches(b.ip4, 3, &[]);
     stream(a, b, FAMILIES[1], MB);
 }
 
@@ -82,22 +82,22 @@ fn dies(world: &mut World) {
     };
     let (a, b, c) = (&one[0], &two[0], &three[0]);
     for to in [b, c] {
-        a.ping(to.ip4, 2, &[]).all();
+        a.reaches(to.ip4, 2, &[]);
     }
     world.nodes[1].end(Signal::KILL);
     std::thread::scope(|s| {
         s.spawn(|| a.unanswered(b.ip4, 50));
         s.spawn(|| c.unanswered(b.ip6, 50));
         for family in FAMILIES {
-            a.ping(c.ip(family), 50, &[]).all();
+            a.reaches(c.ip(family), 50, &[]);
         }
         stream(a, c, FAMILIES[0], 4 * MB);
     });
     world.nodes[1].restart(&world.underlay.hosts[1].netns);
     let again = Pod::attach(&world.nodes[1], "again");
     for family in FAMILIES {
-        world.pods[0][0].ping(again.ip(family), 3, &[]).all();
-        again.ping(world.pods[2][0].ip(family), 3, &[]).all();
+        world.pods[0][0].reaches(again.ip(family), 3, &[]);
+        again.reaches(world.pods[2][0].ip(family), 3, &[]);
     }
     world.pods[1] = vec![again];
 }
@@ -109,19 +109,19 @@ fn cut_off(world: &mut World) {
     };
     let (a, b, c) = (&one[0], &two[0], &three[0]);
     for to in [b, c] {
-        a.ping(to.ip4, 2, &[]).all();
+        a.reaches(to.ip4, 2, &[]);
     }
     let relay = &world.underlay.relay;
     relay.isolate(1);
     std::thread::scope(|s| {
         s.spawn(|| a.unanswered(b.ip4, 50));
-        a.ping(c.ip4, 50, &[]).all();
+        a.reaches(c.ip4, 50, &[]);
         stream(c, a, FAMILIES[1], 4 * MB);
     });
     relay.impair_all(Default::default());
     // A stream that stood still goes on.
     stream(a, b, FAMILIES[0], MB);
-    c.ping(b.ip6, 3, &[]).all();
+    c.reaches(b.ip6, 3, &[]);
 }
 
 /// A VXLAN datagram around an Ethernet frame.
@@ -156,7 +156,7 @@ fn strangers(world: &mut World) {
         world.nodes[0].drops(DropReason::UnknownPeer) == 150
     });
     assert!(!ear.heard(frames::MARK), "the pod heard a stranger");
-    a.ping(b.ip4, 3, &[]).all();
+    a.reaches(b.ip4, 3, &[]);
 }
 
 /// Datagrams from a peer's address that are not what that peer may send.
@@ -206,5 +206,5 @@ fn forged(world: &mut World) {
     eventually("a frame of the peer's own pod", AT_ONCE, || {
         ear.heard(frames::MARK)
     });
-    a.ping(b.ip4, 3, &[]).all();
+    a.reaches(b.ip4, 3, &[]);
 }

@@ -72,28 +72,22 @@ impl Pod {
         }
     }
 
-    /// Its address of a family.
-    pub fn ip(&self, family: Family) -> IpAddr {
-        match family {
-            Family::V4 => self.ip4.into(),
-            Family::V6 => self.ip6.into(),
-        }
-    }
-
     /// Run a command in it, in all of its namespaces.
-    pub fn run(&self, program: &str, args: &[&str]) -> Output {
+    pub fn run(&self, program: &str, args: &[String]) -> Output {
         let mut command = self.sandbox.command(program, args);
         command.stdin(Stdio::null()).output().expect("it runs")
     }
 
     /// Ping an address so often, 10 ms apart, with more arguments of ping.
     pub fn ping(&self, to: impl Into<IpAddr>, count: u32, more: &[&str]) -> Ping {
-        let to = to.into().to_string();
-        let count = count.to_string();
-        let mut args = vec!["-n", "-c", &count, "-i", "0.01", "-W", "1"];
-        args.extend(more);
-        args.push(&to);
-        Ping::of(&self.run("ping", &args))
+        Ping::of(&self.run("ping", &args(to.into(), count, more)))
+    }
+
+    /// Ping an address so often; each request must be answered, once.
+    #[track_caller]
+    pub fn reaches(&self, to: impl Into<IpAddr>, count: u32, more: &[&str]) {
+        let more = [more, Ping::PATIENT].concat();
+        self.ping(to, count, &more).all(count);
     }
 
     /// Ping an address so often; no answer may come, as no error does.
@@ -101,19 +95,48 @@ impl Pod {
     pub fn unanswered(&self, to: impl Into<IpAddr>, count: u32) {
         self.ping(to, count, &["-W", "0.2"]).none();
     }
+}
+
+/// Somewhere with an address in each family, from which and to which traffic goes.
+pub trait Place: Sync {
+    /// What it is called.
+    fn name(&self) -> &str;
+
+    /// Its network namespace.
+    fn netns(&self) -> &Netns;
+
+    /// Its address of a family.
+    fn ip(&self, family: Family) -> IpAddr;
 
     /// A listener on any port of one of its addresses.
-    pub fn listen(&self, family: Family) -> TcpListener {
+    fn listen(&self, family: Family) -> TcpListener {
         let at = SocketAddr::new(self.ip(family), 0);
-        self.netns.within(|| TcpListener::bind(at)).expect("a listener")
+        self.netns().within(|| TcpListener::bind(at)).expect("a listener")
     }
 
     /// A socket on a port of one of its addresses.
-    pub fn udp(&self, family: Family, port: u16) -> UdpSocket {
+    fn udp(&self, family: Family, port: u16) -> UdpSocket {
         let at = SocketAddr::new(self.ip(family), port);
-        let socket = self.netns.within(|| UdpSocket::bind(at)).expect("a socket");
+        let socket = self.netns().within(|| UdpSocket::bind(at)).expect("a socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         socket
+    }
+}
+
+impl Place for Pod {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    fn ip(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.ip4.into(),
+            Family::V6 => self.ip6.into(),
+        }
     }
 }
 
@@ -129,6 +152,15 @@ pub enum Family {
 /// Both.
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
+fn args(to: IpAddr, count: u32, more: &[&str]) -> Vec<String> {
+    let count = count.to_string();
+    let mut args = vec!["-n", "-c", &count, "-i", "0.01", "-W", "1"];
+    args.extend(more);
+    let to = to.to_string();
+    args.push(&to);
+    args.into_iter().map(String::from).collect()
+}
+
 /// What ping told.
 #[derive(Debug)]
 pub struct Ping {
@@ -136,11 +168,17 @@ pub struct Ping {
     pub sent: u32,
     /// Requests answered.
     pub answered: u32,
+    /// Numbers of the answers, in the order they came.
+    pub numbers: Vec<u32>,
     /// Everything it printed.
     pub text: String,
 }
 
 impl Ping {
+    /// Without this, ping counts an answer as lost that takes twice as long as those before, as on a busy
+    /// machine. With it, it asks on until it has as many answers as it shall have, or five seconds are over.
+    pub const PATIENT: &[&str] = &["-w", "5"];
+
     /// Read what `ping` printed.
     pub fn of(out: &Output) -> Ping {
         let text = [&out.stdout[..], &out.stderr].concat();
@@ -149,19 +187,25 @@ impl Ping {
             let (number, _) = text.split_once(what)?;
             number.rsplit([' ', '\n']).next()?.parse().ok()
         };
-        let sent = before(" packets transmitted").unwrap_or(0);
-        let answered = before(" received").unwrap_or(0);
-        Ping { sent, answered, text }
+        let number = |line: &str| {
+            let (_, number) = line.split_once(" bytes from ")?.1.split_once("icmp_seq=")?;
+            number.split(' ').next()?.parse().ok()
+        };
+        Ping {
+            sent: before(" packets transmitted").unwrap_or(0),
+            answered: before(" received").unwrap_or(0),
+            numbers: text.lines().filter_map(number).collect(),
+            text,
+        }
     }
 
-    /// Require that every request was answered, once.
+    /// Require that the first `count` requests were answered, once and in order, of those of a patient ping.
     #[track_caller]
-    pub fn all(&self) {
-        assert!(
-            self.sent > 0 && self.sent == self.answered && !self.text.contains("duplicates"),
-            "{}",
-            self.text
-        );
+    pub fn all(&self, count: u32) {
+        // Several may have come at once in the end.
+        let some = self.numbers.len().max(count as usize) as u32;
+        let want: Vec<u32> = (1..=some).collect();
+        assert_eq!(self.numbers, want, "{}", self.text);
     }
 
     /// Require that no request was answered.

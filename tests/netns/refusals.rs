@@ -1,7 +1,7 @@
 //! The kernel refuses to send (row 12 of the fault table): what is lost is counted, other traffic goes on, and
 //! all is well again afterwards.
 
-use super::pod::FAMILIES;
+use super::pod::{FAMILIES, Place};
 use super::traffic::{MB, stream};
 use super::world::{Case, World};
 use podwire::model::DropReason;
@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     Case::new("a_firewall_forbids_sending", forbidden).pods(2),
     Case::new("a_firewall_forbids_some", forbidden_at_times),
     Case::new("the_link_goes_down", link_down).pods(2),
+    Case::new("the_underlay_stands_still", stands_still).whole_trains(),
     Case::new("no_route_to_the_peer", no_route).pods(2),
 ];
 
@@ -53,7 +54,7 @@ fn mtu_shrinks_under_datagrams(world: &mut World) {
     let (a, b) = world.pair();
     world.underlay.hosts[0].netns.ip("link set eth0 mtu 1400");
     for (family, fits, over) in [(FAMILIES[0], "1322", "1323"), (FAMILIES[1], "1302", "1303")] {
-        a.ping(b.ip(family), 2, &["-M", "do", "-s", fits]).all();
+        a.reaches(b.ip(family), 2, &["-M", "do", "-s", fits]);
         let told = a.ping(b.ip(family), 2, &["-M", "do", "-s", over]);
         told.none();
         assert!(
@@ -61,7 +62,7 @@ fn mtu_shrinks_under_datagrams(world: &mut World) {
             "{}",
             told.text
         );
-        a.ping(b.ip(family), 2, &["-M", "dont", "-s", "1400"]).all();
+        a.reaches(b.ip(family), 2, &["-M", "dont", "-s", "1400"]);
     }
 }
 
@@ -85,7 +86,7 @@ fn forbidden(world: &mut World) {
         return;
     }
     let (a, b) = world.pair();
-    a.ping(b.ip4, 2, &[]).all();
+    a.reaches(b.ip4, 2, &[]);
     for verdict in ["drop", "reject"] {
         nft(
             world,
@@ -97,7 +98,7 @@ fn forbidden(world: &mut World) {
         let (begun, cpu) = (Instant::now(), world.nodes[0].cpu());
         for family in FAMILIES {
             a.unanswered(b.ip(family), 10);
-            a.ping(world.pods[0][1].ip(family), 10, &[]).all();
+            a.reaches(world.pods[0][1].ip(family), 10, &[]);
         }
         let dropped = world.nodes[0].drops(DropReason::UnderlaySend) - before;
         // Twenty pings, and probes of the peer now and then.
@@ -106,7 +107,7 @@ fn forbidden(world: &mut World) {
         assert!(used < took / 4, "the node is busy: {used:?} of {took:?}");
         nft(world, "delete table inet t");
         for family in FAMILIES {
-            a.ping(b.ip(family), 3, &[]).all();
+            a.reaches(b.ip(family), 3, &[]);
         }
     }
     stream(a, b, FAMILIES[0], 2 * MB);
@@ -119,7 +120,7 @@ fn forbidden_at_times(world: &mut World) {
     }
     let (a, b) = world.pair();
     for family in FAMILIES {
-        a.ping(b.ip(family), 1, &[]).all();
+        a.reaches(b.ip(family), 1, &[]);
     }
     nft(
         world,
@@ -132,43 +133,77 @@ fn forbidden_at_times(world: &mut World) {
     }
     assert!(world.nodes[0].drops(DropReason::UnderlaySend) > 0);
     nft(world, "delete table inet t");
-    a.ping(b.ip4, 3, &[]).all();
+    a.reaches(b.ip4, 3, &[]);
 }
 
 /// ENETUNREACH, or silence: the interface below goes, and comes back with its addresses.
 fn link_down(world: &mut World) {
     let (a, b) = world.pair();
-    a.ping(b.ip4, 2, &[]).all();
+    a.reaches(b.ip4, 2, &[]);
     let host = &world.underlay.hosts[0].netns;
     host.ip("link set eth0 down");
     for family in FAMILIES {
         a.unanswered(b.ip(family), 10);
-        a.ping(world.pods[0][1].ip(family), 10, &[]).all();
+        a.reaches(world.pods[0][1].ip(family), 10, &[]);
     }
     assert!(world.nodes[0].drops(DropReason::UnderlaySend) >= 20);
     host.ip("link set eth0 up");
     for family in FAMILIES {
-        a.ping(b.ip(family), 3, &[]).all();
+        a.reaches(b.ip(family), 3, &[]);
     }
 }
 
 /// EHOSTUNREACH by a route that says so.
 fn no_route(world: &mut World) {
     let (a, b) = world.pair();
-    a.ping(b.ip4, 2, &[]).all();
+    a.reaches(b.ip4, 2, &[]);
     for kind in ["unreachable", "prohibit", "blackhole"] {
         let host = &world.underlay.hosts[0].netns;
         let before = world.nodes[0].drops(DropReason::UnderlaySend);
         host.ip(&format!("route add {kind} 192.0.2.2/32"));
         a.unanswered(b.ip4, 10);
-        a.ping(world.pods[0][1].ip4, 10, &[]).all();
+        a.reaches(world.pods[0][1].ip4, 10, &[]);
         assert!(
             world.nodes[0].drops(DropReason::UnderlaySend) >= before + 10,
             "{kind}"
         );
         host.ip(&format!("route del {kind} 192.0.2.2/32"));
         let begun = Instant::now();
-        a.ping(b.ip4, 3, &[]).all();
+        a.reaches(b.ip4, 3, &[]);
         assert!(begun.elapsed() < Duration::from_secs(2));
+    }
+}
+
+/// EAGAIN: the link takes nothing for a second. The node waits for room, without being busy, and all goes on.
+fn stands_still(world: &mut World) {
+    let (a, b) = world.pair();
+    for family in FAMILIES {
+        a.reaches(b.ip(family), 1, &[]);
+    }
+    let node = &world.nodes[0];
+    std::thread::scope(|s| {
+        for family in FAMILIES {
+            s.spawn(move || stream(a, b, family, 16 * MB));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        let mouth = a.udp(FAMILIES[0], 0);
+        world.underlay.relay.pause(0, true);
+        // More than the sockets of the node and the link's queue hold.
+        mouth.set_nonblocking(true).expect("a flag");
+        for _ in 0..40_000 {
+            let _ = mouth.send_to(&[7; 1400], (b.ip4, 9));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let cpu = node.cpu();
+        std::thread::sleep(Duration::from_millis(500));
+        let used = node.cpu() - cpu;
+        world.underlay.relay.pause(0, false);
+        assert!(
+            used < Duration::from_millis(100),
+            "a node that waits is busy: {used:?}"
+        );
+    });
+    for family in FAMILIES {
+        a.reaches(b.ip(family), 3, &[]);
     }
 }

@@ -2,7 +2,7 @@
 //! and charged to its pod, nobody hears it, and nobody's neighbour table changes.
 
 use super::frames::{MARK, advertisement, arp, echo4, ethernet, icmp6, ipv4, ipv6, udp, udp6};
-use super::pod::{FAMILIES, Pod};
+use super::pod::{FAMILIES, Place, Pod};
 use super::raw::Raw;
 use super::world::{Case, World, eventually};
 use podwire::model::{DropReason, Mac};
@@ -42,7 +42,7 @@ impl<'a> Stage<'a> {
         for from in world.all_pods() {
             for to in world.all_pods().filter(|to| to.name != from.name) {
                 for family in FAMILIES {
-                    from.ping(to.ip(family), 1, &[]).all();
+                    from.reaches(to.ip(family), 1, &[]);
                 }
             }
         }
@@ -90,8 +90,11 @@ impl<'a> Stage<'a> {
             counted >= TIMES
         });
         assert_eq!(counted, TIMES, "{what}");
+        // A frame that were routed on would have other MACs and another TTL.
+        let marked = frame.windows(MARK.len()).any(|part| part == MARK);
+        let sign = if marked { MARK } else { &frame[12..] };
         for (ear, who) in self.ears.iter().zip([self.victim, self.far]) {
-            assert!(!ear.heard(&frame[12..]), "{} heard {what}", who.name);
+            assert!(!ear.heard(sign), "{} heard {what}", who.name);
         }
     }
 
@@ -104,8 +107,8 @@ impl<'a> Stage<'a> {
             assert_eq!(pod.counters.drops, own, "drops charged to {}", pod.pod);
         }
         for family in FAMILIES {
-            self.victim.ping(self.far.ip(family), 3, &[]).all();
-            self.eve.ping(self.victim.ip(family), 3, &[]).all();
+            self.victim.reaches(self.far.ip(family), 3, &[]);
+            self.eve.reaches(self.victim.ip(family), 3, &[]);
         }
     }
 }

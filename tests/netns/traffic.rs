@@ -1,7 +1,7 @@
 //! Traffic whose every byte is compared: TCP streams and UDP datagrams, by the pods' own kernel stacks.
 
 use super::impair::Rng;
-use super::pod::{Family, PATIENCE, Pod};
+use super::pod::{Family, PATIENCE, Place};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 /// A megabyte.
 pub const MB: usize = 1 << 20;
 
-/// Send pseudo-random bytes from one pod to another over TCP, and compare each on arrival. Gives the time.
+/// Send pseudo-random bytes from one place to another over TCP, and compare each on arrival. Gives the time.
 ///
 /// # Panics
 /// At the first byte that is wrong, when the stream ends early, or when it stalls for ten seconds.
-pub fn stream(from: &Pod, to: &Pod, family: Family, bytes: usize) -> Duration {
+pub fn stream(from: &dyn Place, to: &dyn Place, family: Family, bytes: usize) -> Duration {
     let listener = to.listen(family);
     let at = listener.local_addr().expect("it is bound");
     let begun = Instant::now();
-    let label = format!("{} to {} over {family:?}", from.name, to.name);
+    let label = format!("{} to {} over {family:?}", from.name(), to.name());
     std::thread::scope(|s| {
         let sender = s.spawn(|| send(from, at, bytes, &label));
         let (stream, _) = accept(&listener, &label);
@@ -29,10 +29,12 @@ pub fn stream(from: &Pod, to: &Pod, family: Family, bytes: usize) -> Duration {
     begun.elapsed()
 }
 
-/// A TCP connection out of a pod, with the congestion control that suits a test: a machine's default of bbr
+/// A TCP connection out of a place, with the congestion control that suits a test: a machine's default of bbr
 /// paces.
-pub fn connect(from: &Pod, at: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = from.netns.within(|| TcpStream::connect_timeout(&at, PATIENCE))?;
+pub fn connect(from: &dyn Place, at: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = from
+        .netns()
+        .within(|| TcpStream::connect_timeout(&at, PATIENCE))?;
     // Where cubic is not to be had, the default does as well.
     let _ = rustix::net::sockopt::set_tcp_congestion(&stream, "cubic");
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -44,7 +46,7 @@ fn seed(bytes: usize) -> Rng {
     Rng(bytes as u64 ^ 0x5eed)
 }
 
-fn send(from: &Pod, at: SocketAddr, bytes: usize, label: &str) {
+fn send(from: &dyn Place, at: SocketAddr, bytes: usize, label: &str) {
     let mut stream = connect(from, at).unwrap_or_else(|e| panic!("{label}: no connection: {e}"));
     let mut rng = seed(bytes);
     let mut chunk = vec![0; 64 * 1024];
@@ -102,8 +104,8 @@ fn receive(mut stream: TcpStream, bytes: usize, label: &str) {
     stream.write_all(b".").expect("the sender waits for it");
 }
 
-/// Send datagrams of these sizes from one pod to another, which sends each back; each must come back whole.
-pub fn datagrams(from: &Pod, to: &Pod, family: Family, sizes: &[usize]) {
+/// Send datagrams of these sizes from one place to another, which sends each back; each must come back whole.
+pub fn datagrams(from: &dyn Place, to: &dyn Place, family: Family, sizes: &[usize]) {
     let server = to.udp(family, 0);
     let at = server.local_addr().expect("it is bound");
     let client = from.udp(family, 0);

@@ -19,6 +19,8 @@ pub struct Case {
     pods: usize,
     node_args: &'static [&'static str],
     underlay6: bool,
+    bind_any: bool,
+    ignored: bool,
     links: OffloadMode,
     body: fn(&mut World),
 }
@@ -32,6 +34,8 @@ impl Case {
             pods: 1,
             node_args: &[],
             underlay6: false,
+            bind_any: false,
+            ignored: false,
             links: OffloadMode::Off,
             body,
         }
@@ -60,6 +64,22 @@ impl Case {
         }
     }
 
+    /// With nodes that are bound to no address.
+    pub const fn bind_any(self) -> Case {
+        Case {
+            bind_any: true,
+            ..self
+        }
+    }
+
+    /// Only on request.
+    pub const fn ignored(self) -> Case {
+        Case {
+            ignored: true,
+            ..self
+        }
+    }
+
     /// With trains of datagrams that cross the relay whole, as over a veth; single packets are the default.
     pub const fn whole_trains(self) -> Case {
         Case {
@@ -74,7 +94,8 @@ impl Case {
             OffloadMode::On => "offload_on",
             OffloadMode::Off => "offload_off",
         };
-        Trial::test(format!("{prefix}::{}", self.name), move || self.run(mode))
+        let name = format!("{prefix}::{}", self.name);
+        Trial::test(name, move || self.run(mode)).with_ignored_flag(self.ignored)
     }
 
     fn run(self, mode: OffloadMode) -> Result<(), Failed> {
@@ -127,7 +148,10 @@ impl World {
             .zip(hosts)
             .map(|(n, host)| {
                 std::fs::write(dir.path().join(format!("n{n}.toml")), &peers).expect("a peers file");
-                let bind = address(host);
+                let bind = match case.bind_any {
+                    true => Ipv4Addr::UNSPECIFIED.into(),
+                    false => address(host),
+                };
                 Node::start(n, (&host.netns, bind), dir.path(), mode, case.node_args)
             })
             .collect();
