@@ -154,6 +154,29 @@ fn exit_codes_tell_what_went_wrong() {
     assert_eq!(at(&["detach", "nobody"]), 0, "what is gone is detached");
     assert_eq!(at(&["node", "--subnet", "10.244.1.0/33"]), 2);
     assert_eq!(at(&["node", "--subnet", "10.244.1.0/24", "--port", "auto"]), 5);
+    let held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = held.local_addr().unwrap().port().to_string();
+    let other = [
+        "--socket",
+        "o.sock",
+        "node",
+        "--name",
+        "o",
+        "--subnet",
+        "10.244.2.0/24",
+        "--port",
+    ];
+    let (code, _, err) = run(
+        dir.path(),
+        &[&other[..], &[&port, "--bind", "127.0.0.1"]].concat(),
+    );
+    assert_eq!(
+        (code, err),
+        (
+            5,
+            format!("podwire: port {port} of 127.0.0.1 is in use (set overlay.port)\n")
+        )
+    );
     assert_eq!(at(&["exec", "nobody", "--", "true"]), 6);
     assert_eq!(at(&["attach", "--name", "a", "--netns", "nowhere"]), 6);
     assert_eq!(at(&["attach", "--name", "a", "--pid", "4194305"]), 6);
