@@ -460,6 +460,43 @@ fn broadcasts_reach_the_others_within_a_limit() {
 }
 
 #[test]
+fn each_copy_of_a_broadcast_has_a_right_checksum() {
+    let mut lab = Lab::new(1);
+    // Ports with checksum offload before, between and behind plain ones.
+    for (pod, caps) in [
+        (4, TapCaps::default()),
+        (5, ALL),
+        (6, TapCaps::default()),
+        (7, ALL),
+    ] {
+        lab.node.add_port(PortSpec { caps, ..spec(1, pod) }).unwrap();
+    }
+    let mut frame = ipv4(
+        Mac::BROADCAST,
+        2,
+        Ipv4Addr::new(10, 244, 1, 255),
+        17,
+        &[0, 9, 0, 9, 0, 12, 0, 0, 1, 2, 3, 4],
+    );
+    let h = Headers::parse(&frame).unwrap();
+    let sum = pseudo(&frame, &h, h.end - h.l4).fold();
+    put_be16(&mut frame, 40, sum);
+    let vnet = VnetHdr {
+        partial: Some((34, 6)),
+        ..VnetHdr::default()
+    };
+    lab.send(0, &vnet, &frame);
+    assert_eq!(lab.out.to_pods.len(), 5);
+    for (port, v, f) in &lab.out.to_pods {
+        match v.partial {
+            Some(_) => assert_eq!(f, &frame, "{port:?}"),
+            None => assert!(transport_is_right(f, &h), "{port:?}"),
+        }
+    }
+    lab.balanced();
+}
+
+#[test]
 fn arp_is_answered_for_pods_gateway_and_nobody_but_not_for_probes() {
     let mut lab = Lab::new(1);
     let ask = |sender: Ipv4Addr, wanted: Ipv4Addr| {
