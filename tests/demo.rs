@@ -25,6 +25,7 @@ impl Demo {
             .args(args)
             .env("TMPDIR", dir.path())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         Demo { process, dir }
@@ -42,15 +43,8 @@ impl Demo {
         self.process.wait().unwrap()
     }
 
-    fn kill(&self, signal: &str) {
-        let pid = self.process.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([signal, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+    fn pid(&self) -> String {
+        self.process.id().to_string()
     }
 
     /// The admin socket of a node.
@@ -59,16 +53,19 @@ impl Demo {
         made.path().join(format!("{node}.sock"))
     }
 
-    /// The processes that belong to it, apart from itself. Each carries its process id as an argument (the
-    /// one it dies with), or the directory.
-    fn processes(&self) -> Vec<String> {
-        let (pid, dir) = (self.process.id().to_string(), self.dir.path().to_str().unwrap());
+    /// The processes that belong to it, apart from itself: process ids and command lines. Each carries the
+    /// demo's process id as an argument (the one it dies with), or the directory.
+    fn processes(&self) -> Vec<(String, String)> {
+        let (pid, dir) = (self.pid(), self.dir.path().to_str().unwrap());
         let all = fs::read_dir("/proc").unwrap().flatten();
-        let lines = all.filter_map(|p| fs::read(p.path().join("cmdline")).ok());
-        let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+        let lines = all.filter_map(|p| {
+            let line = fs::read(p.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            Some((p.file_name().into_string().unwrap(), line))
+        });
         lines
-            .filter(|line| line.contains("podwire") || line.contains("__"))
-            .filter(|line| line.split(' ').any(|word| word == pid) || line.contains(dir))
+            .filter(|(_, line)| line.contains("podwire") || line.contains("__"))
+            .filter(|(_, line)| line.split(' ').any(|word| word == pid) || line.contains(dir))
             .collect()
     }
 
@@ -85,6 +82,10 @@ impl Drop for Demo {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+fn signal(name: &str, pid: &str) {
+    assert!(Command::new("kill").args([name, pid]).status().unwrap().success());
 }
 
 fn texts<'a>(list: &'a Value, key: &str) -> Vec<&'a str> {
@@ -147,7 +148,7 @@ fn kept_it_can_be_entered_and_ends_by_a_signal() {
     };
     assert_eq!(podwire(&["exec", "demo/a1", "--", "hostname"]), "a1\n");
     assert!(podwire(&["pods"]).contains("demo/a1"));
-    demo.kill("-INT");
+    signal("-INT", &demo.pid());
     let begun = Instant::now();
     assert_eq!(demo.end().code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(3));
@@ -159,7 +160,7 @@ fn interrupted_half_way_it_leaves_nothing() {
     for milliseconds in [1, 10, 40, 100] {
         let mut demo = Demo::start(&["--json"]);
         std::thread::sleep(Duration::from_millis(milliseconds));
-        demo.kill("-TERM");
+        signal("-TERM", &demo.pid());
         // 143 where the signal came before the demo listens to it.
         let status = demo.end();
         assert!(!status.success(), "{status}");
@@ -168,13 +169,35 @@ fn interrupted_half_way_it_leaves_nothing() {
 }
 
 #[test]
+fn a_node_that_dies_is_named() {
+    let mut demo = Demo::start(&["--nodes", "1", "--pods", "1", "--json", "--keep"]);
+    assert_eq!(demo.report()["ok"], true);
+    let processes = demo.processes();
+    let node = processes.iter().find(|(_, line)| line.contains(" node "));
+    signal("-KILL", &node.unwrap().0);
+    assert_eq!(demo.end().code(), Some(1));
+    let said = std::io::read_to_string(demo.process.stderr.take().unwrap()).unwrap();
+    assert!(
+        said.contains("node a ended by itself; its last words:\n  "),
+        "{said}"
+    );
+    demo.assert_nothing_is_left();
+}
+
+#[test]
 fn killed_it_takes_its_processes_along() {
     let mut demo = Demo::start(&["--nodes", "2", "--pods", "1", "--json", "--keep"]);
     demo.report();
     let alive = demo.processes();
-    assert!(alive.iter().any(|p| p.contains(" node ")), "{alive:#?}");
-    assert!(alive.iter().any(|p| p.contains("__pause")), "{alive:#?}");
-    demo.kill("-KILL");
+    assert!(
+        alive.iter().any(|(_, line)| line.contains(" node ")),
+        "{alive:#?}"
+    );
+    assert!(
+        alive.iter().any(|(_, line)| line.contains("__pause")),
+        "{alive:#?}"
+    );
+    signal("-KILL", &demo.pid());
     demo.end();
     let begun = Instant::now();
     // A dying process loses its command line first and its sockets last.

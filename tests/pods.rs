@@ -4,6 +4,7 @@
 
 use podwire::pod::sandbox::Spec;
 use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -217,6 +218,58 @@ fn a_process_that_was_only_named_lives_on() {
     assert!(!mine.ended());
 }
 
+#[test]
+fn an_idle_node_sleeps_and_is_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let peers = dir.path().join("peers.toml");
+    let text = format!(
+        "[[peer]]\nname = \"p\"\nunderlay = \"{}\"\nsubnet = \"10.244.8.0/24\"\n",
+        peer.local_addr().unwrap()
+    );
+    std::fs::write(&peers, text).unwrap();
+    let peers = peers.to_str().unwrap();
+    let node = Node::with(&[
+        "--subnet",
+        "10.244.9.0/24",
+        "--bind",
+        "127.0.0.1",
+        "--peers",
+        peers,
+    ]);
+    node.detached("quiet");
+    // The pod's kernel has some multicast to send at first.
+    std::thread::sleep(Duration::from_secs(2));
+    let pid = node.process.id();
+    let before = wake_ups(pid);
+    std::thread::sleep(Duration::from_secs(3));
+    let after = wake_ups(pid);
+    let woken: u64 = after.iter().map(|(_, n)| n).sum::<u64>() - before.iter().map(|(_, n)| n).sum::<u64>();
+    assert!(woken <= 1, "{woken} wake-ups in 3 s: {before:?}, then {after:?}");
+    let resident = figure(&format!("/proc/{pid}/status"), "VmRSS:");
+    let most = if cfg!(debug_assertions) { 40_000 } else { 15_000 };
+    assert!(resident < most, "{resident} kB are resident");
+}
+
+/// How often each thread of a process gave up its processor, that is, has gone to sleep.
+fn wake_ups(pid: u32) -> Vec<(String, u64)> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let sleeps = |thread: std::fs::DirEntry| {
+        let name = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        let status = thread.path().join("status");
+        let slept = figure(status.to_str().unwrap(), "voluntary_ctxt_switches:");
+        (name.trim_end().to_string(), slept)
+    };
+    threads.map(sleeps).collect()
+}
+
+/// The number behind `key` in a file of /proc.
+fn figure(file: &str, key: &str) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix(key)).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
 fn alive(pid: u32) -> bool {
     // A zombie has ended; whoever inherited it may be slow to bury it.
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -230,4 +283,32 @@ fn ends(pid: u32) -> bool {
         std::thread::sleep(Duration::from_millis(5));
     }
     !alive(pid)
+}
+
+/// The kernel finishes an IPv6 address behind the scenes; until then the pod drops what is sent to it.
+#[test]
+fn a_pod_takes_ipv6_packets_as_soon_as_it_is_attached() {
+    let node = Node::start("on");
+    for n in 0x100..0x120 {
+        let ip = format!("fd00:9::{n:x}");
+        // Destination, length 128, ..., flags with RTF_LOCAL, interface.
+        let local = format!("^fd00000900000000000000000000{n:04x} 80 .* 8[0-9a-f]* *eth0$");
+        let out = node.podwire(&[
+            "run",
+            "--name",
+            &format!("p{n}"),
+            "--ip6",
+            &ip,
+            "--",
+            "grep",
+            "-q",
+            &local,
+            "/proc/net/ipv6_route",
+        ]);
+        assert!(
+            out.status.success(),
+            "{ip}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
 }

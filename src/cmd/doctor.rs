@@ -3,13 +3,13 @@
 use super::{Exit, Failure, Paint, say};
 use crate::api::place::for_client;
 use crate::api::{Client, Reply, Request};
-use crate::daemon::config::DEFAULT_PORT;
+use crate::daemon::config::{DEFAULT_BUFFER, DEFAULT_PORT};
 use crate::daemon::links::{Host, Link};
 use crate::sys::probe::{self, Sandbox};
 use rustix::net::sockopt;
 use serde::Serialize;
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, default_value_t = DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// The socket buffers to ask for, in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20)]
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_BUFFER)]
     buffer: usize,
 }
 
@@ -195,12 +195,14 @@ fn sandbox() -> Check {
     };
     let fail = |found: &str, remedy: &str| Check::bad(NAME, Verdict::Fail, found, remedy);
     match Sandbox::from_code(code) {
-        Some(Sandbox::Works) => Check::ok(NAME, "user and network namespaces and a TAP in them can be made"),
-        Some(Sandbox::NoUserNamespace) => fail("user namespaces cannot be made", &userns_remedy()),
+        Some(Sandbox::Works) => Check::ok(
+            NAME,
+            "user and network namespaces and a TAP in them can be made; no /etc/subuid is needed",
+        ),
+        Some(Sandbox::NoUserNamespace) => fail("user namespaces cannot be made", &userns_remedy(sysctl)),
         Some(Sandbox::NoNetworkNamespace) => fail(
-            "a user namespace can be made, but has no rights in it (AppArmor)",
-            "as root: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for \
-             podwire that allows `userns`",
+            "a user namespace can be made, but has no rights in it",
+            &rights_remedy(sysctl),
         ),
         Some(Sandbox::NoTun) => fail(
             "namespaces can be made, but /dev/net/tun cannot be opened there",
@@ -225,19 +227,36 @@ fn sandbox() -> Check {
     }
 }
 
+/// The value of a kernel setting; none where the kernel does not have it.
+fn sysctl(name: &str) -> Option<String> {
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    Some(std::fs::read_to_string(path).ok()?.trim().to_string())
+}
+
+const APPARMOR: &str = "kernel.apparmor_restrict_unprivileged_userns";
+
 /// Which of the usual switches forbids user namespaces.
-fn userns_remedy() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).map(|t| t.trim().to_string());
-    if read("/proc/sys/user/max_user_namespaces").is_ok_and(|n| n == "0") {
-        return "as root: sysctl -w user.max_user_namespaces=15000".into();
+fn userns_remedy(sysctl: impl Fn(&str) -> Option<String>) -> String {
+    let is = |name, value| sysctl(name).is_some_and(|v| v == value);
+    if is("user.max_user_namespaces", "0") {
+        "as root: sysctl -w user.max_user_namespaces=15000".into()
+    } else if is("kernel.unprivileged_userns_clone", "0") {
+        "as root: sysctl -w kernel.unprivileged_userns_clone=1".into()
+    } else if sysctl(APPARMOR).is_some_and(|v| v != "0") {
+        rights_remedy(sysctl)
+    } else {
+        "allow unshare(CLONE_NEWUSER): in a container, by its seccomp profile".into()
     }
-    if read("/proc/sys/kernel/unprivileged_userns_clone").is_ok_and(|n| n == "0") {
-        return "as root: sysctl -w kernel.unprivileged_userns_clone=1".into();
+}
+
+/// What takes the rights in a user namespace away: AppArmor, where it is told to.
+fn rights_remedy(sysctl: impl Fn(&str) -> Option<String>) -> String {
+    if sysctl(APPARMOR).is_some_and(|v| v != "0") {
+        format!("as root: sysctl -w {APPARMOR}=0, or give podwire an AppArmor profile with `userns,`")
+    } else {
+        "allow unshare(CLONE_NEWNET) in user namespaces: a security policy of this host or container forbids it"
+            .into()
     }
-    if read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").is_ok_and(|n| n == "1") {
-        return "as root: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0".into();
-    }
-    "allow unshare(CLONE_NEWUSER): in a container, by its seccomp profile".into()
 }
 
 fn udp() -> [Check; 2] {
@@ -311,7 +330,17 @@ fn port(port: u16, links: &[Link], socket: Option<&Path>) -> Check {
         );
     }
     match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)) {
-        Ok(_) => Check::ok(NAME, format!("{port} is free")),
+        Ok(four) => {
+            drop(four);
+            // A socket for IPv6 alone is in the way of nodes with an IPv6 underlay only.
+            let six = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port));
+            if six.is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse) {
+                let found = format!("{port} is free for IPv4, but in use for IPv6{}", holder(port));
+                Check::bad(NAME, Verdict::Warn, found, other)
+            } else {
+                Check::ok(NAME, format!("{port} is free"))
+            }
+        }
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => match node_at(port, socket) {
             Some(node) => Check::ok(NAME, format!("{port} is held by node {node}")),
             None => Check::bad(
@@ -379,19 +408,24 @@ fn mtus(host: &Host) -> Vec<Check> {
         .links
         .iter()
         .filter(|l| !l.loopback && !l.addresses.is_empty());
+    let defaults: Vec<IpAddr> = host.default4.into_iter().chain(host.default6).collect();
     let mut checks: Vec<Check> = used
         .map(|l| {
-            let pods = l.mtu.saturating_sub(50);
+            let default = l.addresses.iter().any(|a| defaults.contains(a));
             let found = format!(
-                "{} {}: pods have {pods} bytes, {} over IPv6",
+                "{}{} {}: pods have {} bytes, {} over IPv6",
                 l.name,
+                if default { " (default route)" } else { "" },
                 l.mtu,
+                l.mtu.saturating_sub(50),
                 l.mtu.saturating_sub(70)
             );
-            if l.mtu >= 1350 {
+            // Nodes use the default route unless told otherwise; a bridge of some program may be as it likes.
+            if l.mtu >= 1350 || !default && !defaults.is_empty() {
                 Check::ok(NAME, found)
             } else {
-                let remedy = "IPv6 needs pods of 1280 bytes: use IPv4 pods, or raise this MTU to 1350";
+                let remedy = "IPv6 needs pods of 1280 bytes: use IPv4 pods, or raise this MTU to 1350 (1370 \
+                              for an IPv6 underlay)";
                 Check::bad(NAME, Verdict::Warn, found, remedy)
             }
         })
@@ -415,11 +449,11 @@ fn files() -> Check {
             NAME,
             Verdict::Warn,
             format!("{n} at most"),
-            "ulimit -n 65536 (each pod takes two)",
+            "ulimit -n 65536 (each pod takes three)",
         ),
         Some(n) => Check::ok(
             NAME,
-            format!("{n} at most, enough for {} pods", n.saturating_sub(128) / 2),
+            format!("{n} at most, enough for {} pods", n.saturating_sub(128) / 3),
         ),
         None => Check::ok(NAME, "without limit"),
     }
@@ -449,6 +483,57 @@ mod tests {
         assert!(port(taken, &[vxlan], nowhere).found.contains("flannel.1"));
         drop(socket);
         assert_eq!(port(taken, &[], nowhere).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn switches_that_forbid_namespaces_are_named() {
+        let with = |set: &'static [(&str, &str)]| {
+            let found = |name: &str| set.iter().find(|(n, _)| *n == name);
+            move |name: &str| found(name).map(|(_, v)| v.to_string())
+        };
+        let none = with(&[("user.max_user_namespaces", "96365"), (APPARMOR, "0")]);
+        assert!(userns_remedy(none).contains("seccomp"));
+        for (set, named) in [
+            (
+                &[("user.max_user_namespaces", "0")] as &[_],
+                "max_user_namespaces=15000",
+            ),
+            (
+                &[("kernel.unprivileged_userns_clone", "0")],
+                "unprivileged_userns_clone=1",
+            ),
+            (&[(APPARMOR, "1")], "apparmor_restrict_unprivileged_userns=0"),
+        ] {
+            let remedy = userns_remedy(with(set));
+            assert!(remedy.contains(named), "{remedy}");
+        }
+        assert!(rights_remedy(with(&[(APPARMOR, "1")])).contains("profile with `userns,`"));
+        assert!(rights_remedy(with(&[])).contains("security policy"));
+    }
+
+    #[test]
+    fn only_the_mtu_that_is_used_matters() {
+        let link = |name: &str, mtu, ip: &str| Link {
+            name: name.into(),
+            mtu,
+            addresses: vec![ip.parse().unwrap()],
+            ..Link::default()
+        };
+        let mut host = Host {
+            links: vec![link("eth0", 1500, "192.0.2.1"), link("tun0", 1280, "10.9.0.1")],
+            default4: Some("192.0.2.1".parse().unwrap()),
+            ..Host::default()
+        };
+        let verdicts = |h: &Host| mtus(h).iter().map(|c| c.verdict).collect::<Vec<_>>();
+        assert_eq!(verdicts(&host), [Verdict::Ok, Verdict::Ok]);
+        assert_eq!(
+            mtus(&host)[0].found,
+            "eth0 (default route) 1500: pods have 1450 bytes, 1430 over IPv6"
+        );
+        host.default4 = Some("10.9.0.1".parse().unwrap());
+        assert_eq!(verdicts(&host), [Verdict::Ok, Verdict::Warn]);
+        host.default4 = None;
+        assert_eq!(verdicts(&host), [Verdict::Ok, Verdict::Warn]);
     }
 
     #[test]

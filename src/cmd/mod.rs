@@ -106,7 +106,7 @@ Two nodes, a pod on each:
 
 Exit codes:
   0 done    1 failed    2 wrong usage or configuration    3 not permitted    4 no node answers
-  5 name, address, MAC or socket taken    6 no such pod, namespace or process
+  5 name, address, MAC, port or socket taken    6 no such pod, namespace or process
   7 out of addresses or ports
 run and exec end with their command's code; 126 and 127 tell that it could not be run.";
 

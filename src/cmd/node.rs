@@ -130,7 +130,14 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     })?;
     let (lifeline, worker_end) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
     let mut ended = worker_end.try_clone().map_err(|e| failed(e.to_string()))?;
-    let handle = worker::spawn(&config, lifeline).map_err(failed)?;
+    let handle = worker::spawn(&config, lifeline).map_err(|e| {
+        let exit = match e.kind {
+            std::io::ErrorKind::AddrInUse => Exit::Taken,
+            std::io::ErrorKind::PermissionDenied => Exit::Permission,
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, e.message)
+    })?;
     let wakers = Wakers {
         stop,
         reload,

@@ -22,8 +22,8 @@ pub enum Command {
     RemovePort {
         /// The pod.
         pod: PodName,
-        /// Told when it is done.
-        reply: Sender<()>,
+        /// Gets the TAP, if there was one, to be closed.
+        reply: Sender<Option<OwnedFd>>,
     },
     /// Report counters and peers.
     Report {

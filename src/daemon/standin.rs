@@ -83,7 +83,7 @@ fn work(orders: &Receiver<Command>) {
             }
             Command::RemovePort { pod, reply } => {
                 ports.retain(|(p, _)| *p != pod);
-                let _ = reply.send(());
+                let _ = reply.send(None);
             }
             Command::Report { reply } => {
                 let ports = ports.iter().map(|(p, _)| (p.clone(), PortCounters::default()));

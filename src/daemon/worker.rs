@@ -14,7 +14,7 @@ use super::config::{Config, Dscp};
 use crate::api::{OffloadInfo, PeerInfo};
 use crate::buf::{Arena, Message, Progress, Span};
 use crate::datapath::{Exits, FRAME_ROOM, Node, Settings};
-use crate::io::{self, Receiver, Sender, Tap};
+use crate::io::{self, OpenError, Receiver, Sender, Tap};
 use crate::model::{Instant, NodeCounters, OffloadMode, PodName, PortId, PortSpec};
 use crate::wire::VnetHdr;
 use crossbeam_channel::{Receiver as Orders, Sender as Outlet, bounded};
@@ -53,7 +53,7 @@ pub struct Handle {
 ///
 /// # Errors
 /// A sentence for people: which socket cannot be bound, and what to set.
-pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, String> {
+pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError> {
     let options = io::Options {
         senders: config.source_ports,
         gso: config.udp_gso,
@@ -76,7 +76,10 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, String> {
         underlay: sender.families(),
         seed: RandomState::new().hash_one(std::process::id()),
     });
-    let failed = |e: std::io::Error| format!("the data path cannot be set up: {e}");
+    let failed = |e: std::io::Error| OpenError {
+        kind: e.kind(),
+        message: format!("the data path cannot be set up: {e}"),
+    };
     let poll = Poll::new().map_err(failed)?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(failed)?);
     for (i, fd) in receiver.raw().enumerate() {
@@ -330,13 +333,15 @@ impl Loop {
                     let _ = reply.send(self.add_port(spec, tap));
                 }
                 Command::RemovePort { pod, reply } => {
-                    self.remove_port(&pod);
-                    let _ = reply.send(());
+                    // Closing a TAP takes the kernel some 15 ms (it awaits a grace period): the control thread's
+                    // to do, not that of all other pods.
+                    let _ = reply.send(self.remove_port(&pod));
                 }
                 Command::Report { reply } => {
                     let now = self.now();
-                    self.node.probe_peers(now);
                     let _ = reply.send(self.report(now));
+                    // After the report, so that what waits to be sent is in no count yet.
+                    self.node.probe_peers(now);
                 }
                 Command::Stop => return false,
             }
@@ -363,20 +368,19 @@ impl Loop {
             self.exits.taps.resize_with(at + 1, || None);
         }
         self.exits.taps[at] = Some(tap);
+        self.node.announce(port, &mut self.exits);
         self.tap_is_ready(port);
         Ok(port)
     }
 
-    fn remove_port(&mut self, pod: &PodName) {
-        let Some(port) = self.node.remove_port(pod) else {
-            return;
-        };
+    fn remove_port(&mut self, pod: &PodName) -> Option<OwnedFd> {
+        let port = self.node.remove_port(pod)?;
         self.ready_taps.retain(|p| *p != port);
-        if let Some(tap) = self.exits.taps[usize::from(port.0)].take() {
-            let fd = tap.raw();
-            let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
-            add(&mut self.counters, &tap);
-        }
+        let tap = self.exits.taps.get_mut(usize::from(port.0))?.take()?;
+        let fd = tap.raw();
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        add(&mut self.counters, &tap);
+        Some(tap.into())
     }
 
     fn report(&self, now: Instant) -> Report {

@@ -109,6 +109,8 @@ pub struct Node {
     outbox: Outbox,
     originated: Originated,
     peer_errors: TokenBucket,
+    /// Some pod has, or had, a MAC that does not follow from its address.
+    odd_macs: bool,
     counters: NodeCounters,
     drops: Drops,
 }
@@ -134,13 +136,14 @@ impl Node {
             outbox: Outbox::default(),
             originated: Originated::default(),
             peer_errors: TokenBucket::new(PEER_ERROR_LIMIT.0, PEER_ERROR_LIMIT.1),
+            odd_macs: false,
             counters: NodeCounters::default(),
             drops: Drops::default(),
             settings,
         }
     }
 
-    /// Take a pod's port into service, and tell the pods about it that knew another holder of its addresses.
+    /// Take a pod's port into service.
     ///
     /// # Errors
     /// The conflict; nothing has changed then.

@@ -3,9 +3,10 @@
 use super::from_pod::Parsed;
 use super::{Exits, FRAME_ROOM, HEADROOM, Node};
 use crate::buf::Arena;
-use crate::model::{DropReason, Instant, PeerId, PortId};
+use crate::model::{DropReason, Instant, Mac, PeerId, PortId};
 use crate::offload;
 use crate::stack::{Trouble, icmp, probe};
+use crate::switch::neighbour;
 use crate::wire::bytes::put;
 use crate::wire::{ETH_LEN, Headers, VnetHdr, proto};
 use std::net::IpAddr;
@@ -64,6 +65,37 @@ impl Node {
             own.push(packet);
         }
         self.originated = own;
+    }
+
+    /// Tell the other pods who holds a new port's addresses now. Needed only where MACs were chosen by hand: one
+    /// that follows from the address is the same for every holder, and no pod's neighbour table is wrong.
+    pub fn announce(&mut self, port: PortId, exits: &mut impl Exits) {
+        let Some(spec) = self.ports.spec(port) else { return };
+        let (mac, ip4, ip6) = (spec.mac, spec.ip4, spec.ip6);
+        let derived = ip4.map(Mac::of_ipv4).or(ip6.map(Mac::of_ipv6));
+        self.odd_macs |= Some(mac) != derived;
+        if !self.odd_macs {
+            return;
+        }
+        let (mut four, mut six) = ([0; neighbour::ANSWER_LEN], [0; neighbour::ANSWER_LEN]);
+        let four_len = ip4
+            .and_then(|ip| neighbour::announce_arp(mac, ip, &mut four))
+            .unwrap_or(0);
+        let six_len = ip6
+            .and_then(|ip| neighbour::announce_na(mac, ip, false, &mut six))
+            .unwrap_or(0);
+        let others: Vec<PortId> = self
+            .ports
+            .iter()
+            .map(|(id, _)| id)
+            .filter(|id| *id != port)
+            .collect();
+        for frame in [&four[..four_len], &six[..six_len]] {
+            for to in others.iter().filter(|_| !frame.is_empty()) {
+                self.counters.originated += 1;
+                self.write_own(*to, frame, exits);
+            }
+        }
     }
 
     /// Ask each peer's VTEP for an echo, so that the next report knows how far away it is.

@@ -25,6 +25,8 @@ struct Out {
     to_pods: Vec<(PortId, VnetHdr, Vec<u8>)>,
     /// Destination and datagrams of each message.
     to_peers: Vec<(SocketAddr, Vec<Vec<u8>>)>,
+    /// Outer traffic class of each message.
+    classes: Vec<u8>,
     refuse: Option<Refusal>,
     blocked: bool,
 }
@@ -51,6 +53,7 @@ impl Exits for Out {
             let datagrams = m.pieces.chunks(usize::from(m.pieces_each));
             let joined = datagrams.map(|d| d.iter().flat_map(|p| p.of(memory).to_vec()).collect());
             self.to_peers.push((m.to, joined.collect()));
+            self.classes.push(m.class);
         }
         Progress::All
     }
@@ -58,6 +61,8 @@ impl Exits for Out {
 
 struct Lab {
     node: Node,
+    /// Outer traffic class of what is received.
+    class: u8,
     arena: Arena,
     out: Out,
 }
@@ -126,6 +131,7 @@ impl Lab {
         }
         Lab {
             node,
+            class: 0,
             arena: Arena::new(4 * FRAME_ROOM),
             out: Out::default(),
         }
@@ -159,7 +165,7 @@ impl Lab {
             span: Span::new(0, memory.len()),
             segment: (datagrams.len() > 1).then(|| datagrams[0].len() as u16),
             from: IpAddr::from([192, 0, 2, from]),
-            class: 0,
+            class: self.class,
         };
         self.node.from_peer(&mut memory, &message, NOW, &mut self.out);
         self.node.deliver_trains(&mut memory, &mut self.out);
@@ -454,6 +460,43 @@ fn broadcasts_reach_the_others_within_a_limit() {
 }
 
 #[test]
+fn each_copy_of_a_broadcast_has_a_right_checksum() {
+    let mut lab = Lab::new(1);
+    // Ports with checksum offload before, between and behind plain ones.
+    for (pod, caps) in [
+        (4, TapCaps::default()),
+        (5, ALL),
+        (6, TapCaps::default()),
+        (7, ALL),
+    ] {
+        lab.node.add_port(PortSpec { caps, ..spec(1, pod) }).unwrap();
+    }
+    let mut frame = ipv4(
+        Mac::BROADCAST,
+        2,
+        Ipv4Addr::new(10, 244, 1, 255),
+        17,
+        &[0, 9, 0, 9, 0, 12, 0, 0, 1, 2, 3, 4],
+    );
+    let h = Headers::parse(&frame).unwrap();
+    let sum = pseudo(&frame, &h, h.end - h.l4).fold();
+    put_be16(&mut frame, 40, sum);
+    let vnet = VnetHdr {
+        partial: Some((34, 6)),
+        ..VnetHdr::default()
+    };
+    lab.send(0, &vnet, &frame);
+    assert_eq!(lab.out.to_pods.len(), 5);
+    for (port, v, f) in &lab.out.to_pods {
+        match v.partial {
+            Some(_) => assert_eq!(f, &frame, "{port:?}"),
+            None => assert!(transport_is_right(f, &h), "{port:?}"),
+        }
+    }
+    lab.balanced();
+}
+
+#[test]
 fn arp_is_answered_for_pods_gateway_and_nobody_but_not_for_probes() {
     let mut lab = Lab::new(1);
     let ask = |sender: Ipv4Addr, wanted: Ipv4Addr| {
@@ -480,6 +523,86 @@ fn arp_is_answered_for_pods_gateway_and_nobody_but_not_for_probes() {
     assert!(lab.out.to_pods.is_empty());
     lab.balanced();
     assert_eq!(neighbour::ANSWER_LEN, 86);
+}
+
+#[test]
+fn marks_are_carried_over_in_both_directions() {
+    let dst = Ipv4Addr::new(10, 244, 2, 2);
+    let (mut a, mut b) = (Lab::new(1), Lab::new(2));
+    let (vnet, mut frame) = bulk(a.gateway(), dst, 100);
+    // DSCP 46 and ECT(0); the IPv4 header checksum follows.
+    frame[15] = 0xba;
+    put_be16(&mut frame, 24, 0);
+    let sum = Sum::default().with(&frame[14..34]).finish();
+    put_be16(&mut frame, 24, sum);
+    a.send(0, &vnet, &frame);
+    assert!(a.out.classes.contains(&0xba), "inherited: {:?}", a.out.classes);
+    let marked = a
+        .out
+        .to_peers
+        .iter()
+        .map(|(_, d)| d[0].clone())
+        .find(|d| d.len() > 100)
+        .unwrap();
+    b.class = 0xbb;
+    b.receive(1, std::slice::from_ref(&marked));
+    let got = &b.out.to_pods[0].2;
+    assert_eq!(got[15], 0xbb, "congestion experienced on the way");
+    assert!(Headers::parse(got).is_ok(), "with a right header checksum");
+    // A packet that cannot carry the mark is dropped.
+    let (vnet, frame) = bulk(a.gateway(), dst, 200);
+    a.send(0, &vnet, &frame);
+    let unmarked = a
+        .out
+        .to_peers
+        .iter()
+        .map(|(_, d)| d[0].clone())
+        .find(|d| d.len() > 200)
+        .unwrap();
+    b.receive(1, &[unmarked]);
+    assert_eq!(b.dropped(DropReason::EcnCongested), 1);
+    // A fixed DSCP leaves the ECN bits alone.
+    let mut c = Lab::new(1);
+    c.node.settings.dscp = Some(8);
+    let (vnet, frame) = bulk(c.gateway(), dst, 100);
+    c.send(0, &vnet, &frame);
+    assert!(c.out.classes.contains(&0x20));
+    b.balanced();
+}
+
+#[test]
+fn a_mac_chosen_by_hand_is_announced() {
+    let mut lab = Lab::new(1);
+    let usual = lab.node.add_port(spec(1, 8)).unwrap();
+    lab.node.announce(usual, &mut lab.out);
+    assert!(
+        lab.out.to_pods.is_empty(),
+        "no pod can know another MAC for that address"
+    );
+    let odd = PortSpec {
+        mac: Mac([2, 0, 0, 0, 0, 9]),
+        ..spec(1, 9)
+    };
+    let port = lab.node.add_port(odd).unwrap();
+    lab.node.announce(port, &mut lab.out);
+    let told: Vec<_> = lab
+        .out
+        .to_pods
+        .iter()
+        .map(|(p, _, f)| (p.0, be16(f, 12)))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (0, 0x806),
+            (1, 0x806),
+            (2, 0x806),
+            (0, 0x86dd),
+            (1, 0x86dd),
+            (2, 0x86dd)
+        ]
+    );
+    lab.balanced();
 }
 
 /// A change of the tables, or a question.

@@ -4,6 +4,7 @@ use super::{Exits, Node};
 use crate::buf::Span;
 use crate::model::{DropReason, PortId, TapCaps};
 use crate::offload::{self, Segments, segment};
+use crate::wire::bytes::{be16, put_be16};
 use crate::wire::{Gso, Headers, VnetHdr};
 
 /// Whether a TAP takes super-frames of this kind.
@@ -41,8 +42,13 @@ impl Node {
             && !(caps.csum && self.settings.partial_checksums)
         {
             let partial = vnet.partial.unwrap_or_default();
+            let field = one.start() + usize::from(partial.0) + usize::from(partial.1);
+            let unfinished = be16(memory, field);
             offload::complete(one.of_mut(memory), h, partial)?;
-            exits.to_pod(to, &VnetHdr::default(), &[], memory, pieces)
+            let ok = exits.to_pod(to, &VnetHdr::default(), &[], memory, pieces);
+            // A broadcast goes on to other ports, which expect it as it was.
+            put_be16(memory, field, unfinished);
+            ok
         } else {
             exits.to_pod(to, vnet, &[], memory, pieces)
         };

@@ -5,4 +5,4 @@ mod tap;
 mod underlay;
 
 pub use tap::Tap;
-pub use underlay::{Options, Receiver, SLOTS, Sender, open};
+pub use underlay::{OpenError, Options, Receiver, SLOTS, Sender, open};

@@ -26,6 +26,12 @@ pub struct Tap {
     pub written_bytes: u64,
 }
 
+impl From<Tap> for OwnedFd {
+    fn from(tap: Tap) -> OwnedFd {
+        tap.fd
+    }
+}
+
 impl Tap {
     /// Own a TAP; `vnet_hdr` tells whether its frames carry a virtio-net header.
     pub fn new(fd: OwnedFd, vnet_hdr: bool) -> Tap {

@@ -65,11 +65,21 @@ pub struct Sender {
     pub calls: u64,
 }
 
+/// A socket of the underlay cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct OpenError {
+    /// What kind of refusal it was.
+    pub kind: io::ErrorKind,
+    /// A sentence that names the address and what can be done.
+    pub message: String,
+}
+
 /// Bind the sockets of `addresses`, at most one of each family.
 ///
 /// # Errors
-/// A sentence that names the address and what can be done.
-pub fn open(addresses: &[SocketAddr], options: &Options) -> Result<(Receiver, Sender), String> {
+/// See [`OpenError`].
+pub fn open(addresses: &[SocketAddr], options: &Options) -> Result<(Receiver, Sender), OpenError> {
     let mut receiver = Receiver {
         sockets: Vec::new(),
         lost: Vec::new(),
@@ -94,18 +104,22 @@ pub fn open(addresses: &[SocketAddr], options: &Options) -> Result<(Receiver, Se
         calls: 0,
     };
     for address in addresses {
-        let failed = |e: io::Error| match e.kind() {
-            io::ErrorKind::AddrInUse => {
-                format!(
-                    "port {} of {} is in use (set overlay.port)",
-                    address.port(),
-                    address.ip()
-                )
+        let failed = |e: io::Error| {
+            let (ip, port) = (address.ip(), address.port());
+            let message = match e.kind() {
+                io::ErrorKind::AddrInUse => format!("port {port} of {ip} is in use (set overlay.port)"),
+                io::ErrorKind::AddrNotAvailable => {
+                    format!("{ip} is no address of this host (set overlay.bind)")
+                }
+                io::ErrorKind::PermissionDenied => {
+                    format!("port {port} of {ip} is not yours to use (set overlay.port to one above 1023)")
+                }
+                _ => format!("{address} cannot be used: {e} (see overlay.bind and overlay.port)"),
+            };
+            OpenError {
+                kind: e.kind(),
+                message,
             }
-            io::ErrorKind::AddrNotAvailable => {
-                format!("{} is no address of this host (set overlay.bind)", address.ip())
-            }
-            _ => format!("{address} cannot be used: {e} (see overlay.bind and overlay.port)"),
         };
         let six = address.is_ipv6();
         let socket = bind(*address).map_err(failed)?;

@@ -88,7 +88,7 @@ reasons! {
     NotPeersAddress = "not_peers_address",
     /// Outer congestion mark on a packet that cannot carry it (RFC 6040 section 4.2).
     EcnCongested = "ecn_congested",
-    /// The underlay socket's receive buffer overflowed (counted by the kernel).
+    /// The kernel threw the datagram away: the receive buffer was full, or the UDP checksum wrong.
     ReceiveOverflow = "receive_overflow",
     // Limits and outputs.
     /// The underlay socket is full.

@@ -19,6 +19,7 @@ use netlink_packet_route::route::{
 };
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 /// Index of the loopback interface in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -28,6 +29,9 @@ const MIN_MTU: u16 = 68;
 const MIN_MTU_V6: u16 = 1280;
 /// Largest super-frame a TAP can carry; the kernel refuses a larger limit.
 const TAP_GSO_MAX: u32 = 65_536;
+
+/// How long an IPv6 address is waited for.
+const FINISHED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Why an interface could not be configured.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +104,44 @@ pub fn configure(name: &str, plan: &AttachPlan) -> Result<(), LinkError> {
     for refused in optional {
         log::debug!("{name}: this kernel refuses {refused}");
     }
+    if let Some(net) = plan.ip6 {
+        await_address(name, net.addr());
+    }
     Ok(())
+}
+
+/// Wait until packets for `ip` are taken. The kernel finishes a new IPv6 address on a work queue of its own:
+/// for some milliseconds it has the address, but no local route to it, and drops what comes (seen on 6.18).
+/// On a kernel that shows no routes, or not within the time, the pod is ready when it is ready.
+fn await_address(name: &str, ip: Ipv6Addr) {
+    let begun = Instant::now();
+    while let Ok(routes) = std::fs::read_to_string("/proc/thread-self/net/ipv6_route") {
+        if has_local_route(&routes, name, ip) {
+            return;
+        }
+        if begun.elapsed() > FINISHED_WITHIN {
+            log::warn!(
+                "{ip} is not ready on {name} after {} ms",
+                FINISHED_WITHIN.as_millis()
+            );
+            return;
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+/// Whether `/proc/net/ipv6_route` has a host route for `ip` that is the interface's own (RTF_LOCAL).
+fn has_local_route(routes: &str, name: &str, ip: Ipv6Addr) -> bool {
+    const RTF_LOCAL: u32 = 0x8000_0000;
+    let wanted = format!("{:032x}", u128::from(ip));
+    routes.lines().any(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [dst, len, .., flags, device] = fields[..] else {
+            return false;
+        };
+        let local = u32::from_str_radix(flags, 16).is_ok_and(|f| f & RTF_LOCAL != 0);
+        dst == wanted && len == "80" && local && device == name
+    })
 }
 
 fn check(plan: &AttachPlan) -> Result<(), &'static str> {
@@ -270,6 +311,26 @@ mod tests {
             tx_queue_len: 4000,
             offload: OffloadMode::On,
         }
+    }
+
+    #[test]
+    fn a_local_route_is_told_from_others() {
+        // As Linux 6.18 prints them: destination, length, source, length, next hop, metric, use, flags, device.
+        let zero = "0".repeat(32);
+        let line = |dst: &str, len, flags, dev| {
+            format!("{dst} {len} {zero} 00 {zero} 00000000 00000002 00000000 {flags} {dev}\n")
+        };
+        let own = "fd000010024400010000000000000002";
+        let ip: Ipv6Addr = "fd00:10:244:1::2".parse().unwrap();
+        assert!(has_local_route(&line(own, "80", "80200001", "eth0"), "eth0", ip));
+        let others = [
+            line(own, "80", "00000001", "eth0"),
+            line(own, "40", "80200001", "eth0"),
+            line(own, "80", "80200001", "eth1"),
+            line("fd000010024400010000000000000003", "80", "80200001", "eth0"),
+            "nonsense\n".into(),
+        ];
+        assert!(!has_local_route(&others.concat(), "eth0", ip));
     }
 
     #[test]

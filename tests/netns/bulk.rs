@@ -12,6 +12,12 @@ pub const CASES: &[Case] = &[
     Case::new("bulk_across_nodes", across),
     Case::new("bulk_across_nodes_in_whole_trains", across).whole_trains(),
     Case::new("bulk_over_an_ipv6_underlay", across).underlay6(),
+    Case::new("bulk_without_udp_segment", across).node_args(&["--offload-udp-gso", "off"]),
+    Case::new("bulk_without_udp_gro", across).node_args(&["--offload-udp-gro", "off"]),
+    Case::new("bulk_with_checksums_complete", on_a_node)
+        .pods(2)
+        .node_args(&["--offload-checksum", "off"]),
+    Case::new("bulk_at_another_vni_and_port", across).node_args(&["--vni", "70000", "--port", "4789"]),
     Case::new("bulk_on_a_node", on_a_node).pods(2),
     Case::new("many_streams_both_ways", many).pods(2),
     Case::new("small_writes_in_order", small_writes),

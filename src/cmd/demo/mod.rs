@@ -38,7 +38,7 @@ use watch::Watch;
 /// between pods of two nodes. No root needed, nothing to install, nothing left behind; it takes some seconds.
 /// The nodes are ordinary ones that tunnel over loopback addresses with an MTU of 1500.
 ///
-/// Exits with 0 only when every pair and every stream worked.
+/// Exits with 0 only when every pair and every stream worked, and no node ended by itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -69,28 +69,50 @@ pub struct Args {
 /// When the demo cannot run here or is interrupted; pairs that fail are an exit code.
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     let (nodes, pods) = (args.nodes, usize::from(args.pods));
-    if usize::from(nodes) * pods > MAX_PODS {
-        let message = format!(
-            "{nodes} nodes with {pods} pods each are more than {MAX_PODS} pods (lower --nodes or --pods)"
-        );
-        return Err(Failure::new(Exit::Usage, message));
-    }
+    plan::fits(nodes, pods).map_err(|e| Failure::new(Exit::Usage, e))?;
     doctor::pods_can_be_made()?;
     let talks = !args.json || std::io::stderr().is_terminal();
     let mut watch =
         Watch::new(talks).map_err(|e| Failure::new(Exit::Failed, format!("signals cannot be taken: {e}")))?;
     let plan = Plan::new(nodes, pods, std::process::id()).map_err(no_underlay)?;
     let mut net = Net::up(plan, &mut watch)?;
+    if !args.json {
+        say(&greeting(args, &watch))?;
+    }
     let report = measure::measure(&net, &mut watch)?;
     show(&report, args.json)?;
-    for sentence in net.nodes.casualties() {
+    let mut dead = net.nodes.casualties();
+    if args.keep && dead.is_empty() {
+        keep(&mut net, &watch, args.json)?;
+        dead = net.nodes.casualties();
+        // Who ended the demo may have ended its nodes with it.
+        dead.retain(|_| watch.check().is_ok());
+    }
+    for sentence in &dead {
         eprintln!("podwire: {sentence}");
     }
-    if args.keep {
-        keep(&mut net, &watch, args.json)?;
-    }
     drop(net);
-    Ok(if report.ok { Exit::Ok } else { Exit::Failed })
+    Ok(if report.ok && dead.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Failed
+    })
+}
+
+fn greeting(args: &Args, watch: &Watch) -> String {
+    let count = |n: u8, what| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let user = rustix::process::geteuid();
+    format!(
+        "{} with {} each, up in {} ms as {}.\n\n",
+        count(args.nodes, "node"),
+        count(args.pods, "pod"),
+        watch.elapsed().as_millis(),
+        if user.is_root() {
+            "root (which is not needed)".into()
+        } else {
+            format!("user {}, without root", user.as_raw())
+        }
+    )
 }
 
 fn show(report: &Report, json: bool) -> Result<(), Failure> {
@@ -109,9 +131,6 @@ fn keep(net: &mut Net, watch: &Watch, json: bool) -> Result<(), Failure> {
         say(&format!("\n{text}"))?;
     }
     watch.until_asked(&mut net.nodes.jobs());
-    for sentence in net.nodes.casualties() {
-        eprintln!("podwire: {sentence}");
-    }
     Ok(())
 }
 

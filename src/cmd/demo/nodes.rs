@@ -82,15 +82,21 @@ impl Nodes {
     }
 
     /// A sentence for each node that ended by itself.
-    pub fn casualties(&self) -> Vec<String> {
+    pub fn casualties(&mut self) -> Vec<String> {
+        Job::look(&mut self.jobs());
         let dead = self.nodes.iter().filter(|n| n.job.ended());
         dead.map(|n| format!("node {} ended by itself{}", n.name, self.last_words(&n.name)))
             .collect()
     }
 
     fn spawn(&self, plan: &NodePlan) -> Result<Job, Failure> {
-        let socket = place::fits(self.socket(&plan.name))
-            .map_err(|e| failed(e.to_string().replace("with --socket", "by a shorter TMPDIR")))?;
+        let socket = place::fits(self.socket(&plan.name)).map_err(|_| {
+            let place = std::env::temp_dir();
+            failed(format!(
+                "the path of {} is too long for sockets in it (set TMPDIR to a shorter one)",
+                place.display()
+            ))
+        })?;
         let start = || {
             let log = File::create(self.log(&plan.name))?;
             Job::spawn(

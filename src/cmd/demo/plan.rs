@@ -24,6 +24,45 @@ const SLOTS: u32 = 65_536 / SLOT;
 /// Slots that are looked at before giving up.
 const TRIES: u32 = 64;
 
+/// Whether this machine can hold a demo of that size.
+///
+/// # Errors
+/// What is too many, and the remedy.
+pub fn fits(nodes: u8, pods: usize) -> Result<(), String> {
+    fits_room(usize::from(nodes), pods, neighbour_room())
+}
+
+fn fits_room(nodes: usize, pods: usize, room: usize) -> Result<(), String> {
+    if nodes * pods > MAX_PODS {
+        return Err(format!(
+            "{nodes} nodes with {pods} pods each are more than {MAX_PODS} pods (lower --nodes or --pods)"
+        ));
+    }
+    // A pod knows the other pods of its node, and the gateway.
+    let neighbours = nodes * pods * pods;
+    if neighbours > room - room / 16 {
+        return Err(format!(
+            "{pods} pods a node have {neighbours} neighbours in all, but this kernel keeps {room} \
+             for all pods together (lower --pods, or as root: sysctl -w \
+             net.ipv4.neigh.default.gc_thresh3={more} net.ipv6.neigh.default.gc_thresh3={more})",
+            more = (neighbours * 2).next_power_of_two()
+        ));
+    }
+    Ok(())
+}
+
+/// How many neighbours the kernel keeps, of each family: its tables are shared by all network namespaces, and
+/// beyond their end pods cannot reach even those who answer ("neighbor table overflow" in dmesg, Linux 6.18).
+fn neighbour_room() -> usize {
+    let limit = |family| {
+        let path = format!("/proc/sys/net/{family}/neigh/default/gc_thresh3");
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    // The kernel's default, where the file is not shown.
+    let limits = ["ipv4", "ipv6"].map(|family| limit(family).unwrap_or(1024));
+    limits[0].min(limits[1])
+}
+
 /// A demo that fits together.
 #[derive(Debug)]
 pub struct Plan {
@@ -163,6 +202,24 @@ mod tests {
         assert_eq!(Plan::at(1, 1, 0, 1).samples(), []);
         assert_eq!(Plan::at(2, 1, 0, 1).samples(), [(0, 1)]);
         assert_eq!(Plan::at(1, 2, 0, 1).path(0, 1), Path::SameNode);
+    }
+
+    #[test]
+    fn a_demo_fits_the_kernels_neighbour_tables() {
+        assert_eq!(fits_room(2, 2, 1024), Ok(()));
+        assert_eq!(fits_room(26, 4, 1024), Ok(()));
+        assert_eq!(fits_room(1, 30, 1024), Ok(()));
+        let e = fits_room(1, 32, 1024).unwrap_err();
+        assert!(
+            e.contains("have 1024 neighbours") && e.contains("gc_thresh3=2048"),
+            "{e}"
+        );
+        assert_eq!(fits_room(1, 100, 65_536), Ok(()));
+        assert!(
+            fits_room(2, 100, 65_536)
+                .unwrap_err()
+                .contains("more than 128 pods")
+        );
     }
 
     #[test]

@@ -116,7 +116,10 @@ impl Report {
         let what = match (self.pairs.len(), lost, broken) {
             (0, ..) => "One pod by itself came up; with two there are pairs to measure.".into(),
             (_, 0, 0) => "Every pod reaches every pod, over IPv4 and IPv6.".into(),
-            (all, 0, n) => format!("All {all} pairs answer, but {n} TCP streams failed."),
+            (all, 0, n) => format!(
+                "All {all} pairs answer, but {n} of {} TCP streams failed.",
+                self.throughput.len()
+            ),
             (all, n, _) => format!("{n} of {all} pairs failed."),
         };
         format!("{what} {:.1} s in all.\n", self.seconds)
@@ -284,7 +287,7 @@ mod tests {
         assert!(
             report
                 .page()
-                .contains("All 2 pairs answer, but 1 TCP streams failed.")
+                .contains("All 2 pairs answer, but 1 of 1 TCP streams failed.")
         );
     }
 

@@ -131,9 +131,14 @@ impl Job {
         self.said.contains(&b'\n') || self.ended()
     }
 
-    /// Whether it has ended (or closed its output, which none does before).
+    /// Whether it was seen to have ended (or to have closed its output, which none does before).
     pub fn ended(&self) -> bool {
         self.out.is_none()
+    }
+
+    /// Take in what `jobs` have written, or that they ended, without waiting.
+    pub fn look(jobs: &mut [&mut Job]) {
+        listen(jobs, Instant::now(), None);
     }
 
     /// Ask all of `jobs` to end, and wait for them at most `patience`.

@@ -22,6 +22,8 @@ use std::str::FromStr;
 
 /// flannel's port, which Linux's VXLAN used before IANA gave 4789.
 pub const DEFAULT_PORT: u16 = 8472;
+/// Bytes of socket buffer to ask for: some hundred full trains of datagrams.
+pub const DEFAULT_BUFFER: usize = 8 << 20;
 /// MTU of an ordinary network.
 const ETHERNET: UnderlayMtu = UnderlayMtu(1500);
 // Smallest MTU IPv4 hosts must take (RFC 791), and smallest of an IPv6 link (RFC 8200 section 5).
@@ -271,7 +273,7 @@ fn switch(given: &Given, key: &Key) -> Result<bool, Mistake> {
 fn buffer(given: &Given, key: &Key) -> Result<usize, Mistake> {
     Ok(given
         .value(key, |s| number(s, 65_536, 1 << 30))?
-        .unwrap_or(8 << 20))
+        .unwrap_or(DEFAULT_BUFFER))
 }
 
 fn port(s: &str) -> Result<Option<u16>, String> {

@@ -1,0 +1,119 @@
+//! How long it takes to attach a pod: from the request to the answer, with which the pod is usable. Runs as an
+//! ordinary user or as root alike:
+//!
+//! ```text
+//! cargo bench --bench attach             200 pods, one after the other
+//! cargo bench --bench attach -- 50       so many
+//! ```
+//!
+//! The pods' namespaces are made beforehand. `cargo test` runs it with three pods, to see that it works.
+
+use podwire::api::{AttachRequest, Client, Reply, Request};
+use podwire::cmd::table::table;
+use podwire::pod::sandbox::{Sandbox, Spec};
+use std::error::Error;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PODWIRE: &str = env!("CARGO_BIN_EXE_podwire");
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let measured = args.iter().any(|a| a == "--bench");
+    let asked = args.iter().find_map(|a| a.parse().ok());
+    let pods = asked.unwrap_or(if measured { 200 } else { 3 });
+
+    let dir = tempfile::tempdir()?;
+    let socket = dir.path().join("n.sock");
+    let node = Node::start(&socket)?;
+    let sandboxes: Result<Vec<Sandbox>, _> = (0..pods).map(|_| spawn()).collect();
+    let sandboxes = sandboxes?;
+
+    let (mut whole, mut inside) = (Vec::new(), Vec::new());
+    for (n, sandbox) in sandboxes.iter().enumerate() {
+        let request = request(n)?;
+        let begun = Instant::now();
+        let attached = sandbox.attach(&socket, request)?;
+        whole.push(begun.elapsed());
+        inside.push(attached.in_namespace);
+    }
+    let mut client = Client::connect(&socket)?;
+    let Reply::Pods { pods: there } = client.call(&Request::Pods)? else {
+        return Err("the node does not list its pods".into());
+    };
+    assert_eq!(there.len(), pods);
+    let mut detach = Vec::new();
+    for pod in there {
+        let begun = Instant::now();
+        client.call(&Request::Detach { pod: pod.pod })?;
+        detach.push(begun.elapsed());
+    }
+    drop(node);
+
+    println!("{pods} pods, one after the other; milliseconds");
+    let rows = [
+        row("attach", whole),
+        row("of it in the pod's namespace", inside),
+        row("detach", detach),
+    ];
+    print!("{}", table(&["", "P50", "P99", "MAX"], &rows));
+    Ok(())
+}
+
+fn spawn() -> Result<Sandbox, Box<dyn Error>> {
+    let mut spec = Spec::new("pod");
+    spec.program = PODWIRE.into();
+    Ok(spec.spawn()?)
+}
+
+fn request(n: usize) -> Result<AttachRequest, Box<dyn Error>> {
+    Ok(AttachRequest {
+        pod: format!("bench/p{n}").parse()?,
+        ip4: None,
+        ip6: None,
+        mac: None,
+        mtu: None,
+        ifname: "eth0".into(),
+        netns: None,
+        holder: None,
+    })
+}
+
+fn row(name: &str, mut times: Vec<Duration>) -> Vec<String> {
+    times.sort();
+    let at = |percent: usize| times[(times.len() * percent).div_ceil(100).max(1) - 1];
+    let shown = [50, 99, 100].map(|p| format!("{:.2}", at(p).as_secs_f64() * 1e3));
+    [name.to_string()].into_iter().chain(shown).collect()
+}
+
+/// A node of this benchmark's own.
+struct Node(Child);
+
+impl Node {
+    fn start(socket: &Path) -> Result<Node, Box<dyn Error>> {
+        let child = Command::new(PODWIRE)
+            .args(["node", "--name", "bench", "--log", "warn"])
+            .args(["--subnet", "10.244.8.0/22", "--subnet6", "fd00:8::/64"])
+            .args(["--bind", "127.0.0.1", "--port", "auto", "--socket"])
+            .arg(socket)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut node = Node(child);
+        let mut line = String::new();
+        BufReader::new(node.0.stdout.as_mut().ok_or("no pipe")?).read_line(&mut line)?;
+        if line.is_empty() {
+            return Err("the node did not come up".into());
+        }
+        Ok(node)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // The socket's directory goes anyway, so that nothing is left.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,135 @@
+//! `podwire doctor` on hosts that lack something. The lacks are made inside a sandbox of podwire's own, whose
+//! root may forbid user namespaces and hide devices there.
+
+use podwire::pod::sandbox::{Sandbox, Spec};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::process::{Command, Output};
+
+const PODWIRE: &str = env!("CARGO_BIN_EXE_podwire");
+
+/// Exit code and checks, each of which was looked at: a remedy where there is something to remedy.
+fn examine(out: &Output) -> (i32, Vec<Value>) {
+    let said = String::from_utf8_lossy(&out.stdout);
+    let wrong = String::from_utf8_lossy(&out.stderr);
+    let checks: Vec<Value> = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}{wrong}"));
+    for check in &checks {
+        assert!(check["found"].as_str().is_some_and(|f| !f.is_empty()), "{check}");
+        let fine = check["verdict"] == "ok";
+        assert!(
+            fine || ["warn", "fail"].iter().any(|v| check["verdict"] == *v),
+            "{check}"
+        );
+        assert_eq!(fine, check["remedy"].is_null(), "{check}");
+    }
+    let code = out.status.code().unwrap();
+    let failed = checks.iter().any(|c| c["verdict"] == "fail");
+    assert_eq!(code, i32::from(failed), "{said}");
+    (code, checks)
+}
+
+fn check<'c>(checks: &'c [Value], name: &str) -> &'c Value {
+    let found = checks.iter().find(|c| c["name"] == name);
+    found.unwrap_or_else(|| panic!("{name} is not among {checks:#?}"))
+}
+
+fn sandbox() -> Sandbox {
+    let mut spec = Spec::new("patient");
+    spec.program = PODWIRE.into();
+    spec.spawn().unwrap()
+}
+
+/// Run the doctor after `lack` was made.
+fn with(lack: &str) -> (i32, Vec<Value>) {
+    let script = format!("{lack} && exec \"$0\" doctor --json");
+    let sandbox = sandbox();
+    let mut command = sandbox.command("sh", ["-c", &script, PODWIRE]);
+    examine(&command.output().unwrap())
+}
+
+#[test]
+fn everything_podwire_needs_is_looked_at() {
+    let (_, checks) = examine(&Command::new(PODWIRE).args(["doctor", "--json"]).output().unwrap());
+    let names: BTreeSet<&str> = checks.iter().filter_map(|c| c["name"].as_str()).collect();
+    let expected = [
+        "/dev/net/tun",
+        "MTU",
+        "UDP GRO",
+        "UDP GSO",
+        "VXLAN port",
+        "namespaces",
+        "open files",
+        "receive buffer",
+        "send buffer",
+    ];
+    assert_eq!(names, expected.into());
+}
+
+#[test]
+fn a_pods_host_may_hold_pods() {
+    // A user namespace within a user namespace: a container, a CI job.
+    let (_, checks) = with("true");
+    assert_eq!(check(&checks, "namespaces")["verdict"], "ok");
+    let lonely = check(&checks, "MTU");
+    assert!(
+        lonely["found"]
+            .as_str()
+            .unwrap()
+            .contains("no interface but loopback")
+    );
+}
+
+#[test]
+fn user_namespaces_that_are_forbidden_are_told() {
+    let (code, checks) = with("echo 0 > /proc/sys/user/max_user_namespaces");
+    assert_eq!(code, 1);
+    let namespaces = check(&checks, "namespaces");
+    assert_eq!(namespaces["verdict"], "fail");
+    let remedy = namespaces["remedy"].as_str().unwrap();
+    assert!(remedy.contains("user.max_user_namespaces="), "{remedy}");
+}
+
+#[test]
+fn a_device_that_is_missing_or_none_is_told() {
+    let (code, checks) = with("mount -t tmpfs none /dev/net");
+    assert_eq!(code, 1);
+    let remedy = check(&checks, "/dev/net/tun")["remedy"].as_str().unwrap();
+    assert!(remedy.contains("modprobe tun") && remedy.contains("--device /dev/net/tun"));
+    assert_eq!(check(&checks, "namespaces")["verdict"], "fail");
+    let (code, checks) = with("mount --bind /dev/null /dev/net/tun");
+    assert_eq!(code, 1);
+    let namespaces = check(&checks, "namespaces");
+    assert!(namespaces["found"].as_str().unwrap().contains("no TAP in them"));
+}
+
+#[test]
+fn a_port_in_use_fails_with_its_holder() {
+    let taken = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let doctor = |port: &str| {
+        let mut command = Command::new(PODWIRE);
+        let command = command.args([
+            "--socket",
+            "/nonexistent.sock",
+            "doctor",
+            "--json",
+            "--port",
+            port,
+        ]);
+        examine(&command.output().unwrap())
+    };
+    let (code, checks) = doctor(&port);
+    assert_eq!(code, 1);
+    let check_port = check(&checks, "VXLAN port");
+    assert!(
+        check_port["found"]
+            .as_str()
+            .unwrap()
+            .contains(&format!("(pid {})", std::process::id()))
+    );
+    assert!(check_port["remedy"].as_str().unwrap().contains("--port"));
+    drop(taken);
+    let (_, checks) = doctor(&port);
+    assert_eq!(check(&checks, "VXLAN port")["verdict"], "ok");
+}
