@@ -32,8 +32,8 @@ fn loss_is_what_ping_misses() {
         Ping::of(&net.hosts[0].netns.run("ping", &args))
     };
     ping("3", Ping::PATIENT).all(3);
-    // Nothing but pings may cross from here on: a lost ARP question would be counted too.
-    let keep = "ip -4 neigh | while read ip _ dev _ mac _; do \
+    // Nothing but pings may cross from here on: a lost ARP question or MLD report would be counted too.
+    let keep = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip -4 neigh | while read ip _ dev _ mac _; do \
                 ip neigh replace $ip lladdr $mac dev $dev nud permanent; done; ip -4 neigh";
     for host in &net.hosts[..2] {
         let out = host.netns.run("sh", &["-c", keep]);
