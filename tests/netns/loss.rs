@@ -55,7 +55,7 @@ fn disorder(world: &mut World) {
         duplicate: 2 * PERCENT,
         ..NONE
     };
-    streams(world, rules, 16 * MB);
+    streams(world, rules, 8 * MB);
     let counters = world.underlay.relay.counters();
     assert!(
         counters.reordered > 10 && counters.duplicated > 10,

@@ -183,7 +183,7 @@ fn stands_still(world: &mut World) {
     let node = &world.nodes[0];
     std::thread::scope(|s| {
         for family in FAMILIES {
-            s.spawn(move || stream(a, b, family, 16 * MB));
+            s.spawn(move || stream(a, b, family, 8 * MB));
         }
         std::thread::sleep(Duration::from_millis(20));
         let mouth = a.udp(FAMILIES[0], 0);
