@@ -52,6 +52,8 @@ pub struct Impairment {
     pub reorder: u32,
     /// One bit of the packet flipped.
     pub corrupt: u32,
+    /// One bit inside the tunnel flipped, and the outer UDP checksum made right again.
+    pub corrupt_inside: u32,
     /// Time added to each.
     pub delay: Duration,
     /// Longer frames vanish.
@@ -115,6 +117,9 @@ impl Way {
             frame[bit as usize / 8] ^= 1 << (bit % 8);
             counters.corrupted += 1;
         }
+        if rng.chance(rules.corrupt_inside) && corrupt_inside(frame, rng) {
+            counters.corrupted += 1;
+        }
         let twice = rng.chance(rules.duplicate);
         counters.duplicated += u64::from(twice);
         for held in &mut self.held {
@@ -159,4 +164,24 @@ impl Way {
             frame,
         });
     }
+}
+
+/// Flip a bit of a UDP payload over IPv4 without options, and update the checksum (RFC 1624). Whether the frame
+/// is one.
+fn corrupt_inside(frame: &mut [u8], rng: &mut Rng) -> bool {
+    const UDP: usize = 14 + 20;
+    const PAYLOAD: usize = UDP + 8;
+    let whole_words = frame.len() & !1;
+    if whole_words <= PAYLOAD || frame[12..15] != [8, 0, 0x45] || frame[23] != 17 {
+        return false;
+    }
+    let word = PAYLOAD + 2 * rng.below((whole_words - PAYLOAD) as u64 / 2) as usize;
+    let read = |frame: &[u8], at: usize| u32::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    let before = read(frame, word);
+    frame[word + rng.below(2) as usize] ^= 1 << rng.below(8);
+    let mut sum = (!read(frame, UDP + 6) & 0xffff) + (!before & 0xffff) + read(frame, word);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    frame[UDP + 6..PAYLOAD].copy_from_slice(&(!sum as u16).to_be_bytes());
+    true
 }

@@ -111,8 +111,8 @@ fn talk(world: &World, kernel: &Kernel<'_>) {
             family,
             &[0, 1, 17, 1000, 1402, 1422, 1500, 9000, 60_000],
         );
-        stream(a, kernel, family, 16 * MB);
-        stream(kernel, a, family, 16 * MB);
+        stream(a, kernel, family, 6 * MB);
+        stream(kernel, a, family, 6 * MB);
     }
     // The VTEPs themselves, as flannel's hosts talk to pods.
     let vtep: [IpAddr; 2] = ["10.244.9.0", "fd00:10:244:9::"].map(|a| a.parse().expect("an address"));

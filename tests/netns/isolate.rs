@@ -11,10 +11,13 @@
 
 use rustix::mount::MountPropagationFlags;
 use rustix::process::{Pid, Signal, WaitOptions};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Tells the suite that it runs under a supervisor: its directory.
@@ -76,7 +79,22 @@ fn supervise() -> Result<ExitCode, String> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| failed(e.into()))?;
     let mut suite = Command::new("/proc/self/exe");
     suite.args(std::env::args_os().skip(1)).env(DIR, dir.path());
-    let status = suite.status().map_err(failed)?;
+    // Ctrl-C and the like end the suite, not this process: it has to clear up.
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, stop.clone()).map_err(failed)?;
+    }
+    let mut suite = suite.spawn().map_err(failed)?;
+    let status = loop {
+        if let Some(status) = suite.try_wait().map_err(failed)? {
+            break status;
+        }
+        if stop.load(Ordering::Relaxed) {
+            // Fails only when it has ended, which the next look finds.
+            let _ = suite.kill();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
     let left = left_behind(dir.path());
     for thing in &left {
         eprintln!("netns: left behind: {thing}");
@@ -117,23 +135,31 @@ fn processes() -> Vec<String> {
             Err(_) => return Vec::new(),
         }
     }
-    let own = std::process::id();
     let mut left = Vec::new();
-    for pid in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = pid.file_name().to_str().and_then(|p| p.parse::<i32>().ok()) else {
-            continue;
-        };
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        if !status.lines().any(|l| l == format!("PPid:\t{own}")) {
-            continue;
+    // Whose parent is ended here comes to this process next.
+    loop {
+        let children = children();
+        if children.is_empty() {
+            return left;
         }
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        left.push(format!("process {pid}: {line}"));
-        if let Some(pid) = Pid::from_raw(pid) {
+        for pid in children {
+            let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            left.push(format!("process {}: {line}", pid.as_raw_nonzero()));
             // It is our child and not awaited, so the number is its own still.
             let _ = rustix::process::kill_process(pid, Signal::KILL);
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
         }
     }
-    left
+}
+
+fn children() -> Vec<Pid> {
+    let own = format!("PPid:\t{}", std::process::id());
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let ours = pids.filter(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line == own)
+    });
+    ours.filter_map(Pid::from_raw).collect()
 }

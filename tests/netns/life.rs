@@ -204,8 +204,8 @@ fn balanced(world: &mut World) {
     std::thread::scope(|s| {
         let traffic = s.spawn(|| {
             for family in FAMILIES {
-                stream(a, b, family, 8 * MB);
-                stream(b, a, family, 8 * MB);
+                stream(a, b, family, 4 * MB);
+                stream(b, a, family, 4 * MB);
             }
         });
         let mut asked = 0;

@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
     Case::new("bulk_under_reordering_and_duplication", disorder),
     Case::new("bulk_under_reordering_of_whole_trains", disorder).whole_trains(),
     Case::new("bulk_under_corruption", corruption),
+    Case::new("bulk_under_corruption_with_right_sums", corruption_inside),
     Case::new("duplicates_stay_duplicates", duplicates),
 ];
 
@@ -21,6 +22,7 @@ const NONE: Impairment = Impairment {
     duplicate: 0,
     reorder: 0,
     corrupt: 0,
+    corrupt_inside: 0,
     delay: std::time::Duration::ZERO,
     longest: None,
     cut: false,
@@ -55,7 +57,7 @@ fn disorder(world: &mut World) {
         duplicate: 2 * PERCENT,
         ..NONE
     };
-    streams(world, rules, 16 * MB);
+    streams(world, rules, 8 * MB);
     let counters = world.underlay.relay.counters();
     assert!(
         counters.reordered > 10 && counters.duplicated > 10,
@@ -68,6 +70,21 @@ fn corruption(world: &mut World) {
     streams(world, Impairment { corrupt, ..NONE }, 8 * MB);
     let counters = world.underlay.relay.counters();
     assert!(counters.corrupted > 50, "{counters:?}");
+}
+
+/// Damage that the outer checksum does not show: what is in the tunnel must be judged by itself, by the node as
+/// far as it reads, by the pod's stack for the rest. Nothing may be given a new checksum unseen.
+fn corruption_inside(world: &mut World) {
+    let corrupt_inside = PERCENT;
+    let rules = Impairment {
+        corrupt_inside,
+        ..NONE
+    };
+    streams(world, rules, 8 * MB);
+    let counters = world.underlay.relay.counters();
+    assert!(counters.corrupted > 50, "{counters:?}");
+    let dropped: u64 = world.nodes.iter().map(|n| n.status().counters.dropped).sum();
+    assert!(dropped > 0, "headers were damaged too");
 }
 
 fn duplicates(world: &mut World) {

@@ -82,7 +82,7 @@ fn receive_errors(world: &World) -> u64 {
 fn paused_stream(world: &mut World) {
     let (a, b) = world.pair();
     std::thread::scope(|s| {
-        let transfer = s.spawn(|| stream(a, b, FAMILIES[0], 64 * MB));
+        let transfer = s.spawn(|| stream(a, b, FAMILIES[0], 32 * MB));
         std::thread::sleep(Duration::from_millis(50));
         for node in &world.nodes {
             node.signal(Signal::STOP);

@@ -13,12 +13,10 @@ use std::io::PipeWriter;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Frames read from a link before the next one has its turn.
 const BURST: usize = 64;
-/// How soon the end of a pause is noticed.
-const SOON: Duration = Duration::from_millis(5);
 
 /// MAC of the host at link `link`.
 pub fn mac(link: usize) -> [u8; 6] {
@@ -42,8 +40,6 @@ struct State {
     /// Where the Ethernet header begins in what is read.
     ethernet: usize,
     copy: Vec<u8>,
-    /// Links that are not read.
-    paused: Vec<bool>,
 }
 
 impl Relay {
@@ -60,7 +56,6 @@ impl Relay {
                 OffloadMode::Off => 0,
             },
             copy: Vec::new(),
-            paused: vec![false; links],
         }));
         let (ear, stop) = std::io::pipe().expect("a pipe");
         let shared = state.clone();
@@ -100,11 +95,6 @@ impl Relay {
         }
     }
 
-    /// Read nothing of a link's host for now, so that its queues fill; or go on.
-    pub fn pause(&self, link: usize, paused: bool) {
-        self.state().paused[link] = paused;
-    }
-
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.state().counters
@@ -128,25 +118,18 @@ impl Drop for Relay {
 fn run(taps: &[OwnedFd], stop: &OwnedFd, shared: &Mutex<State>) {
     let mut buffer = vec![0; 70_000];
     loop {
-        let (due, paused) = {
+        let due = {
             let state = shared.lock().expect("tests only lock");
-            let due = state.ways.iter().flatten().filter_map(Way::due).min();
-            (due, state.paused.clone())
+            state.ways.iter().flatten().filter_map(Way::due).min()
         };
         let wait = due.map(|due| due.saturating_duration_since(Instant::now()));
-        // Nobody wakes this thread when a pause ends.
-        let wait = if paused.contains(&true) { Some(SOON) } else { wait };
         let wait = wait.map(|w| Timespec {
             tv_sec: w.as_secs() as i64,
             tv_nsec: i64::from(w.subsec_nanos()),
         });
         let mut polled: Vec<PollFd<'_>> = taps
             .iter()
-            .zip(&paused)
-            .map(|(tap, paused)| match paused {
-                true => PollFd::new(tap, PollFlags::empty()),
-                false => PollFd::new(tap, PollFlags::IN),
-            })
+            .map(|tap| PollFd::new(tap, PollFlags::IN))
             .chain([PollFd::new(stop, PollFlags::IN)])
             .collect();
         if rustix::event::poll(&mut polled, wait.as_ref()).is_err() {
