@@ -230,20 +230,7 @@ impl Loop {
         }
         for i in 0..self.ready_sockets.len() {
             if self.ready_sockets[i] {
-                let (node, exits) = (&mut self.node, std::cell::RefCell::new(&mut self.exits));
-                let node = std::cell::RefCell::new(node);
-                let (lost, more) = self.receiver.receive(
-                    i,
-                    |memory, message| {
-                        node.borrow_mut()
-                            .from_peer(memory, message, now, *exits.borrow_mut())
-                    },
-                    |memory| node.borrow_mut().deliver_trains(memory, *exits.borrow_mut()),
-                );
-                if lost > 0 {
-                    self.node.lost_by_kernel(lost);
-                }
-                self.ready_sockets[i] = more;
+                self.ready_sockets[i] = self.drain_socket(i, now);
             }
         }
         if !self.blocked {
@@ -277,6 +264,25 @@ impl Loop {
                     return false;
                 }
             }
+        }
+        true
+    }
+
+    /// Take a socket's messages; whether there may be more.
+    fn drain_socket(&mut self, i: usize, now: Instant) -> bool {
+        let mut taken = 0;
+        while taken < io::SLOTS {
+            let outcome = self.receiver.receive(i);
+            self.node.lost_by_kernel(outcome.lost);
+            let (memory, messages) = self.receiver.batch();
+            for message in messages {
+                self.node.from_peer(memory, message, now, &mut self.exits);
+            }
+            self.node.deliver_trains(memory, &mut self.exits);
+            if !outcome.more {
+                return false;
+            }
+            taken += messages.len().max(1);
         }
         true
     }

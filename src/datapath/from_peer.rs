@@ -3,7 +3,7 @@
 use super::from_pod::{Parsed, hop};
 use super::to_pod::takes;
 use super::way::is_routable;
-use super::{Delivery, Exits, Node};
+use super::{Exits, Node};
 use crate::buf::{Received, Span};
 use crate::model::{DropReason, Instant, PeerId, PortId};
 use crate::offload::coalesce;
@@ -11,7 +11,7 @@ use crate::overlay;
 use crate::stack::Trouble;
 use crate::wire::bytes::{be16, put, put_be16};
 use crate::wire::vxlan::{self, VXLAN_LEN};
-use crate::wire::{ETH_LEN, EthView, Gso, Headers, L3, VnetHdr, checksum, proto};
+use crate::wire::{ETH_LEN, EthView, Gso, Headers, L3, VnetHdr, checksum};
 use std::net::IpAddr;
 
 /// Where an inner packet goes.
@@ -65,8 +65,8 @@ impl Node {
             return;
         }
         let mut coalescer = std::mem::take(&mut self.coalescer);
-        coalescer.drain(memory, |memory, tag, h, vnet, pieces| {
-            if let Err(reason) = self.hand_over(tag.port, memory, h, vnet, pieces, exits) {
+        coalescer.drain(memory, |memory, port, h, vnet, pieces| {
+            if let Err(reason) = self.hand_over(port, memory, h, vnet, pieces, exits) {
                 self.drops.add(reason, 1);
             }
         });
@@ -94,28 +94,14 @@ impl Node {
         }
         let (peer, inbound) = self.inbound(frame.of(memory), &h, message.from, now)?;
         match inbound {
-            Inbound::Stack => self.stack(
-                memory,
-                &Parsed {
-                    span: frame,
-                    h,
-                    vnet: VnetHdr::default(),
-                },
-                now,
-            )?,
+            Inbound::Stack => self.stack(memory, &Parsed::plain(frame, h), now)?,
             Inbound::Pod(port) => {
                 let caps = self.ports.spec(port).ok_or(DropReason::PortGone)?.caps;
-                let gso = match (h.proto, h.l3) {
-                    (proto::TCP, L3::Ipv4) => Gso::Tcp4,
-                    (proto::TCP, _) => Gso::Tcp6,
-                    _ => Gso::Udp,
-                };
                 if self.coalescer.is_full() {
                     self.deliver_trains(memory, exits);
                 }
-                let alone = !takes(&caps, gso);
-                self.coalescer
-                    .open(memory, from, frame, &h, alone, Delivery { port });
+                let alone = !takes(&caps, Gso::of(&h));
+                self.coalescer.open(memory, from, frame, &h, alone, port);
             }
         }
         Ok(Some(peer))
@@ -150,26 +136,12 @@ impl Node {
         // What came before must not be overtaken.
         self.deliver_trains(memory, exits);
         let port = match inbound {
-            Inbound::Stack => {
-                return self.stack(
-                    memory,
-                    &Parsed {
-                        span,
-                        h,
-                        vnet: VnetHdr::default(),
-                    },
-                    now,
-                );
-            }
+            Inbound::Stack => return self.stack(memory, &Parsed::plain(span, h), now),
             Inbound::Pod(port) => port,
         };
         let frame = span.of_mut(memory);
-        let tcp = if h.proto == proto::TCP {
-            frame.get(h.l4 + 12).map_or(20, |b| usize::from(b >> 4) * 4)
-        } else {
-            8
-        };
-        let fits = usize::from(self.settings.local.pod_mtu.0).saturating_sub(h.l4 - ETH_LEN + tcp);
+        let headers = h.l4 - ETH_LEN + h.l4_len(frame);
+        let fits = usize::from(self.settings.local.pod_mtu.0).saturating_sub(headers);
         // The kernel tells the inner segment size as that of the message; without it the pod MTU bounds it.
         let segment = if step < span.len() { step } else { fits };
         let vnet = coalesce::already(frame, &h, segment).unwrap_or_default();

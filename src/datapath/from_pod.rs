@@ -5,7 +5,7 @@ use super::outbox::{self, Destination};
 use super::way::is_routable;
 use super::{Exits, Node, Way};
 use crate::buf::{Arena, Span};
-use crate::model::{DropReason, Instant, PeerId, PortId};
+use crate::model::{DropReason, Instant, PeerId, PodMtu, PortId};
 use crate::offload::{self, Segments, segment};
 use crate::overlay;
 use crate::stack::Trouble;
@@ -27,17 +27,20 @@ pub(super) struct Parsed {
 }
 
 impl Parsed {
+    /// A frame as it is on the wire, with nothing left to a device.
+    pub fn plain(span: Span, h: Headers) -> Parsed {
+        let vnet = VnetHdr::default();
+        Parsed { span, h, vnet }
+    }
+
     /// Length of the largest IP packet it stands for.
     fn packet_len(&self, frame: &[u8]) -> usize {
         let whole = self.h.end.saturating_sub(ETH_LEN);
         if self.vnet.gso == Gso::None {
             return whole;
         }
-        let l4_len = match self.h.proto {
-            proto::TCP => frame.get(self.h.l4 + 12).map_or(20, |b| usize::from(b >> 4) * 4),
-            _ => 8,
-        };
-        whole.min(self.h.l4 - ETH_LEN + l4_len + usize::from(self.vnet.gso_size))
+        let headers = self.h.l4 - ETH_LEN + self.h.l4_len(frame);
+        whole.min(headers + usize::from(self.vnet.gso_size))
     }
 }
 
@@ -223,17 +226,7 @@ impl Node {
         let spec = self.ports.spec(to).ok_or(DropReason::PortGone)?;
         let (mtu, mac) = (spec.mtu, spec.mac);
         let frame = f.span.of(arena.memory());
-        if f.packet_len(frame) > usize::from(mtu.0) {
-            if let Some(from) = from {
-                self.complain(
-                    from,
-                    Trouble::TooBig { mtu: mtu.0 },
-                    &frame[ETH_LEN..f.h.end],
-                    now,
-                );
-            }
-            return Err(DropReason::TooBig);
-        }
+        self.check_size(from, f, frame, mtu, now)?;
         if routed {
             self.check_hop(from, frame, &f.h, now)?;
             let gateway = self.settings.local.gateway_mac;
@@ -243,6 +236,25 @@ impl Node {
             hop(frame, &f.h);
         }
         self.deliver(to, arena.memory_mut(), &f.h, &f.vnet, &[f.span], exits)
+    }
+
+    /// Each packet of a frame must fit the next hop. The sender is told also without DF, as hosts take it for
+    /// what it is; podwire does not fragment for others.
+    fn check_size(
+        &mut self,
+        from: Option<PortId>,
+        f: &Parsed,
+        frame: &[u8],
+        PodMtu(mtu): PodMtu,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        if f.packet_len(frame) <= usize::from(mtu) {
+            return Ok(());
+        }
+        if let Some(from) = from {
+            self.complain(from, Trouble::TooBig { mtu }, &frame[ETH_LEN..f.h.end], now);
+        }
+        Err(DropReason::TooBig)
     }
 
     /// A router passes on only what has hops left and addresses that mean something elsewhere.
@@ -292,18 +304,7 @@ impl Node {
         if !(if to.is_ipv4() { families.0 } else { families.1 }) {
             return Err(DropReason::NoUnderlay);
         }
-        if f.packet_len(frame) > usize::from(mtu.0) {
-            // Also without DF, as hosts take it for what it is; podwire does not fragment for others.
-            if let Some(from) = from {
-                self.complain(
-                    from,
-                    Trouble::TooBig { mtu: mtu.0 },
-                    &frame[ETH_LEN..f.h.end],
-                    now,
-                );
-            }
-            return Err(DropReason::TooBig);
-        }
+        self.check_size(from, f, frame, mtu, now)?;
         if from.is_some() && probed.is_none_or(|at| (now - at).total_millis() as i64 >= PROBE_EVERY_MS) {
             self.probe(peer, now);
         }
@@ -356,19 +357,11 @@ impl Node {
             if arena.room() < outbox::HEADERS_ROOM || self.outbox.is_full() {
                 // More than one message's worth: send what there is, then reuse the room.
                 if !self.flush(arena, now, exits) {
-                    return if i == 0 {
-                        Err(DropReason::UnderlayFull)
-                    } else {
-                        Ok(())
-                    };
+                    return Err(DropReason::UnderlayFull);
                 }
                 arena.rewind(mark);
             }
             let message = self.outbox.begin(dest, VXLAN_LEN + segments.frame_len(), 2);
-            if i == 0 {
-                message.frames = 1;
-                self.counters.frames_to_peers += 1;
-            }
             while i < segments.count() {
                 let payload = segments.payload(i);
                 let len = header_len + payload.len();
@@ -384,6 +377,11 @@ impl Node {
                 put(free, 0, &vxlan);
                 segments.header(frame, i, &mut free[VXLAN_LEN..VXLAN_LEN + segment::MAX_HEADER]);
                 i += 1;
+            }
+            if i == segments.count() {
+                // The last message stands for the frame: one that the underlay stopped half way was not sent.
+                message.frames = 1;
+                self.counters.frames_to_peers += 1;
             }
         }
         // Large enough to be worth a call of its own, and its memory can be reused while it is warm.

@@ -91,12 +91,6 @@ struct Port {
     errors: TokenBucket,
 }
 
-/// The decision of a train: to this port, from this peer.
-#[derive(Clone, Copy, Debug)]
-struct Delivery {
-    port: PortId,
-}
-
 /// One node.
 pub struct Node {
     settings: Settings,
@@ -105,7 +99,7 @@ pub struct Node {
     peers: Peers,
     flows: FlowCache,
     gateway: Gateway,
-    coalescer: Coalescer<Delivery>,
+    coalescer: Coalescer<PortId>,
     outbox: Outbox,
     originated: Originated,
     peer_errors: TokenBucket,

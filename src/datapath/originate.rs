@@ -8,8 +8,8 @@ use crate::offload;
 use crate::stack::{Trouble, icmp, probe};
 use crate::switch::neighbour;
 use crate::wire::bytes::put;
-use crate::wire::{ETH_LEN, Headers, VnetHdr, proto};
-use std::net::IpAddr;
+use crate::wire::{ETH_LEN, Headers};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Packets that wait for the end of the turn.
 const WAITING: usize = 128;
@@ -60,7 +60,7 @@ impl Node {
             }
         }
         own.len = 0;
-        // A refused message may have made an error of its own meanwhile; there is never more than one.
+        // What the kernel refused meanwhile may have made errors of its own: those go with the next turn.
         for packet in &self.originated.slots[..self.originated.len] {
             own.push(packet);
         }
@@ -138,11 +138,8 @@ impl Node {
     /// A packet for the node's own addresses.
     pub(super) fn stack(&mut self, memory: &mut [u8], f: &Parsed, now: Instant) -> Result<(), DropReason> {
         let frame = f.span.of_mut(memory);
-        if let Some(partial) = f
-            .vnet
-            .partial
-            .filter(|_| !matches!(f.h.proto, proto::TCP | proto::UDP))
-        {
+        // The gateway does not look at those of TCP and UDP.
+        if let Some(partial) = f.vnet.partial.filter(|_| f.h.checksum_at().is_none()) {
             offload::complete(frame, &f.h, partial)?;
         }
         let packet = &frame[ETH_LEN..f.h.end];
@@ -158,25 +155,19 @@ impl Node {
         Ok(())
     }
 
-    /// Tell a pod why its packet went nowhere, within its limit.
+    /// Tell a pod why its packet went nowhere, within its limit, from the gateway's address.
     pub(super) fn complain(&mut self, port: PortId, trouble: Trouble, packet: &[u8], now: Instant) {
         let local = &self.settings.local;
-        let source = match packet.first().map(|b| b >> 4) {
-            Some(4) => local.gateway4().map(IpAddr::V4),
-            _ => local.gateway6().map(IpAddr::V6),
-        };
+        let source = same_family(packet, local.gateway4(), local.gateway6());
         if self.port(port).is_some_and(|p| p.errors.take(now, 1)) {
             self.error(trouble, packet, source);
         }
     }
 
-    /// Tell a pod of a peer, from the VTEP address as the last router of the way.
+    /// Tell a pod of a peer, from the VTEP's address as the last router of the way.
     pub(super) fn complain_to_peer(&mut self, trouble: Trouble, packet: &[u8], now: Instant) {
         let local = &self.settings.local;
-        let source = match packet.first().map(|b| b >> 4) {
-            Some(4) => local.vtep4().map(IpAddr::V4),
-            _ => local.vtep6().map(IpAddr::V6),
-        };
+        let source = same_family(packet, local.vtep4(), local.vtep6());
         if self.peer_errors.take(now, 1) {
             self.error(trouble, packet, source);
         }
@@ -254,7 +245,14 @@ impl Node {
         let Some(peer) = self.peers.route(dst).filter(|_| !self.is_local(dst)) else {
             return Err(DropReason::NoRoute);
         };
-        let vnet = VnetHdr::default();
-        self.tunnel(None, peer, arena, &Parsed { span, h, vnet }, now, exits)
+        self.tunnel(None, peer, arena, &Parsed::plain(span, h), now, exits)
+    }
+}
+
+/// The address of the packet's own family.
+fn same_family(packet: &[u8], four: Option<Ipv4Addr>, six: Option<Ipv6Addr>) -> Option<IpAddr> {
+    match packet.first().map(|b| b >> 4) {
+        Some(4) => four.map(IpAddr::V4),
+        _ => six.map(IpAddr::V6),
     }
 }

@@ -38,6 +38,7 @@ pub struct Receiver {
     memory: Vec<u8>,
     batch: RecvBatch,
     slots: Vec<Span>,
+    received: Vec<Received>,
     /// How many messages to ask for next.
     ask: usize,
     /// Whether the kernel merges datagrams.
@@ -48,6 +49,15 @@ pub struct Receiver {
     pub calls: u64,
     /// Messages they gave.
     pub messages: u64,
+}
+
+/// What came of receiving a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Datagrams the kernel had to throw away since the last batch.
+    pub lost: u64,
+    /// There may be more to receive.
+    pub more: bool,
 }
 
 /// The sending sockets.
@@ -88,6 +98,7 @@ pub fn open(addresses: &[SocketAddr], options: &Options) -> Result<(Receiver, Se
         slots: (0..SLOTS)
             .map(|i| Span::new(i * STRIDE, i * STRIDE + 65_536))
             .collect(),
+        received: Vec::with_capacity(SLOTS),
         ask: SLOTS,
         gro: options.gro,
         buffer: usize::MAX,
@@ -124,7 +135,9 @@ pub fn open(addresses: &[SocketAddr], options: &Options) -> Result<(Receiver, Se
         let six = address.is_ipv6();
         let socket = bind(*address).map_err(failed)?;
         net::tell_class_and_losses(&socket, six).map_err(failed)?;
-        receiver.gro &= net::merge_received(&socket).is_ok() || !options.gro;
+        if options.gro {
+            receiver.gro &= net::merge_received(&socket).is_ok();
+        }
         let (granted, _) = net::buffers(&socket, options.receive_buffer, options.send_buffer);
         receiver.buffer = receiver.buffer.min(granted);
         receiver.sockets.push(socket);
@@ -170,59 +183,49 @@ impl Receiver {
         self.sockets.iter().filter_map(|s| s.local_addr().ok()).collect()
     }
 
-    /// Receive from socket `i` what is there, up to [`SLOTS`] messages. `each` gets the memory and the message,
-    /// and then `done` the memory once more, before it is used again. Gives how many datagrams the kernel had
-    /// to throw away since the last call, and whether there may be more to receive.
-    pub fn receive(
-        &mut self,
-        i: usize,
-        mut each: impl FnMut(&mut [u8], &Received),
-        mut done: impl FnMut(&mut [u8]),
-    ) -> (u64, bool) {
+    /// Receive from socket `i` a batch of what is there; [`Receiver::batch`] has it then.
+    pub fn receive(&mut self, i: usize) -> Outcome {
+        self.received.clear();
+        let mut outcome = Outcome::default();
         let Some(socket) = self.sockets.get(i) else {
-            return (0, false);
+            return outcome;
         };
-        let mut lost = 0;
-        let mut left = SLOTS;
-        while left > 0 {
-            let ask = self.ask.min(left);
-            let n = match self.batch.receive(socket, &mut self.memory, &self.slots[..ask]) {
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return (lost, false),
-                // An error of an earlier send that came back by ICMP; it has been taken off the socket now.
-                Err(_) => return (lost, true),
-            };
-            self.calls += 1;
-            self.messages += n as u64;
-            left -= n;
-            let mut bytes = 0;
-            for slot in 0..n {
-                let incoming = self.batch.incoming(slot);
-                bytes += incoming.len;
-                if let Some(total) = incoming.lost {
-                    lost += u64::from(total.wrapping_sub(self.lost[i]));
-                    self.lost[i] = total;
-                }
-                let (Some(from), false) = (incoming.from, incoming.truncated) else {
-                    continue;
-                };
-                let start = self.slots[slot].start();
-                let received = Received {
-                    span: Span::new(start, start + incoming.len),
-                    segment: incoming.segment,
-                    from,
-                    class: incoming.class,
-                };
-                each(&mut self.memory, &received);
+        let ask = self.ask;
+        let n = match self.batch.receive(socket, &mut self.memory, &self.slots[..ask]) {
+            Ok(n) => n,
+            // Empty; all else is an interruption, or what an earlier send caused and is off the socket now.
+            Err(e) => {
+                outcome.more = e.kind() != io::ErrorKind::WouldBlock;
+                return outcome;
             }
-            done(&mut self.memory);
-            self.ask = if bytes / n.max(1) < SMALL { SLOTS } else { 1 };
-            if n < ask {
-                return (lost, false);
+        };
+        self.calls += 1;
+        self.messages += n as u64;
+        let mut bytes = 0;
+        for slot in 0..n {
+            let incoming = self.batch.incoming(slot);
+            bytes += incoming.len;
+            if let Some(total) = incoming.lost {
+                outcome.lost += u64::from(total.wrapping_sub(self.lost[i]));
+                self.lost[i] = total;
             }
+            // A slot holds the longest message there is, and UDP always tells the sender.
+            let start = self.slots[slot].start();
+            self.received.extend(incoming.from.map(|from| Received {
+                span: Span::new(start, start + incoming.len),
+                segment: incoming.segment,
+                from,
+                class: incoming.class,
+            }));
         }
-        (lost, true)
+        self.ask = if bytes / n.max(1) < SMALL { SLOTS } else { 1 };
+        outcome.more = n == ask;
+        outcome
+    }
+
+    /// The batch received last: its memory, and the messages in it.
+    pub fn batch(&mut self) -> (&mut [u8], &[Received]) {
+        (&mut self.memory, &self.received)
     }
 }
 
@@ -263,12 +266,13 @@ impl Sender {
                 Some(libc::EMSGSIZE) => Refusal::TooBig {
                     mtu: net::path_mtu(messages[sent].to).map(UnderlayMtu),
                 },
-                Some(libc::EIO | libc::EINVAL) if messages[sent].datagrams > 1 => Refusal::NoOffload,
+                Some(libc::EIO | libc::EINVAL) if messages[sent].gso && messages[sent].datagrams > 1 => {
+                    Refusal::NoOffload
+                }
                 _ => Refusal::Other,
             };
-            if why != Refusal::NoOffload {
-                self.resume = 0;
-            }
+            // Either it is given up, or nothing of it was sent yet.
+            self.resume = 0;
             return Progress::Refused { sent, why };
         }
         Progress::All

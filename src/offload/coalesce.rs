@@ -78,7 +78,8 @@ pub struct Coalescer<T> {
 impl<T: Copy> Default for Coalescer<T> {
     fn default() -> Coalescer<T> {
         Coalescer {
-            trains: Vec::with_capacity(TRAINS),
+            // No memory before the first frame: the owner swaps an empty one in while it drains.
+            trains: Vec::new(),
             open: 0,
         }
     }
@@ -248,13 +249,13 @@ impl<T> Train<T> {
     fn finish(&mut self, memory: &mut [u8]) -> VnetHdr {
         let h = &self.headers;
         let frame = self.frame.of_mut(memory);
-        let at: u16 = if h.proto == proto::TCP { 16 } else { 6 };
+        let at = h.checksum_at().unwrap_or_default();
         let partial = Some((h.l4 as u16, at));
         if self.frames == 1 {
             // Looked at only where a kernel VTEP on this machine may have left it unfinished.
             let unfinished = self.checksum == Checksum::Partial
                 || self.checksum == Checksum::Unknown
-                    && matches!(h.proto, proto::TCP | proto::UDP)
+                    && h.checksum_at().is_some()
                     && !h.fragment
                     && h.l4 + usize::from(at) + 2 <= h.end
                     && is_partial(frame, h, usize::from(at));
@@ -273,11 +274,6 @@ impl<T> Train<T> {
         } else {
             put_be16(frame, ETH_LEN + 4, l4_len as u16);
         }
-        let gso = match (h.proto, h.l3) {
-            (proto::TCP, L3::Ipv4) => Gso::Tcp4,
-            (proto::TCP, _) => Gso::Tcp6,
-            _ => Gso::Udp,
-        };
         if h.proto == proto::TCP {
             frame[h.l4 + 13] |= self.flags & (FIN | PSH);
         } else {
@@ -287,7 +283,7 @@ impl<T> Train<T> {
         put_be16(frame, h.l4 + usize::from(at), sum);
         VnetHdr {
             partial,
-            gso,
+            gso: Gso::of(h),
             ecn: false,
             hdr_len: self.header_len as u16,
             gso_size: self.mss as u16,
@@ -326,10 +322,10 @@ fn mergeable(bytes: &[u8], h: &Headers) -> Option<Mergeable> {
 }
 
 fn checksum(bytes: &[u8], h: &Headers) -> Checksum {
-    let at = if h.proto == proto::TCP { 16 } else { 6 };
+    let at = h.checksum_at().unwrap_or_default();
     if transport_is_right(bytes, h) {
         Checksum::Right
-    } else if is_partial(bytes, h, at) {
+    } else if is_partial(bytes, h, usize::from(at)) {
         Checksum::Partial
     } else {
         Checksum::Wrong
@@ -346,16 +342,12 @@ pub fn already(frame: &mut [u8], h: &Headers, segment: usize) -> Option<VnetHdr>
     if payload <= segment || payload > segment * FRAMES || checksum(frame, h) == Checksum::Wrong {
         return None;
     }
-    let (gso, at) = match (h.proto, h.l3) {
-        (proto::TCP, L3::Ipv4) => (Gso::Tcp4, 16),
-        (proto::TCP, _) => (Gso::Tcp6, 16),
-        _ => (Gso::Udp, 6),
-    };
+    let at = h.checksum_at()?;
     let sum = pseudo(frame, h, h.end - h.l4).fold();
-    put_be16(frame, h.l4 + at, sum);
+    put_be16(frame, h.l4 + usize::from(at), sum);
     Some(VnetHdr {
-        partial: Some((h.l4 as u16, at as u16)),
-        gso,
+        partial: Some((h.l4 as u16, at)),
+        gso: Gso::of(h),
         ecn: m.flags & CWR != 0,
         hdr_len: m.header_len as u16,
         gso_size: mss,

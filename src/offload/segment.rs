@@ -38,10 +38,9 @@ impl Segments {
             Gso::Udp => h.proto == proto::UDP,
             Gso::None => false,
         };
-        let checksum_at = if h.proto == proto::TCP { 16 } else { 6 };
         let partial_fits = v
             .partial
-            .is_some_and(|(s, o)| usize::from(s) == h.l4 && o == checksum_at);
+            .is_some_and(|(s, o)| usize::from(s) == h.l4 && Some(o) == h.checksum_at());
         if !fits || !partial_fits || !h.plain || h.fragment || v.gso_size == 0 || h.end > frame.len() {
             return Err(DropReason::BadVnetHdr);
         }

@@ -301,8 +301,6 @@ pub struct Incoming {
     pub class: u8,
     /// Datagrams lost to a full buffer since the socket was made; wraps.
     pub lost: Option<u32>,
-    /// It was longer than its slot.
-    pub truncated: bool,
 }
 
 /// Room for the headers of a batch of messages to receive.
@@ -386,7 +384,6 @@ impl RecvBatch {
         let mut incoming = Incoming {
             len: header.msg_len as usize,
             from: read_name(&self.names[i]),
-            truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
             ..Incoming::default()
         };
         // The field's type differs between C libraries.

@@ -3,7 +3,7 @@
 //! `[eth 14 | ip 20..60, or 40 + extensions | transport | payload] [ethernet padding]`
 
 use super::bytes::{array, be16};
-use super::{ETH_LEN, IPV4_LEN, IPV6_LEN, proto};
+use super::{ETH_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN, proto};
 use crate::model::{DropReason, Mac};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -211,6 +211,27 @@ impl Headers {
                 (be16(frame, self.l4), be16(frame, self.l4 + 2))
             }
             _ => (0, 0),
+        }
+    }
+
+    /// Length of the TCP header as it says itself, of the UDP header, or zero for everything else. A claim: it
+    /// may be shorter than a header can be, and longer than the packet.
+    #[inline]
+    pub fn l4_len(&self, frame: &[u8]) -> usize {
+        match self.proto {
+            proto::TCP => usize::from(array::<1>(frame, self.l4 + 12)[0] >> 4) * 4,
+            proto::UDP => UDP_LEN,
+            _ => 0,
+        }
+    }
+
+    /// Where in the transport header TCP and UDP have their checksum.
+    #[inline]
+    pub fn checksum_at(&self) -> Option<u16> {
+        match self.proto {
+            proto::TCP => Some(16),
+            proto::UDP => Some(6),
+            _ => None,
         }
     }
 

@@ -2,6 +2,7 @@
 //! in the machine's byte order.
 
 use super::bytes::{array, put};
+use super::{Headers, L3, proto};
 
 /// Length of the header podwire uses.
 pub const VNET_HDR_LEN: usize = 10;
@@ -24,6 +25,19 @@ pub enum Gso {
     Tcp6,
     /// UDP over either.
     Udp,
+}
+
+impl Gso {
+    /// The kind of super-frame that packets with these headers can be merged to.
+    #[inline]
+    pub fn of(h: &Headers) -> Gso {
+        match (h.proto, h.l3) {
+            (proto::TCP, L3::Ipv4) => Gso::Tcp4,
+            (proto::TCP, L3::Ipv6) => Gso::Tcp6,
+            (proto::UDP, _) => Gso::Udp,
+            _ => Gso::None,
+        }
+    }
 }
 
 /// The header, decoded.

@@ -1,23 +1,31 @@
 //! Bulk transfers whose every byte is compared, on an underlay without faults.
 
-use super::pod::{FAMILIES, Place};
+use super::frames::{MARK, udp6};
+use super::pod::{FAMILIES, Family, Place};
 use super::raw;
 use super::traffic::{MB, connect, datagrams, stream};
-use super::world::{Case, World};
+use super::world::{Case, World, eventually};
 use podwire::model::OffloadMode;
 use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::time::Duration;
 
 /// The tests.
 pub const CASES: &[Case] = &[
     Case::new("bulk_across_nodes", across),
     Case::new("bulk_across_nodes_in_whole_trains", across_some).whole_trains(),
     Case::new("bulk_over_an_ipv6_underlay", across_some).underlay6(),
-    Case::new("bulk_without_udp_segment", across_some).node_args(&["--offload-udp-gso", "off"]),
-    Case::new("bulk_without_udp_gro", across_some).node_args(&["--offload-udp-gro", "off"]),
-    Case::new("bulk_with_checksums_complete", on_a_node)
+    Case::new("bulk_without_udp_segment", no_udp_segment)
+        .whole_trains()
+        .node_args(&["--offload-udp-gso", "off"]),
+    Case::new("bulk_without_udp_gro", no_udp_gro)
+        .whole_trains()
+        .node_args(&["--offload-udp-gro", "off"]),
+    Case::new("bulk_with_checksums_complete", complete_checksums)
         .pods(2)
         .node_args(&["--offload-checksum", "off"]),
-    Case::new("bulk_at_another_vni_and_port", across_some).node_args(&["--vni", "70000", "--port", "4789"]),
+    Case::new("bulk_at_another_vni_and_port", another_vni_and_port)
+        .node_args(&["--vni", "70000", "--port", "4789"]),
     Case::new("bulk_on_a_node", on_a_node).pods(2),
     Case::new("many_streams_both_ways", many).pods(2),
     Case::new("small_writes_in_order", small_writes),
@@ -52,6 +60,49 @@ fn across_some(world: &mut World) {
     }
 }
 
+/// Each datagram is a packet of its own on the link, although the link would take whole trains.
+fn no_udp_segment(world: &mut World) {
+    across(world);
+    let datagrams: u64 = world
+        .nodes
+        .iter()
+        .map(|n| n.status().counters.datagrams_to_peers)
+        .sum();
+    let offered = world.underlay.relay.counters().offered;
+    assert!(
+        offered >= datagrams,
+        "{offered} packets for {datagrams} datagrams"
+    );
+}
+
+/// Each datagram is a message of its own to the node, although it was part of a train on the link.
+fn no_udp_gro(world: &mut World) {
+    across(world);
+    for node in &world.nodes {
+        let c = node.status().counters;
+        assert_eq!(c.underlay_messages, c.datagrams_from_peers);
+    }
+    let datagrams: u64 = world
+        .nodes
+        .iter()
+        .map(|n| n.status().counters.datagrams_to_peers)
+        .sum();
+    let offered = world.underlay.relay.counters().offered;
+    assert!(
+        world.mode == OffloadMode::Off || offered < datagrams / 4,
+        "{offered} packets for {datagrams}"
+    );
+}
+
+fn another_vni_and_port(world: &mut World) {
+    across(world);
+    for node in &world.nodes {
+        let status = node.status();
+        assert_eq!((status.vni, status.underlay[0].port()), (70_000, 4789));
+        assert!(status.peers[0].underlay.port() == 4789 && status.peers[0].last_heard_ms.is_some());
+    }
+}
+
 fn on_a_node(world: &mut World) {
     let [a, b] = &world.pods[0][..] else {
         unreachable!("two pods");
@@ -61,6 +112,24 @@ fn on_a_node(world: &mut World) {
     }
     let counters = world.nodes[0].status().counters;
     assert_eq!(counters.frames_to_peers, 0, "nothing goes through the tunnel");
+}
+
+/// With `--offload-checksum off` even pods of one node, whose kernels would trust each other, get whole checksums.
+fn complete_checksums(world: &mut World) {
+    on_a_node(world);
+    let [a, b] = &world.pods[0][..] else {
+        unreachable!("two pods");
+    };
+    let heard = raw::Raw::listener(b);
+    let (mouth, ear) = (a.udp(Family::V6, 0), b.udp(Family::V6, 0));
+    mouth
+        .send_to(MARK, ear.local_addr().expect("it is bound"))
+        .expect("it is sent");
+    let port = |socket: &UdpSocket| socket.local_addr().expect("it is bound").port();
+    let want = udp6(a.ip6, b.ip6, (port(&mouth), port(&ear)), MARK);
+    eventually("its datagram, complete", Duration::from_secs(1), || {
+        heard.heard(&want)
+    });
 }
 
 fn many(world: &mut World) {

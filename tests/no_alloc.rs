@@ -1,0 +1,207 @@
+//! The forwarding path takes no memory from the heap once it is warm: held by counting.
+
+#![allow(unsafe_code)] // A global allocator is an unsafe trait.
+
+use podwire::buf::{Arena, Message, Progress, Received, Span};
+use podwire::datapath::{Exits, FRAME_ROOM, HEADROOM, Node, Settings};
+use podwire::model::{Change, Instant, LocalNode, Mac, Peer, PodMtu, PortId, PortSpec, TapCaps, UnderlayMtu};
+use podwire::wire::bytes::put_be16;
+use podwire::wire::checksum::{Sum, pseudo};
+use podwire::wire::{Gso, Headers, VnetHdr};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::{Ipv4Addr, SocketAddr};
+
+struct Counting;
+
+thread_local! {
+    /// Per thread: the test harness has threads of its own.
+    static TAKEN: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: everything is passed on to the system's allocator; the counter itself takes no memory.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        TAKEN.with(|n| n.set(n.get() + 1));
+        // SAFETY: the caller's promises are those System asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The far end of the tunnel: datagrams are copied into memory that is there already.
+struct Wire {
+    memory: Vec<u8>,
+    used: usize,
+    step: usize,
+    to_pods: usize,
+}
+
+impl Exits for Wire {
+    fn to_pod(&mut self, _: PortId, _: &VnetHdr, _: &[u8], _: &[u8], pieces: &[Span]) -> bool {
+        self.to_pods += pieces.len();
+        true
+    }
+
+    fn to_peers(&mut self, messages: &[Message], memory: &[u8]) -> Progress {
+        for m in messages {
+            self.step = usize::from(m.segment);
+            for p in &m.pieces {
+                self.memory[self.used..self.used + p.len()].copy_from_slice(p.of(memory));
+                self.used += p.len();
+            }
+        }
+        Progress::All
+    }
+}
+
+fn subnet(n: u8) -> ipnet::Ipv4Net {
+    ipnet::Ipv4Net::new(Ipv4Addr::new(10, 244, n, 0), 24).unwrap()
+}
+
+fn node(own: u8, other: u8) -> Node {
+    let mac = |n| Mac::of_vtep(subnet(n).network());
+    let mut node = Node::new(Settings {
+        local: LocalNode {
+            name: format!("n{own}").parse().unwrap(),
+            subnet4: Some(subnet(own)),
+            subnet6: None,
+            vtep_mac: mac(own),
+            vtep_mac6: mac(own),
+            gateway_mac: Mac::of_ipv4(Ipv4Addr::new(10, 244, own, 1)),
+            vni: 1.try_into().unwrap(),
+            pod_mtu: PodMtu(1450),
+            underlay_mtu: UnderlayMtu(1500),
+        },
+        dscp: None,
+        udp_gso: true,
+        partial_checksums: true,
+        broadcast_per_second: 1000,
+        sockets: 8,
+        underlay: (true, false),
+        seed: 1,
+    });
+    for pod in [2, 3] {
+        let ip = Ipv4Addr::new(10, 244, own, pod);
+        let spec = PortSpec {
+            pod: format!("p{pod}").parse().unwrap(),
+            mac: Mac::of_ipv4(ip),
+            ip4: Some(ip),
+            ip6: None,
+            mtu: PodMtu(1450),
+            caps: TapCaps {
+                vnet_hdr: true,
+                csum: true,
+                tso4: true,
+                tso6: true,
+                uso: true,
+            },
+        };
+        node.add_port(spec).unwrap();
+    }
+    let peer = Peer {
+        name: format!("n{other}").parse().unwrap(),
+        underlay: SocketAddr::from(([192, 0, 2, other], 8472)),
+        underlay6: None,
+        subnet4: Some(subnet(other)),
+        subnet6: None,
+        vtep_mac: mac(other),
+        vtep_mac6: mac(other),
+        mtu: None,
+    };
+    node.apply(Change::PeerSet(peer)).unwrap();
+    node
+}
+
+/// TCP from 10.244.1.2 with `payload` bytes.
+fn frame(to: Mac, dst: Ipv4Addr, payload: usize) -> (VnetHdr, Vec<u8>) {
+    let src = Ipv4Addr::new(10, 244, 1, 2);
+    let mut f = [to.0, Mac::of_ipv4(src).0].concat();
+    f.extend([8, 0, 0x45, 0]);
+    f.extend(((40 + payload) as u16).to_be_bytes());
+    f.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
+    f.extend(src.octets());
+    f.extend(dst.octets());
+    f.extend([
+        0x30, 0x39, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0,
+    ]);
+    f.extend(std::iter::repeat_n(7, payload));
+    let sum = Sum::default().with(&f[14..34]).finish();
+    put_be16(&mut f, 24, sum);
+    let h = Headers::parse(&f).unwrap();
+    let sum = pseudo(&f, &h, h.end - h.l4).fold();
+    put_be16(&mut f, 50, sum);
+    let train = payload > 1410;
+    let vnet = VnetHdr {
+        partial: Some((34, 16)),
+        gso: if train { Gso::Tcp4 } else { Gso::None },
+        ecn: false,
+        hdr_len: 54,
+        gso_size: if train { 1410 } else { 0 },
+    };
+    (vnet, f)
+}
+
+#[test]
+fn a_warm_forwarding_path_takes_no_memory() {
+    let (mut a, mut b) = (node(1, 2), node(2, 1));
+    let mut arena = Arena::new(4 * FRAME_ROOM);
+    let mut wire = Wire {
+        memory: vec![0; 1 << 20],
+        used: 0,
+        step: 0,
+        to_pods: 0,
+    };
+    let gateway = Mac::of_ipv4(Ipv4Addr::new(10, 244, 1, 1));
+    let near = Ipv4Addr::new(10, 244, 1, 3);
+    let far = Ipv4Addr::new(10, 244, 2, 2);
+    let kinds = [
+        ("local super-frame", frame(Mac::of_ipv4(near), near, 60_000)),
+        ("local small frame", frame(Mac::of_ipv4(near), near, 100)),
+        ("tunnelled super-frame", frame(gateway, far, 60_000)),
+        ("tunnelled small frame", frame(gateway, far, 100)),
+    ];
+    let mut turn = |(vnet, frame): &(VnetHdr, Vec<u8>), now: Instant| {
+        arena.rewind(0);
+        arena.free_mut()[..HEADROOM].copy_from_slice(&vnet.emit());
+        arena.take(HEADROOM);
+        arena.free_mut()[..frame.len()].copy_from_slice(frame);
+        let span = arena.take(frame.len());
+        wire.used = 0;
+        a.from_pod(PortId(0), &mut arena, span, now, &mut wire);
+        a.send_own(&mut arena, now, &mut wire);
+        assert!(a.flush(&mut arena, now, &mut wire));
+        if wire.used > 0 {
+            let message = Received {
+                span: Span::new(0, wire.used),
+                segment: Some(wire.step as u16),
+                from: [192, 0, 2, 1].into(),
+                class: 0,
+            };
+            let mut memory = std::mem::take(&mut wire.memory);
+            b.from_peer(&mut memory, &message, now, &mut wire);
+            b.deliver_trains(&mut memory, &mut wire);
+            wire.memory = memory;
+        }
+        std::mem::take(&mut wire.to_pods)
+    };
+    for (what, kind) in &kinds {
+        // Probes go with the first frame to a peer and every ten seconds; this is one moment.
+        let now = Instant::from_secs(20);
+        for _ in 0..5 {
+            turn(kind, now);
+        }
+        let before = TAKEN.with(Cell::get);
+        for _ in 0..100 {
+            assert!(turn(kind, now) > 0, "{what} arrives");
+        }
+        assert_eq!(TAKEN.with(Cell::get) - before, 0, "{what}");
+    }
+}
