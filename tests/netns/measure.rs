@@ -7,6 +7,7 @@ use super::netns::Netns;
 use super::pod::{Family, Place};
 use super::traffic::{MB, stream};
 use super::world::{Case, World};
+use podwire::model::OffloadMode;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ fn disorder() -> Impairment {
     }
 }
 
-/// A host at its kernel VXLAN device.
+/// A host at its kernel VXLAN device: with offloads where the pods have them, without where not.
 struct Vtep<'a>(&'a Netns, u8);
 
 impl<'a> Vtep<'a> {
@@ -52,6 +53,9 @@ impl<'a> Vtep<'a> {
              addr add fd00:10:9::{own}/64 dev vx0 nodad\n\
              link set vx0 mtu 1450 up\n"
         ));
+        if world.mode == OffloadMode::Off {
+            netns.run("ethtool", &["-K", "vx0", "tso", "off", "gso", "off", "gro", "off"]);
+        }
         Vtep(netns, own)
     }
 }
