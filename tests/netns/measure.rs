@@ -54,7 +54,10 @@ impl<'a> Vtep<'a> {
              link set vx0 mtu 1450 up\n"
         ));
         if world.mode == OffloadMode::Off {
-            netns.run("ethtool", &["-K", "vx0", "tso", "off", "gso", "off", "gro", "off"]);
+            netns.run(
+                "ethtool",
+                &["-K", "vx0", "tso", "off", "gso", "off", "gro", "off"],
+            );
         }
         Vtep(netns, own)
     }
