@@ -88,6 +88,7 @@ impl Node {
         if h.l3 == L3::Arp || neighbour::is_neighbour_discovery(frame, &h) {
             return self.neighbour(port, frame, &h, now, exits);
         }
+        offload::check(frame, &h, &vnet)?;
         let f = Parsed { span, h, vnet };
         let mac = EthView(frame).dst();
         if mac.is_multicast() {

@@ -10,5 +10,5 @@ pub mod segment;
 mod testing;
 
 pub use coalesce::Coalescer;
-pub use complete::complete;
+pub use complete::{check, complete};
 pub use segment::Segments;

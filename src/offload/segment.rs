@@ -12,6 +12,9 @@ use std::ops::Range;
 /// Longest header block: Ethernet, IPv6 and TCP with all options. Super-frames have no IP options.
 pub const MAX_HEADER: usize = ETH_LEN + 40 + 60;
 
+/// Most wire frames of a UDP super-frame: the kernel takes no more from a TAP (UDP_MAX_SEGMENTS).
+const UDP_SEGMENTS: usize = 128;
+
 const TCP_FIN: u8 = 0x01;
 const TCP_PSH: u8 = 0x08;
 const TCP_CWR: u8 = 0x80;
@@ -41,7 +44,10 @@ impl Segments {
         let partial_fits = v
             .partial
             .is_some_and(|(s, o)| usize::from(s) == h.l4 && Some(o) == h.checksum_at());
-        if !fits || !partial_fits || !h.plain || h.fragment || v.gso_size == 0 || h.end > frame.len() {
+        // The kernel keeps 65,535 for itself (GSO_BY_FRAGS), and no super-frame was ever padded.
+        let possible =
+            !matches!(v.gso_size, 0 | u16::MAX) && h.end == frame.len() && !(v.ecn && v.gso == Gso::Udp);
+        if !fits || !partial_fits || !h.plain || h.fragment || !possible {
             return Err(DropReason::BadVnetHdr);
         }
         let l4_len = if h.proto == proto::TCP {
@@ -59,11 +65,15 @@ impl Segments {
         }
         let (payload, mss) = (h.end - header_len, usize::from(v.gso_size));
         // An empty super-frame is still one packet.
+        let count = payload.div_ceil(mss).max(1);
+        if v.gso == Gso::Udp && count > UDP_SEGMENTS {
+            return Err(DropReason::BadVnetHdr);
+        }
         Ok(Segments {
             headers: *h,
             header_len,
             mss,
-            count: payload.div_ceil(mss).max(1),
+            count,
         })
     }
 
@@ -157,6 +167,7 @@ mod tests {
         ) {
             let f = super_frame(v6, tcp, options, &payload, flags);
             let h = Headers::parse(&f).unwrap();
+            let mss = if tcp { mss } else { mss.max(payload.len().div_ceil(UDP_SEGMENTS) as u16) };
             let s = Segments::checked(&f, &h, &vnet(v6, tcp, mss)).unwrap();
             let mut joined: Vec<u8> = Vec::new();
             for i in 0..s.count() {
@@ -238,6 +249,10 @@ mod tests {
                 partial: Some((60000, 16)),
                 ..good
             },
+            VnetHdr {
+                gso_size: u16::MAX,
+                ..good
+            },
         ] {
             assert_eq!(
                 Segments::checked(&f, &h, &bad),
@@ -245,6 +260,21 @@ mod tests {
                 "{bad:?}"
             );
         }
+        let padded = [&f[..], &[0; 6]].concat();
+        assert_eq!(Segments::checked(&padded, &h, &good), Err(DropReason::BadVnetHdr));
+        let u = super_frame(false, false, 0, &[7; 3000], 0);
+        let uh = Headers::parse(&u).unwrap();
+        let datagrams = |v: VnetHdr| Segments::checked(&u, &uh, &v).map(|s| s.count());
+        let few = vnet(false, false, 24);
+        assert_eq!(datagrams(few), Ok(125));
+        assert_eq!(
+            datagrams(VnetHdr { gso_size: 23, ..few }),
+            Err(DropReason::BadVnetHdr)
+        );
+        assert_eq!(
+            datagrams(VnetHdr { ecn: true, ..few }),
+            Err(DropReason::BadVnetHdr)
+        );
         let mut short = f.clone();
         short[34 + 12] = 0x40;
         assert_eq!(Segments::checked(&short, &h, &good), Err(DropReason::BadL4Header));
