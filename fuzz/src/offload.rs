@@ -79,7 +79,7 @@ fn super_frame(input: &mut Input) -> (Vec<u8>, VnetHdr) {
     let headers = f.len();
     // All lengths must fit their 16-bit fields.
     let payload = payload.min(65_535 + 14 - headers);
-    f.extend((0..payload).map(|i| (i * 7 ^ i >> 8) as u8));
+    f.extend((0..payload).map(|i| (i * 7) as u8 ^ (i >> 8) as u8));
     let any = craft::Ends {
         src_mac: Default::default(),
         dst_mac: Default::default(),
