@@ -382,11 +382,11 @@ impl Lab {
         self.watch.outcomes.clear();
         self.watch.refuse_writes = 0;
         self.unblock();
-        assert!(!self.blocked && !self.node.is_blocked());
         // What was refused before made errors of its own, and an answer may be owed to those.
         for _ in 0..2 {
             self.end_turn();
         }
+        assert!(!self.blocked && !self.node.is_blocked());
         self.balanced();
     }
 

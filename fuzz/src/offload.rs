@@ -200,7 +200,7 @@ fn other_flows(input: &mut Input, frame: &[u8], vnet: &VnetHdr, wire: Vec<Vec<u8
 /// Lengths, checksum, or an unfinished checksum.
 fn mend_some(f: &mut [u8], how: u8) {
     if how & 8 != 0 && f.len() >= 34 {
-        let len = f.len() as u16 - 14;
+        let len = (f.len() - 14) as u16;
         match f[12] {
             8 => put_be16(f, 16, len),
             _ => put_be16(f, 18, len.saturating_sub(40)),
