@@ -154,6 +154,14 @@ fn kinds() -> Vec<(&'static str, Vec<u8>, usize)> {
     ]
 }
 
+/// Frames with the source of pod 3 of node `node`, which their senders must not use.
+fn spoofed(node: u8) -> [(&'static str, Vec<u8>); 2] {
+    let (mut four, mut six) = (ipv4(17, &udp(5000, 53)), ipv6(17, 64, &udp(5000, 53)));
+    four[26..30].copy_from_slice(&[10, 244, node, 3]);
+    six[22..38].copy_from_slice(&pod(node, 3).ip6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
+    [("spoofed4", four), ("spoofed6", six)]
+}
+
 /// A pod's frame: to whom, and how the virtio-net header is made.
 fn from_pod(port: u8, to: u8, frame: &[u8], grow: usize, vnet: &[u8]) -> Vec<u8> {
     let mut out = vec![port, to];
@@ -195,6 +203,15 @@ fn pods() -> Vec<Seed> {
             for to in [0x22, 0x93] {
                 out.extend(from_pod(0, to, &frame, 900, claim));
             }
+        }
+        all.push((name, out));
+    }
+    for (name, frame) in spoofed(1) {
+        let mut out = ORDINARY.to_vec();
+        for to in [0x22, 0x94, 0x13] {
+            out.extend([0, to]);
+            out.extend(shape(WHOLE & !SOURCE, &frame, 0, 0));
+            out.push(0);
         }
         all.push((name, out));
     }
@@ -260,6 +277,13 @@ fn underlay() -> Vec<Seed> {
         out.push(0);
         let datagram = [&one[..], &inner].concat();
         out.extend(from_peer(2, 0, &shape(BARE, &datagram[..len], 0, 0), 0));
+        all.push((name, out));
+    }
+    // Of peer 3, sent by peer 2.
+    for (name, frame) in spoofed(3) {
+        let mut out = ORDINARY.to_vec();
+        out.push(0);
+        out.extend(from_peer(2, 0, &shape(WHOLE & !SOURCE, &frame, 0, 0), 0));
         all.push((name, out));
     }
     // A batch of several trains and a padded frame among them; one damaged, one from a stranger.
