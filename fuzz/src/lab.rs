@@ -226,6 +226,15 @@ impl Lab {
         self.watch.outcomes.push_back(Progress::Refused { sent, why });
     }
 
+    /// A pod sends a frame more often than anything has room for.
+    pub fn burst(&mut self, input: &mut Input) {
+        let (times, frame) = (input.u8() % 140, *input);
+        for _ in 0..times {
+            *input = frame;
+            self.pod_sends(input);
+        }
+    }
+
     /// A pod sends a frame: `[port][to whom][frame][how the virtio-net header is made]`.
     pub fn pod_sends(&mut self, input: &mut Input) {
         let port = PortId(u16::from(input.u8()) % 8);

@@ -32,9 +32,10 @@ fn step(lab: &mut Lab, input: &mut Input) {
             lab.set_peer(n, input.u8());
         }
         12 => lab.remove_peer(2 + input.u8() % 4),
-        _ => match input.u8() % 4 {
+        _ => match input.u8() % 8 {
             0 => lab.probe(),
             1 => lab.watch.refuse_writes = 3,
+            2 => lab.burst(input),
             _ => lab.settle(),
         },
     }

@@ -386,6 +386,16 @@ fn node() -> Vec<Seed> {
     let receive = |batch: &[u8]| [&[3], batch].concat();
     let story = |steps: &[Vec<u8>]| [&ORDINARY[..], &steps.concat()].concat();
     let end = || vec![7];
+    let small = from_pod(0, 0x22, &ipv4(17, &udp(1, 2)), 20, &[2, 0, 0]);
+    let burst = |times: u8, frame: &[u8]| [&[13, 2, times], frame].concat();
+    let one_by_one = [
+        &[1, 0, 0][..],
+        &burst(130, &small),
+        &end(),
+        &[5, 0, 0],
+        &burst(130, &small),
+    ]
+    .concat();
     vec![
         (
             "both-ways",
@@ -506,6 +516,19 @@ fn node() -> Vec<Seed> {
             story(&[vec![13, 1], receive(&train), send(&local), end()]),
         ),
         (
+            "burst",
+            story(&[burst(130, &small), end(), burst(20, &bulk), end()]),
+        ),
+        (
+            "burst-blocked",
+            story(&[vec![5, 0, 0], burst(3, &bulk), end(), burst(130, &small), vec![6]]),
+        ),
+        ("burst-one-by-one", one_by_one),
+        (
+            "questions",
+            story(&[burst(139, &ping), end(), burst(139, &ping), end()]),
+        ),
+        (
             "odd-pods",
             story(&[
                 vec![9, 4],
@@ -577,6 +600,9 @@ fn neighbour() -> Vec<Seed> {
             f[22..38].fill(0);
             all.push(("nd-detection", one(whole & !SOURCE, &f)));
         }
+    }
+    for (name, frame) in spoofed(1) {
+        all.push((name, one(whole & !SOURCE, &frame)));
     }
     for (name, frame, grow) in kinds() {
         all.push((
