@@ -217,7 +217,7 @@ fn pods() -> Vec<Seed> {
         all.push((name, out));
     }
     // More than one send takes, and more header blocks than the arena has room for.
-    for (name, size) in [("many", [0x5a, 5]), ("tiny", [20, 0])] {
+    for (name, size) in [("many", [0x46, 5]), ("tiny", [20, 0])] {
         let mut out = ORDINARY.to_vec();
         for frame in [ipv4(6, &tcp(0x18)), ipv6(6, 64, &tcp(0x10))] {
             out.extend(from_pod(0, 0x22, &frame, 64_000, &[2, size[0], size[1]]));
