@@ -16,8 +16,8 @@ const DECIDED: usize = 4;
 /// [`DropReason::BadVnetHdr`] when they do not fit the frame, [`DropReason::BadL4Header`] when the transport
 /// header of a super-frame is malformed.
 pub fn check(frame: &[u8], h: &Headers, v: &VnetHdr) -> Result<(), DropReason> {
-    // The kernel's own rule where the frame goes on to another TAP (tun_get_user).
-    if usize::from(v.hdr_len) > frame.len() {
+    // The kernel's own rules where the frame goes on to another TAP (tun_get_user, virtio_net_hdr_to_skb).
+    if usize::from(v.hdr_len) > frame.len() || v.ecn && v.gso == Gso::None {
         return Err(DropReason::BadVnetHdr);
     }
     if v.gso != Gso::None {
@@ -94,6 +94,11 @@ mod tests {
                 ..VnetHdr::default()
             };
             assert_eq!(check(&f, &h, &long), Err(DropReason::BadVnetHdr));
+            let marked = VnetHdr {
+                ecn: true,
+                ..VnetHdr::default()
+            };
+            assert_eq!(check(&f, &h, &marked), Err(DropReason::BadVnetHdr));
             assert_eq!(check(&f, &h, &vnet(v6, false, 4)), Ok(()));
             assert_eq!(check(&f, &h, &vnet(v6, false, 0)), Err(DropReason::BadVnetHdr));
         }
