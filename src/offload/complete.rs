@@ -16,17 +16,18 @@ const DECIDED: usize = 4;
 /// [`DropReason::BadVnetHdr`] when they do not fit the frame, [`DropReason::BadL4Header`] when the transport
 /// header of a super-frame is malformed.
 pub fn check(frame: &[u8], h: &Headers, v: &VnetHdr) -> Result<(), DropReason> {
+    match (v.gso, v.partial) {
+        (Gso::None, Some(partial)) if !fits(h, partial) => return Err(DropReason::BadVnetHdr),
+        (Gso::None, _) => {}
+        _ => {
+            Segments::checked(frame, h, v)?;
+        }
+    }
     // The kernel's own rules where the frame goes on to another TAP (tun_get_user, virtio_net_hdr_to_skb).
     if usize::from(v.hdr_len) > frame.len() || v.ecn && v.gso == Gso::None {
         return Err(DropReason::BadVnetHdr);
     }
-    if v.gso != Gso::None {
-        return Segments::checked(frame, h, v).map(|_| ());
-    }
-    match v.partial {
-        Some(partial) if !fits(h, partial) => Err(DropReason::BadVnetHdr),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Whether a checksum may be put there: within the packet, and behind everything that was decided by. What the
