@@ -242,7 +242,8 @@ impl<T> Train<T> {
             && (m.flags ^ self.flags) & !(FIN | PSH) == 0
             && m.flags & CWR == 0
             && be16(bytes, l4 + 14) == be16(first, l4 + 14)
-            && bytes.get(l4 + 20..m.header_len) == first.get(l4 + 20..m.header_len)
+            // Urgent pointer and options.
+            && bytes.get(l4 + 18..m.header_len) == first.get(l4 + 18..m.header_len)
     }
 
     /// Make the headers those of all frames together.

@@ -94,6 +94,8 @@ fn rules_of_the_kernel() {
         ("ttl", 22),
         ("acknowledgement", 42),
         ("window", 49),
+        // The kernel overlooks this one, which means nothing without URG; what came in goes out all the same.
+        ("urgent pointer", 53),
         ("an option", 60),
         ("destination port", 37),
     ] {
