@@ -1,10 +1,12 @@
 //! One file (or folder) per subcommand, and what they share: the socket, exit codes, and how failures are told.
 
 pub mod attach;
+pub mod bench;
 pub mod demo;
 pub mod detach;
 pub mod doctor;
 pub mod exec;
+mod lab;
 pub mod node;
 pub mod pods;
 pub mod run;
@@ -13,6 +15,7 @@ pub mod table;
 
 use crate::api::place::{PlaceError, for_client};
 use crate::api::{ApiError, ErrorKind};
+use crate::sys::ns::NsError;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -83,6 +86,18 @@ impl From<ApiError> for Failure {
     }
 }
 
+impl From<NsError> for Failure {
+    fn from(e: NsError) -> Failure {
+        let exit = match &e {
+            NsError::Permission(_) => Exit::Permission,
+            NsError::Missing(_) | NsError::NoProcess(_) => Exit::NotFound,
+            NsError::NotNetns(_) => Exit::Usage,
+            NsError::Call { .. } => Exit::Failed,
+        };
+        Failure::new(exit, e)
+    }
+}
+
 impl From<PlaceError> for Failure {
     fn from(e: PlaceError) -> Failure {
         let exit = match &e {
@@ -97,6 +112,9 @@ impl From<PlaceError> for Failure {
 const EXAMPLES: &str = "\
 See it work:
   podwire demo
+
+Measure it beside the kernel's own:
+  podwire bench --quick
 
 Two nodes, a pod on each:
   n1$ podwire node --name n1 --subnet 10.244.1.0/24 --peers peers.toml
@@ -139,9 +157,13 @@ enum Command {
     /// Try to make a pod's namespaces and TAP; the exit code tells how far it came.
     #[command(name = doctor::PROBE, hide = true)]
     ProbeSandbox,
-    /// Ping, or move bytes, from inside a pod of the demo.
-    #[command(name = demo::load::VERB, hide = true)]
-    DemoLoad(demo::load::Args),
+    Bench(bench::Args),
+    /// Measure, within the sandbox of a benchmark.
+    #[command(name = bench::VERB, hide = true)]
+    BenchInside(bench::Args),
+    /// Make traffic, or take it, inside a pod of a demo or a measurement.
+    #[command(name = lab::load::VERB, hide = true)]
+    Load(lab::load::Args),
 }
 
 /// Entry point of the binary.
@@ -181,7 +203,9 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Exec(args) => exec::run(args, &for_client(socket)?).map(done),
         Command::Status(args) => status::run(&args, &for_client(socket)?).map(done),
         Command::Demo(args) => demo::run(&args),
-        Command::DemoLoad(args) => demo::load::run(args).map(done),
+        Command::Bench(args) => bench::run(&args),
+        Command::BenchInside(args) => bench::inside(&args),
+        Command::Load(args) => lab::load::run(args).map(done),
         Command::Doctor(args) => doctor::run(&args, socket),
         Command::ProbeSandbox => doctor::probe(),
     }

@@ -5,15 +5,12 @@
 //! kernel neither derives a link-local address nor listens to router advertisements, and what podwire gives is
 //! usable at once, without duplicate address detection (the node lets nobody else use it).
 
-use super::netlink::{Batch, NetlinkError};
 use crate::api::AttachPlan;
+use crate::sys::netlink::{Batch, NetlinkError, address, family, link, up};
 use ipnet::IpNet;
-use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
-};
+use netlink_packet_route::address::AddressScope;
+use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -215,45 +212,6 @@ fn limits(plan: &AttachPlan) -> Vec<LinkAttribute> {
     ]
 }
 
-fn link(index: u32, attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.attributes = attributes;
-    RouteNetlinkMessage::SetLink(message)
-}
-
-fn up(index: u32) -> RouteNetlinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    RouteNetlinkMessage::SetLink(message)
-}
-
-fn address(index: u32, net: IpNet, scope: AddressScope) -> RouteNetlinkMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = family(net.addr());
-    message.header.prefix_len = net.prefix_len();
-    message.header.scope = scope;
-    message.header.index = index;
-    message.attributes = vec![
-        AddressAttribute::Local(net.addr()),
-        AddressAttribute::Address(net.addr()),
-    ];
-    match net {
-        IpNet::V4(net) if net.prefix_len() < 31 => {
-            message
-                .attributes
-                .push(AddressAttribute::Broadcast(net.broadcast()));
-        }
-        IpNet::V4(_) => {}
-        IpNet::V6(_) => message
-            .attributes
-            .push(AddressAttribute::Flags(AddressFlags::Nodad)),
-    }
-    RouteNetlinkMessage::NewAddress(message)
-}
-
 fn default_route(index: u32, gateway: IpAddr, onlink: bool) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(gateway);
@@ -269,13 +227,6 @@ fn default_route(index: u32, gateway: IpAddr, onlink: bool) -> RouteNetlinkMessa
         RouteAttribute::Oif(index),
     ];
     RouteNetlinkMessage::NewRoute(message)
-}
-
-fn family(ip: IpAddr) -> AddressFamily {
-    match ip {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
-    }
 }
 
 fn netlink_error(name: &str, plan: &AttachPlan, source: NetlinkError) -> LinkError {

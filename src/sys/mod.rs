@@ -1,7 +1,9 @@
 //! System calls, wrapped so that callers are safe. All `unsafe` of podwire lives below this module; beside
 //! each block stands what must hold and why it does. Where rustix has a safe call, callers use that directly.
 
+pub mod ethtool;
 pub mod net;
+pub mod netlink;
 pub mod ns;
 pub mod probe;
 pub mod signal;

@@ -120,9 +120,46 @@ impl NetNs {
         Ok(NetNs { net, holder, label })
     }
 
+    /// A new one with nothing in it, owned by the user namespace of the caller, who must be root there. It
+    /// lives as long as this, or a process or socket in it.
+    ///
+    /// # Errors
+    /// [`NsError::Permission`].
+    pub fn make() -> Result<NetNs, NsError> {
+        let label = "a new network namespace".to_string();
+        let own = current(&label)?;
+        // SAFETY: unshare is unsafe because of CLONE_FILES, which is not asked for.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
+            .map_err(|e| call_error(&label, "unshare", e.into()))?;
+        let net = current(&label);
+        back_to(&own, &label)?;
+        Ok(NetNs {
+            net: net?,
+            holder: None,
+            label,
+        })
+    }
+
+    /// Do `work` with the calling thread in it. Sockets and processes made there stay in it.
+    ///
+    /// # Errors
+    /// [`NsError::Permission`] when the caller has no rights over it.
+    pub fn within<T>(&self, work: impl FnOnce() -> T) -> Result<T, NsError> {
+        let own = current(&self.label)?;
+        self.enter()?;
+        let result = work();
+        back_to(&own, &self.label)?;
+        Ok(result)
+    }
+
     /// A pidfd of the process that was named, when one was.
     pub fn holder(&self) -> Option<BorrowedFd<'_>> {
         self.holder.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Its descriptor, for netlink.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.net.as_fd()
     }
 
     /// Move the calling thread into it, through the user namespace that owns it when that is needed.
@@ -256,6 +293,18 @@ fn same(fd: BorrowedFd<'_>, kind: &str) -> io::Result<bool> {
     let theirs = rustix::fs::fstat(fd)?;
     let ours = rustix::fs::stat(format!("/proc/self/ns/{kind}"))?;
     Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))
+}
+
+/// The network namespace of the calling thread.
+fn current(label: &str) -> Result<OwnedFd, NsError> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())
+        .map_err(|e| call_error(label, "open", e.into()))
+}
+
+fn back_to(own: &OwnedFd, label: &str) -> Result<(), NsError> {
+    rustix::thread::move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))
+        .map_err(|e| call_error(label, "setns back", e.into()))
 }
 
 fn call_error(label: &str, call: &'static str, source: io::Error) -> NsError {

@@ -13,23 +13,18 @@
 //! Everything is this one binary under other names, so nothing needs to be installed. All processes are
 //! children of the demo: they are ended in order when it ends, and die with it when it is killed.
 
-mod echo;
-pub mod load;
 mod measure;
 mod net;
-mod nodes;
 mod plan;
 mod report;
-mod stream;
-mod watch;
 
+use super::lab::watch::Watch;
 use super::{Exit, Failure, doctor, say};
 use net::Net;
 use plan::{MAX_NODES, MAX_PODS, Plan};
 use report::Report;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use watch::Watch;
 
 /// Show podwire at work: nodes and pods on this machine, measured and taken down again.
 ///
