@@ -89,7 +89,7 @@ impl From<ApiError> for Failure {
 impl From<NsError> for Failure {
     fn from(e: NsError) -> Failure {
         let exit = match &e {
-            NsError::Permission(_) => Exit::Permission,
+            NsError::Permission(_) | NsError::Rights { .. } => Exit::Permission,
             NsError::Missing(_) | NsError::NoProcess(_) => Exit::NotFound,
             NsError::NotNetns(_) => Exit::Usage,
             NsError::Call { .. } => Exit::Failed,

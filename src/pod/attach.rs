@@ -87,7 +87,7 @@ impl AttachError {
                 ErrorKind::Exhausted => Blame::Exhausted,
                 ErrorKind::Internal => Blame::Failed,
             },
-            AttachError::Ns(NsError::Permission(_)) => Blame::Permission,
+            AttachError::Ns(NsError::Permission(_) | NsError::Rights { .. }) => Blame::Permission,
             AttachError::Ns(NsError::Missing(_) | NsError::NoProcess(_)) => Blame::NotFound,
             AttachError::Ns(NsError::NotNetns(_)) => Blame::Usage,
             AttachError::Tap(TapError::DevicePermission | TapError::NotPermitted(_)) => Blame::Permission,
