@@ -1,9 +1,9 @@
 //! `podwire detach`: take a pod off the node.
 
 use super::{Exit, Failure};
+use crate::api::place::Socket;
 use crate::api::{Client, Reply, Request};
 use crate::model::PodName;
-use std::path::Path;
 
 /// Take a pod off the node: its interface goes, its addresses become free.
 ///
@@ -23,7 +23,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When the node cannot be asked.
-pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
+pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     let mut client = Client::connect(socket)?;
     let existed = detach(&mut client, &args.name)?;
     let said = if existed {

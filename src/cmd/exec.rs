@@ -2,13 +2,13 @@
 
 use super::{Exit, Failure};
 use crate::api::Client;
+use crate::api::place::Socket;
 use crate::model::PodName;
 use crate::pod::attach::AttachError;
 use crate::pod::hidden;
 use crate::sys::ns::{self, NetNs, Target};
 use crate::sys::rights::Whose;
 use std::ffi::OsString;
-use std::path::Path;
 
 /// Run a command in a pod.
 ///
@@ -35,7 +35,7 @@ pub struct Args {
 ///
 /// # Errors
 /// No such pod, or it cannot be entered.
-pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
+pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     let found = super::pods::find(&mut Client::connect(socket)?, &args.name)?;
     let Some(pod) = found else {
         let message = format!(

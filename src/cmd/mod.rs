@@ -77,7 +77,7 @@ impl From<ErrorKind> for Exit {
 impl From<ApiError> for Failure {
     fn from(e: ApiError) -> Failure {
         let exit = match &e {
-            ApiError::Permission { .. } => Exit::Permission,
+            ApiError::Permission { .. } | ApiError::Stranger { .. } => Exit::Permission,
             ApiError::Refused { kind, .. } => Exit::from(*kind),
             ApiError::NoNode { .. } | ApiError::Timeout { .. } | ApiError::Broken { .. } => Exit::Unavailable,
             ApiError::Version { .. } | ApiError::Garbled { .. } => Exit::Unavailable,
