@@ -269,6 +269,12 @@ fn peers_are_read_again_and_mistakes_shown() {
         node.status().problems.is_empty()
     });
     assert!(quiet);
+    fs::remove_file(node.path("peers.toml")).unwrap();
+    let complaint = (0..200).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        node.status().problems.into_iter().next()
+    });
+    assert!(complaint.unwrap().contains("peers known before stay in force"));
     node.stop();
 }
 
