@@ -2,10 +2,11 @@
 //! exit code back, and leaves nothing. What podwire made ends with its port, what it did not make lives on. Needs
 //! /dev/net/tun and user namespaces; `tests/run` opens the former.
 
-use podwire::pod::sandbox::Spec;
+use podwire::api::AttachRequest;
+use podwire::pod::sandbox::{Sandbox, Spec};
 use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -46,11 +47,14 @@ impl Node {
         Node { process, dir }
     }
 
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("n.sock")
+    }
+
     fn podwire(&self, args: &[&str]) -> Output {
-        let socket = self.dir.path().join("n.sock");
         Command::new(PODWIRE)
             .arg("--socket")
-            .arg(Path::new(&socket))
+            .arg(self.socket())
             .args(args)
             .output()
             .unwrap()
@@ -216,6 +220,49 @@ fn a_process_that_was_only_named_lives_on() {
     drop(node);
     std::thread::sleep(Duration::from_millis(200));
     assert!(!mine.ended());
+}
+
+/// Pods of the test's own on `node`, each with its process.
+fn crowd(node: &Node, pods: usize) -> Vec<(AttachRequest, Sandbox)> {
+    let make = |n: usize| {
+        let request = AttachRequest {
+            pod: format!("crowd/p{n}").parse().unwrap(),
+            ip4: None,
+            ip6: None,
+            mac: None,
+            mtu: None,
+            ifname: "eth0".into(),
+            netns: None,
+            holder: None,
+        };
+        let mut spec = Spec::new("crowd");
+        spec.program = PODWIRE.into();
+        let sandbox = spec.spawn().unwrap();
+        sandbox.attach(&node.socket(), request.clone()).unwrap();
+        (request, sandbox)
+    };
+    (0..pods).map(make).collect()
+}
+
+fn links(pod: &Sandbox) -> String {
+    let out = pod.command("ls", ["/sys/class/net"]).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// The kernel awaits a grace period for each TAP that goes: they must go at the same time.
+#[test]
+fn a_hundred_pods_end_with_their_node_within_a_second() {
+    let mut node = Node::start("on");
+    let pods = crowd(&node, 100);
+    let begun = Instant::now();
+    let killed = Command::new("kill").arg(node.process.id().to_string()).status();
+    assert!(killed.unwrap().success());
+    assert!(node.process.wait().unwrap().success());
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    for (_, pod) in pods.iter().step_by(33) {
+        assert_eq!(links(pod), "lo\n");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::{Exit, Failure, say};
 use crate::api::place;
 use crate::control::file::PeersFile;
 use crate::daemon::admin::Worker;
+use crate::daemon::closer::Closer;
 use crate::daemon::command::Command;
 use crate::daemon::config::Config;
 use crate::daemon::config::given::Given;
@@ -151,7 +152,11 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let _ = handle.send(Command::Stop);
     if has_ended(&mut ended) {
-        handle.join();
+        let closer = Closer::default();
+        for tap in handle.join() {
+            closer.close(tap, || {});
+        }
+        closer.finish();
     } else {
         log::warn!("the data path did not end within 500 ms and is abandoned");
     }

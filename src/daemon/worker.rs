@@ -46,7 +46,7 @@ pub struct Handle {
     orders: Outlet<Command>,
     waker: Arc<Waker>,
     underlay: Vec<SocketAddr>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Vec<OwnedFd>>,
 }
 
 /// Bind the sockets and start the thread; `lifeline` is held until it ends.
@@ -110,6 +110,8 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
     let thread = std::thread::Builder::new().name("worker".into()).spawn(move || {
         let _held = lifeline;
         worker.run();
+        let taps = worker.exits.taps.into_iter().flatten();
+        taps.map(OwnedFd::from).collect()
     });
     Ok(Handle {
         orders,
@@ -120,9 +122,9 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
 }
 
 impl Handle {
-    /// Wait for its end, which [`Command::Stop`] brings about.
-    pub fn join(self) {
-        let _ = self.thread.join();
+    /// Wait for its end, which [`Command::Stop`] brings about; the TAPs it had, to be closed.
+    pub fn join(self) -> Vec<OwnedFd> {
+        self.thread.join().unwrap_or_default()
     }
 }
 
@@ -339,8 +341,6 @@ impl Loop {
                     let _ = reply.send(self.add_port(spec, tap));
                 }
                 Command::RemovePort { pod, reply } => {
-                    // Closing a TAP takes the kernel some 15 ms (it awaits a grace period): the control thread's
-                    // to do, not that of all other pods.
                     let _ = reply.send(self.remove_port(&pod));
                 }
                 Command::Report { reply } => {
