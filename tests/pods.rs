@@ -2,10 +2,11 @@
 //! exit code back, and leaves nothing. What podwire made ends with its port, what it did not make lives on. Needs
 //! /dev/net/tun and user namespaces; `tests/run` opens the former.
 
-use podwire::api::AttachRequest;
+use podwire::api::{AttachRequest, Client, PROTOCOL, Reply, Request};
 use podwire::pod::sandbox::{Sandbox, Spec};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -262,6 +263,58 @@ fn a_hundred_pods_end_with_their_node_within_a_second() {
     assert!(took < Duration::from_secs(1), "{took:?}");
     for (_, pod) in pods.iter().step_by(33) {
         assert_eq!(links(pod), "lo\n");
+    }
+}
+
+#[test]
+fn a_hundred_pods_detached_at_once_keep_nobody_waiting() {
+    let node = Node::start("on");
+    let pods = crowd(&node, 100);
+    let socket = node.socket();
+    let ask = |request: &Request| Client::connect(&socket).unwrap().call(request).unwrap();
+    let begun = Instant::now();
+    let mut slowest = Duration::ZERO;
+    std::thread::scope(|s| {
+        let detach = |request: &AttachRequest| {
+            let pod = request.pod.clone();
+            s.spawn(|| ask(&Request::Detach { pod }))
+        };
+        let detached: Vec<_> = pods.iter().map(|(request, _)| detach(request)).collect();
+        while !detached.iter().all(|d| d.is_finished()) {
+            let begun = Instant::now();
+            ask(&Request::Status);
+            slowest = slowest.max(begun.elapsed());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for reply in detached {
+            assert!(matches!(reply.join().unwrap(), Reply::Detached { existed: true }));
+        }
+    });
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(slowest < Duration::from_millis(500), "a status took {slowest:?}");
+}
+
+/// Who was told that a pod is detached may use its name and that of its interface again at once.
+#[test]
+fn a_detached_pod_may_come_back_at_once() {
+    let node = Node::start("on");
+    let pods = crowd(&node, 1);
+    let (request, pod) = &pods[0];
+    for _ in 0..10 {
+        assert!(node.podwire(&["detach", "crowd/p0"]).status.success());
+        assert_eq!(links(pod), "lo\n");
+        pod.attach(&node.socket(), request.clone()).unwrap();
+        // One that does not stay to hear the answer.
+        let mut hasty = UnixStream::connect(node.socket()).unwrap();
+        let hello = format!("{{\"request\":\"hello\",\"protocol\":{PROTOCOL}}}");
+        let lines = format!("{hello}\n{{\"request\":\"detach\",\"pod\":\"crowd/p0\"}}\n");
+        hasty.write_all(lines.as_bytes()).unwrap();
+        BufReader::new(&hasty).read_line(&mut String::new()).unwrap();
+        let gone = || !String::from_utf8_lossy(&node.podwire(&["pods"]).stdout).contains("crowd/p0");
+        while !gone() {}
+        drop(hasty);
+        pod.attach(&node.socket(), request.clone()).unwrap();
     }
 }
 

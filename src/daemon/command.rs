@@ -18,7 +18,7 @@ pub enum Command {
         /// Where the port's id, or the sentence why not, goes.
         reply: Sender<Result<PortId, String>>,
     },
-    /// Close a pod's TAP and forget the port.
+    /// Forget a pod's port.
     RemovePort {
         /// The pod.
         pod: PodName,
