@@ -27,6 +27,10 @@ impl Node {
     }
 
     fn with(flags: &[&str]) -> Node {
+        Node::logging(flags, Stdio::null())
+    }
+
+    fn logging(flags: &[&str], log: impl Into<Stdio>) -> Node {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("n.sock");
         let process = Command::new(PODWIRE)
@@ -34,7 +38,7 @@ impl Node {
             .arg(&socket)
             .args(flags)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
         let begun = Instant::now();
@@ -315,6 +319,45 @@ fn a_detached_pod_may_come_back_at_once() {
         while !gone() {}
         drop(hasty);
         pod.attach(&node.socket(), request.clone()).unwrap();
+    }
+}
+
+/// What a pod's root does to its interface ends the pod, not the node's patience.
+#[test]
+fn a_pod_that_deletes_its_interface_is_detached() {
+    for tap in ["on", "off"] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let bind = ["--bind", "127.0.0.1", "--offload-tap", tap];
+        let node = Node::logging(&[&["--subnet", "10.244.9.0/24"], &bind[..]].concat(), log);
+        let pods = crowd(&node, 2);
+        let ip = |args: &[&str]| assert!(pods[0].1.command("ip", args).status().unwrap().success());
+        let there = || {
+            let mut client = Client::connect(&node.socket()).unwrap();
+            match client.call(&Request::Pods).unwrap() {
+                Reply::Pods { pods } => pods.into_iter().map(|p| p.pod.to_string()).collect::<Vec<_>>(),
+                other => panic!("{other:?}"),
+            }
+        };
+        // Down is not gone.
+        ip(&["link", "set", "eth0", "down"]);
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(there(), ["crowd/p0", "crowd/p1"]);
+        ip(&["link", "delete", "eth0"]);
+        let begun = Instant::now();
+        while there() != ["crowd/p1"] {
+            assert!(begun.elapsed() < Duration::from_secs(2), "it is still there");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // All of it: the name may be used again, in the same place.
+        pods[0].1.attach(&node.socket(), pods[0].0.clone()).unwrap();
+        let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+        let of_it: Vec<&str> = log.lines().filter(|l| l.contains("crowd/p0")).collect();
+        assert_eq!(of_it.len(), 3, "{log}");
+        assert!(
+            of_it[1].contains("pod crowd/p0 is gone: its interface eth0 was deleted; 10.244.9.2 is free"),
+            "{log}"
+        );
     }
 }
 

@@ -231,5 +231,14 @@ fn has_ended(end: &mut UnixStream) -> bool {
     let waits = end
         .set_nonblocking(false)
         .and_then(|()| end.set_read_timeout(Some(Duration::from_millis(500))));
-    waits.is_ok() && end.read(&mut [0]).is_ok()
+    // What it had to tell may be in there still.
+    waits.is_ok()
+        && loop {
+            match end.read(&mut [0; 64]) {
+                Ok(0) => break true,
+                Ok(_) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break false,
+            }
+        }
 }

@@ -247,6 +247,18 @@ impl<'w> Admin<'w> {
         Some(Detached { lease, tap })
     }
 
+    /// The pods whose interface is gone, with its name.
+    pub fn lost(&self) -> Vec<(PodName, String)> {
+        let (reply, lost) = bounded(1);
+        let sent = self.worker.send(Command::Lost { reply });
+        let lost = sent.ok().and_then(|()| lost.recv_timeout(PATIENCE).ok());
+        let ifname = |pod: PodName| {
+            let ifname = self.pods.get(&pod)?.request.ifname.clone();
+            Some((pod, ifname))
+        };
+        lost.unwrap_or_default().into_iter().filter_map(ifname).collect()
+    }
+
     /// All pods, by name.
     pub fn pods(&self, report: Option<&Report>, now: Instant) -> Vec<PodInfo> {
         let counters: HashMap<&PodName, &PortCounters> = report

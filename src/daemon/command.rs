@@ -25,6 +25,11 @@ pub enum Command {
         /// Gets the TAP, if there was one, to be closed.
         reply: Sender<Option<OwnedFd>>,
     },
+    /// Tell which pods have lost their interface. A byte in the worker's stream says that it is worth asking.
+    Lost {
+        /// Gets their names.
+        reply: Sender<Vec<PodName>>,
+    },
     /// Report counters and peers.
     Report {
         /// Where the report goes.

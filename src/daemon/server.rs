@@ -46,7 +46,7 @@ pub struct Wakers {
     pub stop: UnixStream,
     /// SIGHUP came.
     pub reload: UnixStream,
-    /// The worker ended: its other end is closed.
+    /// The worker has something to tell, or ended: its other end is closed.
     pub worker: UnixStream,
 }
 
@@ -165,7 +165,14 @@ impl<'w> Server<'w> {
             for event in &events {
                 match event.token() {
                     STOP => return Ok(End::Asked),
-                    WORKER => return Ok(End::WorkerGone),
+                    WORKER => {
+                        if drain(&mut self.wakers.worker) {
+                            return Ok(End::WorkerGone);
+                        }
+                        for (pod, ifname) in self.admin.lost() {
+                            self.lose(&pod, &format!("its interface {ifname} was deleted"));
+                        }
+                    }
                     RELOAD => {
                         drain(&mut self.wakers.reload);
                         log::info!("reading the peers again");
@@ -435,7 +442,7 @@ impl<'w> Server<'w> {
         Ok(Reply::Attached(info))
     }
 
-    /// Remove a pod whose namespace went away by itself.
+    /// Remove a pod whose namespace or interface went away by itself.
     fn lose(&mut self, pod: &PodName, why: &str) {
         if let Some(lease) = self.remove(pod) {
             let four = lease.ip4.map(|ip| ip.to_string());
@@ -519,9 +526,17 @@ fn open_holder(pid: Option<u32>, netns: Option<&Path>) -> Option<OwnedFd> {
     pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()
 }
 
-fn drain(pipe: &mut UnixStream) {
+/// Empty a pipe; whether its other end is closed.
+fn drain(pipe: &mut UnixStream) -> bool {
     let mut space = [0; 64];
-    while pipe.read(&mut space).is_ok_and(|n| n > 0) {}
+    loop {
+        match pipe.read(&mut space) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return e.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -86,6 +86,9 @@ fn work(orders: &Receiver<Command>) {
                 let at = ports.iter().position(|(p, _)| *p == pod);
                 let _ = reply.send(at.map(|at| ports.swap_remove(at).1));
             }
+            Command::Lost { reply } => {
+                let _ = reply.send(Vec::new());
+            }
             Command::Report { reply } => {
                 let ports = ports.iter().map(|(p, _)| (p.clone(), PortCounters::default()));
                 let _ = reply.send(Report {
