@@ -6,7 +6,7 @@ use super::way::is_routable;
 use super::{Exits, Node, Way};
 use crate::buf::{Arena, Span};
 use crate::model::{DropReason, Instant, PeerId, PodMtu, PortId};
-use crate::offload::{self, Segments, segment};
+use crate::offload::{self, Segments, ack, segment};
 use crate::overlay;
 use crate::stack::Trouble;
 use crate::switch::{Neighbour, guard, neighbour};
@@ -334,7 +334,13 @@ impl Node {
         // The VXLAN header takes the place of the virtio-net header: one piece in all.
         let datagram = Span::new(f.span.start() - VXLAN_LEN, f.span.start() + f.h.end);
         overlay::encap(datagram.of_mut(arena.memory_mut()), vni, own_mac, peer_mac);
-        self.outbox.push(dest, datagram);
+        let frame = datagram.part(VXLAN_LEN, datagram.len()).of(arena.memory());
+        let is_ack = self.settings.merge_acks && ack::is_pure(frame, &f.h);
+        if is_ack && self.outbox.merge_ack(&dest, arena.memory(), datagram, &f.h) {
+            self.counters.acks_merged += 1;
+            return Ok(());
+        }
+        self.outbox.push(dest, datagram, is_ack);
         self.counters.frames_to_peers += 1;
         Ok(())
     }

@@ -72,6 +72,8 @@ pub struct Settings {
     pub udp_gso: bool,
     /// Whether checksums stay partial between pods of this node.
     pub partial_checksums: bool,
+    /// Whether the newest of several acknowledgements that wait may stand for all.
+    pub merge_acks: bool,
     /// Broadcasts per second and port.
     pub broadcast_per_second: u32,
     /// Sending sockets per address family; flows are spread over them.

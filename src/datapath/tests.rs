@@ -122,6 +122,7 @@ impl Lab {
             dscp: None,
             udp_gso: true,
             partial_checksums: true,
+            merge_acks: true,
             broadcast_per_second: 10,
             sockets: 4,
             underlay: (true, false),
@@ -145,13 +146,18 @@ impl Lab {
     }
 
     fn send(&mut self, port: u16, vnet: &VnetHdr, frame: &[u8]) {
+        self.put(port, vnet, frame);
+        self.settle();
+    }
+
+    /// Let a pod send a frame that stays in its batch until the next [`Lab::settle`].
+    fn put(&mut self, port: u16, vnet: &VnetHdr, frame: &[u8]) {
         self.arena.free_mut()[..HEADROOM].copy_from_slice(&vnet.emit());
         self.arena.take(HEADROOM);
         self.arena.free_mut()[..frame.len()].copy_from_slice(frame);
         let span = self.arena.take(frame.len());
         self.node
             .from_pod(PortId(port), &mut self.arena, span, NOW, &mut self.out);
-        self.settle();
     }
 
     fn settle(&mut self) {
@@ -272,6 +278,44 @@ fn a_super_frame_crosses_the_tunnel_and_is_whole_again() {
     assert_eq!(b.node.counters().coalesced, 42);
     a.balanced();
     b.balanced();
+}
+
+/// Acknowledgements with these numbers, in one batch to a peer: the numbers that leave.
+fn acks(lab: &mut Lab, numbers: &[u32]) -> Vec<u32> {
+    // The first frame to a peer has a probe beside it.
+    lab.node.probe_peers(NOW);
+    lab.settle();
+    lab.out.to_peers.clear();
+    for number in numbers {
+        let mut tcp = [
+            0x30, 0x39, 0, 80, 0, 0, 1, 0, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0,
+        ];
+        tcp[8..12].copy_from_slice(&number.to_be_bytes());
+        let frame = ipv4(lab.gateway(), 2, Ipv4Addr::new(10, 244, 2, 2), 6, &tcp);
+        lab.put(0, &VnetHdr::default(), &frame);
+    }
+    lab.settle();
+    let datagrams = lab.out.to_peers.iter().flat_map(|(_, datagrams)| datagrams);
+    datagrams
+        .map(|d| u32::from_be_bytes(d[8 + 42..8 + 46].try_into().unwrap()))
+        .collect()
+}
+
+#[test]
+fn the_newest_acknowledgement_of_a_batch_stands_for_all() {
+    let mut lab = Lab::new(1);
+    assert_eq!(acks(&mut lab, &[1000, 2000, 3000]), [3000]);
+    assert_eq!(acks(&mut lab, &[4000]), [4000], "none waits for the next batch");
+    assert_eq!(lab.node.counters().acks_merged, 2);
+    // Repeated ones tell of a loss: all of them arrive.
+    assert_eq!(acks(&mut lab, &[5000, 5000, 5000, 6000]), [5000, 5000, 6000]);
+    // And the sender's window moves by bounded steps.
+    let many: Vec<u32> = (1..=20).map(|n| 10_000 * n).collect();
+    assert_eq!(acks(&mut lab, &many), [80_000, 160_000, 200_000]);
+    lab.balanced();
+    lab.node.settings.merge_acks = false;
+    assert_eq!(acks(&mut lab, &[1, 2, 3]), [1, 2, 3]);
+    lab.balanced();
 }
 
 #[test]

@@ -89,8 +89,14 @@ keys! {
     UDP_GRO: "offload.udp_gro", "offload-udp-gro", "MODE", TEXT, "on", "\"on\"";
     /// Leave checksums partial within the node: on, or off to complete each.
     CHECKSUM: "offload.checksum", "offload-checksum", "MODE", TEXT, "on", "\"on\"";
+    /// Let the newest of several TCP acknowledgements that wait to be sent to a peer stand for all: on, or off to
+    /// send each.
+    ACKS: "offload.acks", "offload-acks", "MODE", TEXT, "on", "\"on\"";
     /// Broadcasts and multicasts each pod may send in a second.
     BROADCAST: "limits.broadcast_per_second", "broadcast-per-second", "COUNT", NUMBER, "1000", "1000";
+    /// Microseconds to look for the next packet before sleeping, while packets come and go one by one; halves
+    /// round-trip times and costs processor time then. 0 sleeps at once.
+    LINGER: "limits.linger_us", "linger-us", "COUNT", NUMBER, "40", "40";
     /// Receive buffer to ask of the kernel for the VXLAN socket, in bytes.
     RECEIVE_BUFFER: "limits.receive_buffer", "receive-buffer", "BYTES", NUMBER, "8 MiB", "8388608";
     /// Send buffer to ask of the kernel for each VXLAN socket, in bytes.

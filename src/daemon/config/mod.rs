@@ -19,6 +19,7 @@ use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// flannel's port, which Linux's VXLAN used before IANA gave 4789.
 pub const DEFAULT_PORT: u16 = 8472;
@@ -26,6 +27,8 @@ pub const DEFAULT_PORT: u16 = 8472;
 pub const DEFAULT_BUFFER: usize = 8 << 20;
 /// MTU of an ordinary network.
 const ETHERNET: UnderlayMtu = UnderlayMtu(1500);
+/// About twice what a packet takes to a pod of another node and back, where nobody sleeps.
+const LINGER: Duration = Duration::from_micros(40);
 // Smallest MTU IPv4 hosts must take (RFC 791), and smallest of an IPv6 link (RFC 8200 section 5).
 const MIN_MTU4: u16 = 576;
 const MIN_MTU6: u16 = 1280;
@@ -71,8 +74,12 @@ pub struct Config {
     pub udp_gro: bool,
     /// Whether checksums stay partial within the node.
     pub partial_checksums: bool,
+    /// Whether acknowledgements that wait together are merged.
+    pub merge_acks: bool,
     /// Broadcasts per second and port.
     pub broadcast_per_second: u32,
+    /// How long to look for the next packet before sleeping.
+    pub linger: Duration,
     /// Receive buffer to ask for, in bytes.
     pub receive_buffer: usize,
     /// Send buffer to ask for, in bytes.
@@ -145,9 +152,13 @@ impl Config {
             udp_gso: switch(given, &keys::UDP_GSO)?,
             udp_gro: switch(given, &keys::UDP_GRO)?,
             partial_checksums: switch(given, &keys::CHECKSUM)?,
+            merge_acks: switch(given, &keys::ACKS)?,
             broadcast_per_second: given
                 .value(&keys::BROADCAST, |s| number(s, 1, 10_000_000))?
                 .unwrap_or(1000),
+            linger: given
+                .value(&keys::LINGER, |s| number(s, 0, 1000))?
+                .map_or(LINGER, |us: u32| Duration::from_micros(us.into())),
             receive_buffer: buffer(given, &keys::RECEIVE_BUFFER)?,
             send_buffer: buffer(given, &keys::SEND_BUFFER)?,
             bind,
