@@ -74,6 +74,7 @@ impl Config {
             keys::BROADCAST => number(self.broadcast_per_second.into()),
             keys::RECEIVE_BUFFER => number(self.receive_buffer as i64),
             keys::SEND_BUFFER => number(self.send_buffer as i64),
+            keys::METRICS => self.metrics.map(|at| Value::String(at.to_string())),
             _ => None,
         }
     }
