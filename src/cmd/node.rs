@@ -10,6 +10,7 @@ use crate::daemon::config::given::Given;
 use crate::daemon::config::keys::{self, KEYS, Key};
 use crate::daemon::links::Host;
 use crate::daemon::listener::{ListenError, Listener};
+use crate::daemon::metrics::Endpoint;
 use crate::daemon::server::{End, Server, Wakers};
 use crate::daemon::worker;
 use clap::{Arg, ArgAction, ArgMatches};
@@ -128,23 +129,19 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         };
         Failure::new(exit, e.to_string())
     })?;
+    let metrics = config.metrics.map(Endpoint::bind).transpose();
+    let metrics = metrics.map_err(|e| Failure::new(exit_for(e.kind()), e))?;
     let (lifeline, worker_end) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
     let mut ended = worker_end.try_clone().map_err(|e| failed(e.to_string()))?;
-    let handle = worker::spawn(&config, lifeline).map_err(|e| {
-        let exit = match e.kind {
-            std::io::ErrorKind::AddrInUse => Exit::Taken,
-            std::io::ErrorKind::PermissionDenied => Exit::Permission,
-            _ => Exit::Failed,
-        };
-        Failure::new(exit, e.message)
-    })?;
+    let handle = worker::spawn(&config, lifeline).map_err(|e| Failure::new(exit_for(e.kind), e.message))?;
     let wakers = Wakers {
         stop,
         reload,
         worker: worker_end,
     };
-    let end = Server::new(config.clone(), &handle, listener, peers, wakers).and_then(|server| {
-        announce(&config, &handle.underlay(), &path);
+    let scraped = metrics.as_ref().map(Endpoint::address);
+    let end = Server::new(config.clone(), &handle, listener, metrics, peers, wakers).and_then(|server| {
+        announce(&config, &handle.underlay(), &path, scraped);
         server.run()
     });
     // A failure to tell the service manager changes nothing.
@@ -164,6 +161,15 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
             "the data path ended by itself (the log tells why; report it)".into(),
         )),
         Err(e) => Err(failed(format!("the control thread failed: {e}"))),
+    }
+}
+
+/// The exit code when a socket cannot be bound.
+fn exit_for(kind: std::io::ErrorKind) -> Exit {
+    match kind {
+        std::io::ErrorKind::AddrInUse => Exit::Taken,
+        std::io::ErrorKind::PermissionDenied => Exit::Permission,
+        _ => Exit::Failed,
     }
 }
 
@@ -191,19 +197,21 @@ fn configuration(args: &Args, socket: Option<&Path>) -> Result<Config, Failure> 
 }
 
 /// The one line that tells the node is up, and the service manager's share.
-fn announce(config: &Config, underlay: &[SocketAddr], path: &Path) {
+fn announce(config: &Config, underlay: &[SocketAddr], path: &Path, metrics: Option<SocketAddr>) {
     let four = config.subnet4.map(|n| n.to_string());
     let six = config.subnet6.map(|n| n.to_string());
     let subnets: Vec<_> = four.into_iter().chain(six).collect();
     let at: Vec<_> = underlay.iter().map(ToString::to_string).collect();
+    let metrics = metrics.map(|at| format!(", metrics at http://{at}/metrics"));
     let line = format!(
-        "node {} is up: pods {}, VXLAN {} at {}, MTU {}, socket {}",
+        "node {} is up: pods {}, VXLAN {} at {}, MTU {}, socket {}{}",
         config.node,
         subnets.join(" and "),
         u32::from(config.vni),
         at.join(" and "),
         config.pod_mtu.0,
-        path.display()
+        path.display(),
+        metrics.unwrap_or_default()
     );
     // The line is for who waits for the node; nobody may.
     let _ = say(&format!("{line}\n"));

@@ -1,10 +1,12 @@
-//! The control thread: one loop over the admin socket and its conversations, the peers file, the pods'
-//! namespaces and holders, signals, and the worker's end. It sleeps until one of them has something to say.
+//! The control thread: one loop over the admin socket and its conversations, the metrics endpoint and its
+//! scrapers, the peers file, the pods' namespaces and holders, signals, and the worker's end. It sleeps until one
+//! of them has something to say.
 
 use super::admin::{Admin, Refusal, Reservation, Worker};
 use super::command::Command;
 use super::config::Config;
 use super::listener::Listener;
+use super::metrics::{self, Endpoint, Page};
 use super::status::status;
 use super::watch::NetnsWatch;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
@@ -12,12 +14,14 @@ use crate::control::file::PeersFile;
 use crate::model::{Change, Instant, PodName, TapCaps};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use prometheus_client::metrics::histogram::Histogram;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::SystemTime;
 
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
@@ -25,7 +29,8 @@ const RELOAD: Token = Token(2);
 const PEERS: Token = Token(3);
 const NETNS: Token = Token(4);
 const WORKER: Token = Token(5);
-/// The first token of conversations and holders.
+const METRICS: Token = Token(6);
+/// The first token of conversations, scrapers and holders.
 const FIRST: usize = 16;
 /// Most conversations at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -75,8 +80,12 @@ pub struct Server<'w> {
     holders: HashMap<Token, (PodName, OwnedFd)>,
     /// What keeps the pause processes of pods that podwire made; closed with their ports.
     lifelines: HashMap<PodName, OwnedFd>,
+    metrics: Option<Endpoint>,
+    /// How long attaches took, in seconds.
+    attaches: Histogram,
     next: usize,
     start: std::time::Instant,
+    born: SystemTime,
 }
 
 impl<'w> Server<'w> {
@@ -88,6 +97,7 @@ impl<'w> Server<'w> {
         config: Config,
         worker: &'w dyn Worker,
         listener: Listener,
+        mut metrics: Option<Endpoint>,
         peers: Option<PeersFile>,
         wakers: Wakers,
     ) -> io::Result<Server<'w>> {
@@ -105,6 +115,9 @@ impl<'w> Server<'w> {
         if let Some(fd) = peers.as_ref().and_then(PeersFile::watch_fd) {
             watch(&poll, fd, PEERS)?;
         }
+        if let Some(endpoint) = &mut metrics {
+            endpoint.register(poll.registry(), METRICS)?;
+        }
         let server = Server {
             config,
             worker,
@@ -117,8 +130,11 @@ impl<'w> Server<'w> {
             conversations: HashMap::new(),
             holders: HashMap::new(),
             lifelines: HashMap::new(),
+            metrics,
+            attaches: metrics::attach_histogram(),
             next: FIRST,
             start: std::time::Instant::now(),
+            born: SystemTime::now(),
         };
         let known = server.peers.iter().flat_map(|f| f.state().peers.clone());
         server.tell(known.map(Change::PeerSet).collect());
@@ -132,7 +148,9 @@ impl<'w> Server<'w> {
     pub fn run(mut self) -> io::Result<End> {
         let mut events = Events::with_capacity(256);
         loop {
-            match self.poll.poll(&mut events, None) {
+            let now = self.now();
+            let patience = self.metrics.as_ref().and_then(|m| m.patience(now));
+            match self.poll.poll(&mut events, patience) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
@@ -156,6 +174,8 @@ impl<'w> Server<'w> {
                         }
                     }
                     LISTENER => self.accept(),
+                    METRICS => self.accept_scrapers(),
+                    token if self.metrics.as_ref().is_some_and(|m| m.has(token)) => self.scrape(token),
                     token if self.holders.contains_key(&token) => {
                         let pod = self.holders.get(&token).map(|(pod, _)| pod.clone());
                         if let Some(pod) = pod {
@@ -164,6 +184,10 @@ impl<'w> Server<'w> {
                     }
                     token => self.converse(token),
                 }
+            }
+            let now = self.now();
+            if let Some(endpoint) = &mut self.metrics {
+                endpoint.expire(now);
             }
         }
     }
@@ -223,6 +247,25 @@ impl<'w> Server<'w> {
                 }
                 Err(e) => log::warn!("a client could not be served: {e}"),
             }
+        }
+    }
+
+    fn accept_scrapers(&mut self) {
+        let now = self.now();
+        if let Some(endpoint) = &mut self.metrics {
+            endpoint.accept(self.poll.registry(), now, || take_token(&mut self.next));
+        }
+    }
+
+    /// Go on with a scraper, and make a page when it is time for one.
+    fn scrape(&mut self, token: Token) {
+        let now = self.now();
+        if let Some(endpoint) = &mut self.metrics {
+            let (config, born, attaches, admin) = (&self.config, self.born, &self.attaches, &self.admin);
+            endpoint.serve(token, now, || {
+                let report = admin.report()?;
+                Some(Page::new(config, born, attaches, report).text())
+            });
         }
     }
 
@@ -355,7 +398,10 @@ impl<'w> Server<'w> {
             of.request.netns.clone(),
             of.request.holder,
         );
+        let since = of.since;
         let info = self.admin.commit(of, caps, tap, self.now())?;
+        let took = self.now() - since;
+        self.attaches.observe(took.total_micros() as f64 / 1e6);
         if let Some(lifeline) = lifeline {
             self.lifelines.insert(pod.clone(), lifeline);
         }
@@ -419,14 +465,18 @@ impl<'w> Server<'w> {
     }
 
     fn token(&mut self) -> Token {
-        let token = Token(self.next);
-        self.next = self.next.wrapping_add(1).max(FIRST);
-        token
+        take_token(&mut self.next)
     }
 
     fn unwatch(&self, fd: BorrowedFd<'_>) {
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
     }
+}
+
+fn take_token(next: &mut usize) -> Token {
+    let token = Token(*next);
+    *next = next.wrapping_add(1).max(FIRST);
+    token
 }
 
 fn watch(poll: &Poll, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {

@@ -23,6 +23,7 @@ mod isolate;
 mod life;
 mod loss;
 mod measure;
+mod metrics;
 mod netns;
 mod node;
 mod odd;
@@ -64,6 +65,7 @@ fn suite() -> ExitCode {
         fake::CASES,
         life::CASES,
         interop::CASES,
+        metrics::CASES,
         measure::CASES,
     ]
     .concat();

@@ -101,6 +101,8 @@ keys! {
     RECEIVE_BUFFER: "limits.receive_buffer", "receive-buffer", "BYTES", NUMBER, "8 MiB", "8388608";
     /// Send buffer to ask of the kernel for each VXLAN socket, in bytes.
     SEND_BUFFER: "limits.send_buffer", "send-buffer", "BYTES", NUMBER, "8 MiB", "8388608";
+    /// Address and port of Prometheus' `/metrics`, for all who can reach it: plain HTTP, no password. Port 0 is any free one.
+    METRICS: "metrics.listen", "metrics", "ADDR:PORT", TEXT, "none: no metrics are served", "\"127.0.0.1:9472\"";
 }
 
 impl Key {
@@ -128,6 +130,15 @@ mod tests {
         assert_eq!((names.len(), flags.len()), (KEYS.len(), KEYS.len()));
         let mut sections: Vec<_> = KEYS.iter().map(|k| k.split().0).collect();
         sections.dedup();
-        assert_eq!(sections, [None, Some("overlay"), Some("offload"), Some("limits")]);
+        assert_eq!(
+            sections,
+            [
+                None,
+                Some("overlay"),
+                Some("offload"),
+                Some("limits"),
+                Some("metrics")
+            ]
+        );
     }
 }

@@ -84,6 +84,8 @@ pub struct Config {
     pub receive_buffer: usize,
     /// Send buffer to ask for, in bytes.
     pub send_buffer: usize,
+    /// Where metrics are served; none means nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// DSCP of outer packets.
@@ -161,6 +163,7 @@ impl Config {
                 .map_or(LINGER, |us: u32| Duration::from_micros(us.into())),
             receive_buffer: buffer(given, &keys::RECEIVE_BUFFER)?,
             send_buffer: buffer(given, &keys::SEND_BUFFER)?,
+            metrics: given.value(&keys::METRICS, endpoint)?,
             bind,
         };
         Ok(config)
@@ -293,6 +296,16 @@ fn port(s: &str) -> Result<Option<u16>, String> {
         _ => number(s, 1, u16::MAX)
             .map(Some)
             .map_err(|e| format!("{e}, or \"auto\" for any free port")),
+    }
+}
+
+fn endpoint(s: &str) -> Result<SocketAddr, String> {
+    let at: SocketAddr = s
+        .parse()
+        .map_err(|_| format!("{s:?} is no address with a port (write 127.0.0.1:9472 or [::1]:9472)"))?;
+    match at.ip().is_multicast() {
+        true => Err(format!("{} is multicast (name an own address)", at.ip())),
+        false => Ok(at),
     }
 }
 

@@ -76,6 +76,7 @@ impl Config {
             keys::LINGER => number(self.linger.as_micros() as i64),
             keys::RECEIVE_BUFFER => number(self.receive_buffer as i64),
             keys::SEND_BUFFER => number(self.send_buffer as i64),
+            keys::METRICS => self.metrics.map(|at| Value::String(at.to_string())),
             _ => None,
         }
     }

@@ -62,7 +62,8 @@ fn print_reads_back_to_the_same() {
          [overlay]\nbind = [\"0.0.0.0\", \"::\"]\nport = \"auto\"\nvni = 7\nsource_ports = 1\nunderlay_mtu = 1400\n\
          pod_mtu = 1300\nvtep_mac = \"02:00:00:00:00:01\"\nvtep_mac6 = \"02:00:00:00:00:02\"\ndscp = 46\n\
          [offload]\ntap = \"off\"\nudp_gso = \"off\"\nudp_gro = \"off\"\nchecksum = \"off\"\n\
-         [limits]\nbroadcast_per_second = 5\nreceive_buffer = 65536\nsend_buffer = 131072",
+         [limits]\nbroadcast_per_second = 5\nreceive_buffer = 65536\nsend_buffer = 131072\n\
+         [metrics]\nlisten = \"[::1]:9472\"",
     ];
     for text in texts {
         let config = read(text).unwrap();
@@ -134,6 +135,21 @@ fn mistakes_name_place_key_and_remedy() {
         ("[offload]\ntap = true", "a boolean stands here"),
         ("[offload]\ntap = \"yes\"", "(write on or off)"),
         ("[limits]\nsend_buffer = 1", "(use 65536 to 1073741824)"),
+        (
+            "[metrics]\nlisten = 9472",
+            "n.toml:2: metrics.listen: an integer stands here (text in quotes is wanted), as listen = \"127.0.0.1:9472\"",
+        ),
+        (
+            "[metrics]\nlisten = \"localhost:9472\"",
+            "n.toml:2: metrics.listen: \"localhost:9472\" is no address with a port (write 127.0.0.1:9472",
+        ),
+        ("[metrics]\nlisten = \"127.0.0.1\"", "is no address with a port"),
+        ("[metrics]\nlisten = \"::1:70000\"", "is no address with a port"),
+        (
+            "[metrics]\nlisten = \"224.0.0.1:9472\"",
+            "is multicast (name an own address)",
+        ),
+        ("metrics = \"127.0.0.1:9472\"", "metrics: there is no such key"),
         ("log = \"loud\"", "use off, error, warn"),
     ];
     for (text, want) in cases {
