@@ -72,6 +72,7 @@ pub fn node(own: u8, peers: usize) -> Node {
         dscp: None,
         udp_gso: true,
         partial_checksums: true,
+        merge_acks: true,
         broadcast_per_second: 1000,
         sockets: 8,
         underlay: (true, false),

@@ -130,6 +130,11 @@ impl Page {
                 c.coalesced,
             ),
             (
+                "podwire_acks_merged_total",
+                "Acknowledgements of pods that a newer one stood for on the way to a peer.",
+                c.acks_merged,
+            ),
+            (
                 "podwire_frames_consumed_total",
                 "Frames the node answered or used itself.",
                 c.consumed,
