@@ -294,6 +294,36 @@ fn print_config_reads_back_to_the_same() {
 }
 
 #[test]
+fn print_config_explains_every_key_before_anything_is_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, draft, err) = run(dir.path(), &["node", "--print-config"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let commented = "# IPv4 subnet of this node's pods; `.1` is their gateway. Default: none; one of subnet and \
+                     subnet6 is needed.\n# subnet = \"10.244.1.0/24\"\n";
+    assert!(draft.contains(commented), "{draft}");
+    // The way of the reader: take the comment off, and it is a configuration as if said by flags.
+    let edited = draft.replace(
+        "\n# subnet = \"10.244.1.0/24\"\n",
+        "\nsubnet = \"10.244.7.0/24\"\n",
+    );
+    fs::write(dir.path().join("n.toml"), edited).unwrap();
+    let read = run(dir.path(), &["node", "--print-config", "--config", "n.toml"]);
+    let said = run(
+        dir.path(),
+        &["node", "--print-config", "--subnet", "10.244.7.0/24"],
+    );
+    assert_eq!(read, said);
+    assert!(
+        read.0 == 0 && read.1.contains("\nvtep_mac = \"0e:57:0a:f4:07:00\"\n"),
+        "{read:?}"
+    );
+    // A node needs one all the same.
+    fs::write(dir.path().join("n.toml"), draft).unwrap();
+    let (code, _, err) = run(dir.path(), &["node", "--config", "n.toml"]);
+    assert!(code == 2 && err.contains("subnet: is missing"), "{err}");
+}
+
+#[test]
 fn a_node_lives_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut node = Node::start(dir.path(), &[]);

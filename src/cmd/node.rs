@@ -29,8 +29,8 @@ Examples:
       With peers, as [[peer]] name = \"n2\", underlay = \"192.0.2.2\", subnet = \"10.244.2.0/24\".
   podwire node --config n1.toml --port auto
       From a file, with a flag that overrides it.
-  podwire node --subnet 10.244.1.0/24 --print-config > n1.toml
-      Every key explained, ready to be edited.
+  podwire node --print-config > n1.toml
+      Every key explained, ready to be edited: a subnet is all it lacks.
 
 SIGHUP reads the peers again (changes of the file are noticed without it), SIGTERM and SIGINT end the node.";
 
@@ -187,7 +187,12 @@ fn configuration(args: &Args, socket: Option<&Path>) -> Result<Config, Failure> 
     if let Some(path) = socket {
         given.flag(&keys::SOCKET, vec![path.to_string_lossy().into_owned()]);
     }
-    Config::understand(&given, &Host::ask()).map_err(|e| usage(e.to_string()))
+    let understand = if args.print {
+        Config::draft
+    } else {
+        Config::understand
+    };
+    understand(&given, &Host::ask()).map_err(|e| usage(e.to_string()))
 }
 
 /// The one line that tells the node is up, and the service manager's share.
