@@ -358,6 +358,55 @@ fn a_node_lives_and_leaves_nothing() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+/// A node's socket is where the flag, the file or the environment says, in this order; clients in the same
+/// environment find it.
+#[test]
+fn a_node_takes_its_socket_from_the_environment_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let print = |more: &[&str]| {
+        let out = podwire(dir.path())
+            .args(["node", "--print-config"])
+            .args(more)
+            .env("PODWIRE_SOCKET", "env.sock")
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let said = String::from_utf8(out.stdout).unwrap();
+        let line = said.lines().find(|l| l.starts_with("socket = "));
+        line.map(|l| l.trim_end_matches('"').rsplit('/').next().unwrap().to_string())
+    };
+    fs::write(dir.path().join("n.toml"), "socket = \"file.sock\"\n").unwrap();
+    assert_eq!(print(&[]).as_deref(), Some("env.sock"));
+    assert_eq!(print(&["--config", "n.toml"]).as_deref(), Some("file.sock"));
+    let flag = ["--socket", "flag.sock", "--config", "n.toml"];
+    assert_eq!(print(&flag).as_deref(), Some("flag.sock"));
+    let (_, help, _) = run(dir.path(), &["node", "--help"]);
+    let help: Vec<&str> = help.split_whitespace().collect();
+    let help = help.join(" ");
+    let told = "--socket <PATH> Socket that `podwire attach`, `status` and the others talk to. [default: \
+                $PODWIRE_SOCKET, or NODE.sock in /run/podwire or $XDG_RUNTIME_DIR/podwire]";
+    assert!(help.contains(told), "{help}");
+    let mut child = podwire(dir.path());
+    let child = child
+        .args(["node", "--name", "n1", "--subnet", "10.244.1.0/24"])
+        .args(["--bind", "127.0.0.1", "--port", "auto"])
+        .env("PODWIRE_SOCKET", "env.sock")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut node = Node(child.unwrap());
+    let mut line = String::new();
+    let out = node.0.stdout.as_mut().unwrap();
+    BufReader::new(out).read_line(&mut line).unwrap();
+    assert!(line.ends_with("/env.sock\n"), "{line}");
+    let asked = podwire(dir.path())
+        .arg("pods")
+        .env("PODWIRE_SOCKET", "env.sock")
+        .status()
+        .unwrap();
+    assert!(asked.success());
+}
+
 #[test]
 fn a_stale_socket_is_replaced_and_peers_follow_the_file() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,6 +3,7 @@
 use super::{Exit, Failure, say};
 use crate::api::place;
 use crate::control::file::PeersFile;
+use crate::control::strict::Origin;
 use crate::daemon::admin::Worker;
 use crate::daemon::command::Command;
 use crate::daemon::config::Config;
@@ -52,16 +53,25 @@ impl clap::Args for Args {
             .long("print-config")
             .action(ArgAction::SetTrue)
             .help("Print the configuration in force, explained, and do nothing");
-        let flags = flags().map(|key| {
+        let explained = |key: &Key| {
             let arg = Arg::new(key.flag).long(key.flag).value_name(key.value);
-            let arg = arg.help(format!("{} [default: {}]", key.help, key.fallback));
+            arg.help(format!("{} [default: {}]", key.help, key.fallback))
+        };
+        // Beside the flag of all subcommands, which finds a node, this is where a new one will be.
+        let socket = explained(&keys::SOCKET).value_parser(clap::value_parser!(PathBuf));
+        let flags = flags().map(|key| {
+            let arg = explained(key);
             if key.list {
                 arg.action(ArgAction::Append).value_delimiter(',')
             } else {
                 arg
             }
         });
-        cmd.after_help(EXAMPLES).arg(config).arg(print).args(flags)
+        cmd.after_help(EXAMPLES)
+            .arg(config)
+            .arg(print)
+            .arg(socket)
+            .args(flags)
     }
 
     fn augment_args_for_update(cmd: clap::Command) -> clap::Command {
@@ -184,7 +194,10 @@ fn configuration(args: &Args, socket: Option<&Path>) -> Result<Config, Failure> 
     for (key, values) in &args.flags {
         given.flag(key, values.clone());
     }
-    if let Some(path) = socket {
+    // The environment speaks where neither flag nor file does.
+    let unsaid = given.origin(&keys::SOCKET) == Origin::Default;
+    let environment = std::env::var_os("PODWIRE_SOCKET").filter(|p| unsaid && !p.is_empty());
+    if let Some(path) = socket.map(Path::as_os_str).or(environment.as_deref()) {
         given.flag(&keys::SOCKET, vec![path.to_string_lossy().into_owned()]);
     }
     let understand = if args.print {
