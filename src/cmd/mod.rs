@@ -185,7 +185,7 @@ pub fn main() -> ExitCode {
     match dispatch(cli) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "podwire: {}", failure.message);
+            complain(&failure.message);
             ExitCode::from(failure.exit as u8)
         }
     }
@@ -219,6 +219,11 @@ pub fn say(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Write a line to standard error; when that takes nothing there is nobody left to tell.
+pub fn complain(what: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "podwire: {what}");
 }
 
 /// Colours, on a terminal whose user did not refuse them (<https://no-color.org>).

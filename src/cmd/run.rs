@@ -1,8 +1,9 @@
 //! `podwire run`: make a pod, run a command in it, and leave nothing behind.
 
 use super::attach::{Wishes, json, sentence};
+use super::detach::say_or_undo;
 use super::exec::command_or_shell;
-use super::{Exit, Failure};
+use super::{Exit, Failure, complain};
 use crate::api::Client;
 use crate::pod::sandbox::{Sandbox, SandboxError, Spec};
 use crate::sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, Signals};
@@ -56,12 +57,13 @@ pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
     let mut sandbox = spec.spawn()?;
     let attached = sandbox.attach(socket, args.wishes.request())?;
     if args.detach {
-        let pid = sandbox.release();
-        if args.json {
-            println!("{}", json(&attached.pod)?);
+        let said = if args.json {
+            json(&attached.pod)?
         } else {
-            println!("{}, held by process {pid}", sentence(&attached));
-        }
+            format!("{}, held by process {}\n", sentence(&attached), sandbox.pid())
+        };
+        say_or_undo(&said, &attached.pod.pod, socket)?;
+        sandbox.release();
         return Ok(());
     }
     sandbox.leave_to_node();
@@ -89,7 +91,7 @@ fn look_after(mut child: Child, sandbox: &Sandbox, signals: &Signals) -> std::io
             return Ok(status);
         }
         if sandbox.ended() && !told {
-            eprintln!("podwire: the pod was detached, or its node ended; its command is told to end");
+            complain("the pod was detached, or its node ended; its command is told to end");
             send(&child, SIGTERM);
             told = true;
         }

@@ -19,11 +19,11 @@ mod plan;
 mod report;
 
 use super::lab::watch::Watch;
-use super::{Exit, Failure, doctor, say};
+use super::{Exit, Failure, complain, doctor, say};
 use net::Net;
 use plan::{MAX_NODES, MAX_PODS, Plan};
 use report::Report;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 /// Show podwire at work: nodes and pods on this machine, measured and taken down again.
@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         dead.retain(|_| watch.check().is_ok());
     }
     for sentence in &dead {
-        eprintln!("podwire: {sentence}");
+        complain(sentence);
     }
     drop(net);
     Ok(if report.ok && dead.is_empty() {
@@ -121,7 +121,7 @@ fn show(report: &Report, json: bool) -> Result<(), Failure> {
 fn keep(net: &mut Net, watch: &Watch, json: bool) -> Result<(), Failure> {
     let text = hints(net, &program());
     if json {
-        eprint!("{text}");
+        let _ = std::io::stderr().write_all(text.as_bytes());
     } else {
         say(&format!("\n{text}"))?;
     }

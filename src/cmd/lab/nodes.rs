@@ -2,7 +2,7 @@
 
 use super::watch::{Job, Watch};
 use crate::api::place;
-use crate::cmd::{Exit, Failure};
+use crate::cmd::{Exit, Failure, complain};
 use crate::pod::hidden;
 use crate::sys::ns::NetNs;
 use std::fs::{self, DirBuilder, File};
@@ -183,7 +183,7 @@ impl Drop for PrivateDir {
         if let Err(e) = gone
             && Path::new(&self.0).exists()
         {
-            eprintln!("podwire: {} could not be removed: {e}", self.0.display());
+            complain(format_args!("{} could not be removed: {e}", self.0.display()));
         }
     }
 }
