@@ -5,8 +5,8 @@ use crate::api::place::for_client;
 use crate::api::{Client, Reply, Request};
 use crate::daemon::config::{DEFAULT_BUFFER, DEFAULT_PORT};
 use crate::daemon::links::{Host, Link};
+use crate::sys::net;
 use crate::sys::probe::{self, Sandbox};
-use rustix::net::sockopt;
 use serde::Serialize;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -285,29 +285,22 @@ fn udp() -> [Check; 2] {
     ]
 }
 
-/// What the kernel grants of `asked` bytes; it reports twice what may be used.
+/// What the kernel grants of `asked` bytes.
 fn buffers(asked: usize) -> Vec<Check> {
     let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) else {
         return Vec::new();
     };
-    let receive = sockopt::set_socket_recv_buffer_size(&socket, asked)
-        .and_then(|()| sockopt::socket_recv_buffer_size(&socket));
-    let send = sockopt::set_socket_send_buffer_size(&socket, asked)
-        .and_then(|()| sockopt::socket_send_buffer_size(&socket));
-    let check = |name, granted: rustix::io::Result<usize>, sysctl: &str| match granted {
-        Ok(n) if n / 2 >= asked => Check::ok(name, format!("{asked} bytes are granted")),
-        Ok(n) => Check::bad(
+    let (receive, send) = net::buffers(&socket, asked, asked);
+    let check = |name, granted: usize, sysctl: &str| {
+        if granted >= asked {
+            return Check::ok(name, format!("{asked} bytes are granted"));
+        }
+        Check::bad(
             name,
             Verdict::Warn,
-            format!("{} of {asked} bytes are granted", n / 2),
+            format!("{granted} of {asked} bytes are granted"),
             format!("as root: sysctl -w net.core.{sysctl}={asked} (fewer drops under bursts)"),
-        ),
-        Err(e) => Check::bad(
-            name,
-            Verdict::Warn,
-            e.to_string(),
-            "podwire works with the default",
-        ),
+        )
     };
     vec![
         check("receive buffer", receive, "rmem_max"),

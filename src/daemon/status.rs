@@ -65,7 +65,6 @@ pub fn problems(config: &Config, report: &Report) -> Vec<String> {
         found.extend(hint(reason).map(|hint| format!("{n} drops for {}: {hint}", reason.label())));
     }
     let o = &report.offloads;
-    // The kernel grants what is asked up to rmem_max, and counts double.
     let buffer = |what: &str, got: usize, want: usize, sysctl: &str| {
         (got > 0 && got < want).then(|| {
             format!(
@@ -142,8 +141,8 @@ mod tests {
         report.drops.add(DropReason::WrongVni, 3);
         report.drops.add(DropReason::TtlExceeded, 3);
         report.offloads = OffloadInfo {
-            receive_buffer: 425_984,
-            send_buffer: 16 << 20,
+            receive_buffer: 4 << 20,
+            send_buffer: 8 << 20,
             udp_gro: true,
             ..OffloadInfo::default()
         };
