@@ -219,6 +219,73 @@ fn a_process_that_was_only_named_lives_on() {
 }
 
 #[test]
+fn a_namespace_with_a_default_route_is_not_given_another() {
+    let node = Node::start("on");
+    let mut spec = Spec::new("mine");
+    spec.program = PODWIRE.into();
+    let mine = spec.spawn().unwrap();
+    let pid = mine.pid().to_string();
+    let attach = |name: &str| {
+        let out = node.podwire(&["attach", "--pid", &pid, "--name", name, "--ifname", name]);
+        (
+            out.status.code(),
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        )
+    };
+    let routes = || {
+        let mut look = mine.command("sh", ["-c", "ip route; ip -6 route; ls /sys/class/net"]);
+        String::from_utf8_lossy(&look.output().unwrap().stdout).into_owned()
+    };
+    for (own, family, gateway) in [
+        (
+            "ip link set lo up; ip route add default dev lo",
+            "-4",
+            "10.244.9.1",
+        ),
+        (
+            "ip route del default; ip -6 route add default dev lo metric 1024",
+            "-6",
+            "fd00:9::1",
+        ),
+    ] {
+        assert!(mine.command("sh", ["-c", own]).status().unwrap().success());
+        let before = routes();
+        let (code, said) = attach("one");
+        assert_eq!(
+            (code, said),
+            (
+                Some(5),
+                format!(
+                    "podwire: one cannot be the way to {gateway}: the pod's network namespace has a default route \
+                     already (`ip {family} route del default` in it, or detach the pod that brought it)\n"
+                )
+            )
+        );
+        assert_eq!(routes(), before, "what was there is as it was");
+    }
+    assert!(
+        mine.command("ip", ["-6", "route", "del", "default"])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(attach("one"), (Some(0), String::new()));
+    let before = routes();
+    let (code, said) = attach("two");
+    assert!(
+        code == Some(5) && said.contains("has a default route already"),
+        "{said}"
+    );
+    assert_eq!(routes(), before);
+    let pods = node.podwire(&["pods", "--json"]);
+    let pods = String::from_utf8_lossy(&pods.stdout).into_owned();
+    assert!(
+        pods.contains("default/one") && !pods.contains("default/two"),
+        "{pods}"
+    );
+}
+
+#[test]
 fn an_idle_node_sleeps_and_is_small() {
     let dir = tempfile::tempdir().unwrap();
     let peer = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -35,7 +35,7 @@ pub enum Exit {
     Permission = 3,
     /// No node answers.
     Unavailable = 4,
-    /// The name, address, MAC or socket is taken.
+    /// The name, address, MAC, port, socket or default route is taken.
     Taken = 5,
     /// No such pod, namespace or process.
     NotFound = 6,
@@ -124,8 +124,8 @@ Two nodes, a pod on each:
 
 Exit codes:
   0 done    1 failed    2 wrong usage or configuration    3 not permitted    4 no node answers
-  5 name, address, MAC, port or socket taken    6 no such pod, namespace or process
-  7 out of addresses or ports
+  5 name, address, MAC, port, socket or default route taken
+  6 no such pod, namespace or process    7 out of addresses or ports
 run and exec end with their command's code; 126 and 127 tell that it could not be run.";
 
 /// A pod network in user space: TAP, VXLAN over UDP, no root and no kernel module.

@@ -70,6 +70,18 @@ pub enum LinkError {
         /// The address it should have.
         address: Ipv6Addr,
     },
+    /// Another interface is the way out already.
+    #[error(
+        "{name} cannot be the way to {gateway}: the pod's network namespace has a default route already (`ip {} \
+         route del default` in it, or detach the pod that brought it)",
+        if .gateway.is_ipv4() { "-4" } else { "-6" }
+    )]
+    RouteTaken {
+        /// The interface.
+        name: String,
+        /// The gateway it should lead to.
+        gateway: IpAddr,
+    },
 }
 
 /// Bring up `lo`, and make the interface `name` of the current network namespace what `plan` says.
@@ -196,10 +208,13 @@ fn batch(index: u32, plan: &AttachPlan) -> Batch {
     for (gateway, net) in [via4, via6].into_iter().flatten() {
         // A gateway outside of the pod's subnet is still on this link: there is nothing else on it.
         let onlink = !net.is_some_and(|n| n.contains(&gateway));
-        let route = default_route(index, gateway, onlink);
-        batch.create(&format!("adding the default route via {gateway}"), route);
+        batch.create(&route_step(gateway), default_route(index, gateway, onlink));
     }
     batch
+}
+
+fn route_step(gateway: IpAddr) -> String {
+    format!("adding the default route via {gateway}")
 }
 
 /// The limits an older kernel may not know; without them super-frames are split over more sends.
@@ -230,6 +245,17 @@ fn default_route(index: u32, gateway: IpAddr, onlink: bool) -> RouteNetlinkMessa
 }
 
 fn netlink_error(name: &str, plan: &AttachPlan, source: NetlinkError) -> LinkError {
+    let gateways = plan.gateway4.map(IpAddr::V4).into_iter();
+    let mut gateways = gateways.chain(plan.gateway6.map(IpAddr::V6));
+    if let NetlinkError::Refused { what, errno } = &source
+        && *errno == libc::EEXIST
+        && let Some(gateway) = gateways.find(|g| *what == route_step(*g))
+    {
+        return LinkError::RouteTaken {
+            name: name.into(),
+            gateway,
+        };
+    }
     let off = [libc::EACCES, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
     match (&source, plan.ip6) {
         // What the kernel answers to an IPv6 address while disable_ipv6 is set, or without IPv6 at all.
