@@ -59,6 +59,7 @@ fn everything_podwire_needs_is_looked_at() {
         "UDP GRO",
         "UDP GSO",
         "VXLAN port",
+        "loopback",
         "namespaces",
         "open files",
         "receive buffer",
@@ -79,6 +80,12 @@ fn a_pods_host_may_hold_pods() {
             .unwrap()
             .contains("no interface but loopback")
     );
+    // It has nobody's interfaces up yet.
+    assert_eq!(check(&checks, "loopback")["verdict"], "warn");
+    let remedy = check(&checks, "loopback")["remedy"].as_str().unwrap();
+    assert!(remedy.contains("ip link set lo up"), "{remedy}");
+    let (_, checks) = with("ip link set lo up");
+    assert_eq!(check(&checks, "loopback")["verdict"], "ok");
 }
 
 #[test]

@@ -96,6 +96,7 @@ pub fn run(args: &Args, socket: Option<&Path>) -> Result<Exit, Failure> {
     checks.extend(udp());
     checks.extend(buffers(args.buffer));
     checks.push(port(args.port, &host.links, socket));
+    checks.push(loopback(&host.links));
     checks.extend(mtus(&host));
     checks.push(files());
     if args.json {
@@ -395,6 +396,21 @@ fn holder(port: u16) -> String {
     }
 }
 
+fn loopback(links: &[Link]) -> Check {
+    const NAME: &str = "loopback";
+    if links.iter().any(|l| l.loopback && l.up) {
+        return Check::ok(NAME, "lo is up");
+    }
+    let remedy = "as root of this network namespace: ip link set lo up (nodes at 127.0.0.1 reach each other \
+                  then; podwire demo does it by itself)";
+    Check::bad(
+        NAME,
+        Verdict::Warn,
+        "lo is down, as in a new network namespace",
+        remedy,
+    )
+}
+
 fn mtus(host: &Host) -> Vec<Check> {
     const NAME: &str = "MTU";
     let used = host
@@ -535,6 +551,7 @@ mod tests {
             .into_iter()
             .chain(udp())
             .chain(buffers(1 << 40))
+            .chain([loopback(&[])])
             .chain(mtus(&Host::default()));
         for c in checks {
             assert_eq!(c.verdict != Verdict::Ok, c.remedy.is_some(), "{c:?}");

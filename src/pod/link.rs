@@ -6,7 +6,7 @@
 //! usable at once, without duplicate address detection (the node lets nobody else use it).
 
 use crate::api::AttachPlan;
-use crate::sys::netlink::{Batch, NetlinkError, address, family, link, up};
+use crate::sys::netlink::{Batch, LOOPBACK, NetlinkError, address, family, link, up};
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressScope;
@@ -18,8 +18,6 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// Index of the loopback interface in every network namespace.
-const LOOPBACK: u32 = 1;
 /// Smallest MTU an IPv4 host must take (RFC 791).
 const MIN_MTU: u16 = 68;
 /// Smallest MTU of an IPv6 link (RFC 8200 section 5).
