@@ -206,6 +206,16 @@ fn killed_it_takes_its_processes_along() {
         assert!(begun.elapsed() < Duration::from_secs(3), "still there: {left:#?}");
         std::thread::sleep(Duration::from_millis(20));
     }
+    // Its files stay, since nobody was there to remove them, until the next one comes along.
+    let files = || fs::read_dir(demo.dir.path()).unwrap().count();
+    assert_eq!(files(), 1);
+    let next = Command::new(PODWIRE)
+        .args(["demo", "--nodes", "1", "--pods", "1", "--json"])
+        .env("TMPDIR", demo.dir.path())
+        .output()
+        .unwrap();
+    assert!(next.status.success(), "{}", String::from_utf8_lossy(&next.stderr));
+    assert_eq!(files(), 0);
 }
 
 /// An ordinary user brings up two nodes by `unshare -Urn`: in a network namespace that has nothing, not even
