@@ -53,7 +53,8 @@ pub struct Wishes {
     /// A certain MAC; otherwise one derived from the address
     #[arg(long)]
     pub mac: Option<Mac>,
-    /// MTU of the interface, at most the node's, which is the default
+    /// MTU of the interface; the node's otherwise. A larger one serves between pods of this node that have it:
+    /// towards others the pod is told what the path takes (path MTU discovery)
     #[arg(long)]
     pub mtu: Option<u16>,
     /// Name of the interface in the pod
