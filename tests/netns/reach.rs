@@ -161,6 +161,16 @@ fn gateways(world: &mut World) {
     ] {
         a.reaches(ip(own), 2, &[]);
     }
+    // What does not fit a packet is not answered, and counted as what it is: three fragments each.
+    for (own, most, over) in [
+        ("10.244.1.1", "1422", "3000"),
+        ("fd00:10:244:1::1", "1402", "3000"),
+    ] {
+        a.reaches(ip(own), 1, &["-s", most]);
+        let before = world.nodes[0].drops(DropReason::FragmentForNode);
+        a.ping(ip(own), 1, &["-s", over, "-W", "0.2"]).none();
+        assert_eq!(world.nodes[0].drops(DropReason::FragmentForNode) - before, 3);
+    }
     let nobody = [
         // On the own subnet, on the peer's, and on nobody's.
         ("10.244.1.200", "Destination Host Unreachable"),
