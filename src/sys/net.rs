@@ -106,6 +106,15 @@ pub fn can_segment(socket: &UdpSocket) -> bool {
     set(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok()
 }
 
+/// Send without UDP checksums, over which the kernel refuses to segment.
+///
+/// # Errors
+/// What the kernel says.
+#[cfg(test)]
+pub fn without_checksums(socket: &UdpSocket) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)
+}
+
 /// Ask for buffers of these sizes, and give what the kernel granted of them: it keeps, and tells, twice as much
 /// for its own bookkeeping (socket(7)).
 pub fn buffers(socket: &UdpSocket, receive: usize, send: usize) -> (usize, usize) {
