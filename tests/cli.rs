@@ -294,6 +294,36 @@ fn print_config_reads_back_to_the_same() {
 }
 
 #[test]
+fn print_config_explains_every_key_before_anything_is_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, draft, err) = run(dir.path(), &["node", "--print-config"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let commented = "# IPv4 subnet of this node's pods; `.1` is their gateway. Default: none; one of subnet and \
+                     subnet6 is needed.\n# subnet = \"10.244.1.0/24\"\n";
+    assert!(draft.contains(commented), "{draft}");
+    // The way of the reader: take the comment off, and it is a configuration as if said by flags.
+    let edited = draft.replace(
+        "\n# subnet = \"10.244.1.0/24\"\n",
+        "\nsubnet = \"10.244.7.0/24\"\n",
+    );
+    fs::write(dir.path().join("n.toml"), edited).unwrap();
+    let read = run(dir.path(), &["node", "--print-config", "--config", "n.toml"]);
+    let said = run(
+        dir.path(),
+        &["node", "--print-config", "--subnet", "10.244.7.0/24"],
+    );
+    assert_eq!(read, said);
+    assert!(
+        read.0 == 0 && read.1.contains("\nvtep_mac = \"0e:57:0a:f4:07:00\"\n"),
+        "{read:?}"
+    );
+    // A node needs one all the same.
+    fs::write(dir.path().join("n.toml"), draft).unwrap();
+    let (code, _, err) = run(dir.path(), &["node", "--config", "n.toml"]);
+    assert!(code == 2 && err.contains("subnet: is missing"), "{err}");
+}
+
+#[test]
 fn a_node_lives_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut node = Node::start(dir.path(), &[]);
@@ -326,6 +356,55 @@ fn a_node_lives_and_leaves_nothing() {
     assert!(node.0.wait().unwrap().success());
     assert!(asked.elapsed() < Duration::from_secs(1));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// A node's socket is where the flag, the file or the environment says, in this order; clients in the same
+/// environment find it.
+#[test]
+fn a_node_takes_its_socket_from_the_environment_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let print = |more: &[&str]| {
+        let out = podwire(dir.path())
+            .args(["node", "--print-config"])
+            .args(more)
+            .env("PODWIRE_SOCKET", "env.sock")
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let said = String::from_utf8(out.stdout).unwrap();
+        let line = said.lines().find(|l| l.starts_with("socket = "));
+        line.map(|l| l.trim_end_matches('"').rsplit('/').next().unwrap().to_string())
+    };
+    fs::write(dir.path().join("n.toml"), "socket = \"file.sock\"\n").unwrap();
+    assert_eq!(print(&[]).as_deref(), Some("env.sock"));
+    assert_eq!(print(&["--config", "n.toml"]).as_deref(), Some("file.sock"));
+    let flag = ["--socket", "flag.sock", "--config", "n.toml"];
+    assert_eq!(print(&flag).as_deref(), Some("flag.sock"));
+    let (_, help, _) = run(dir.path(), &["node", "--help"]);
+    let help: Vec<&str> = help.split_whitespace().collect();
+    let help = help.join(" ");
+    let told = "--socket <PATH> Socket that `podwire attach`, `status` and the others talk to. [default: \
+                $PODWIRE_SOCKET, or NODE.sock in /run/podwire or $XDG_RUNTIME_DIR/podwire]";
+    assert!(help.contains(told), "{help}");
+    let mut child = podwire(dir.path());
+    let child = child
+        .args(["node", "--name", "n1", "--subnet", "10.244.1.0/24"])
+        .args(["--bind", "127.0.0.1", "--port", "auto"])
+        .env("PODWIRE_SOCKET", "env.sock")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut node = Node(child.unwrap());
+    let mut line = String::new();
+    let out = node.0.stdout.as_mut().unwrap();
+    BufReader::new(out).read_line(&mut line).unwrap();
+    assert!(line.ends_with("/env.sock\n"), "{line}");
+    let asked = podwire(dir.path())
+        .arg("pods")
+        .env("PODWIRE_SOCKET", "env.sock")
+        .status()
+        .unwrap();
+    assert!(asked.success());
 }
 
 #[test]

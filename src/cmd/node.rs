@@ -3,6 +3,7 @@
 use super::{Exit, Failure, say};
 use crate::api::place;
 use crate::control::file::PeersFile;
+use crate::control::strict::Origin;
 use crate::daemon::admin::Worker;
 use crate::daemon::command::Command;
 use crate::daemon::config::Config;
@@ -30,8 +31,8 @@ Examples:
       With peers, as [[peer]] name = \"n2\", underlay = \"192.0.2.2\", subnet = \"10.244.2.0/24\".
   podwire node --config n1.toml --port auto
       From a file, with a flag that overrides it.
-  podwire node --subnet 10.244.1.0/24 --print-config > n1.toml
-      Every key explained, ready to be edited.
+  podwire node --print-config > n1.toml
+      Every key explained, ready to be edited: a subnet is all it lacks.
 
 SIGHUP reads the peers again (changes of the file are noticed without it), SIGTERM and SIGINT end the node.";
 
@@ -53,16 +54,25 @@ impl clap::Args for Args {
             .long("print-config")
             .action(ArgAction::SetTrue)
             .help("Print the configuration in force, explained, and do nothing");
-        let flags = flags().map(|key| {
+        let explained = |key: &Key| {
             let arg = Arg::new(key.flag).long(key.flag).value_name(key.value);
-            let arg = arg.help(format!("{} [default: {}]", key.help, key.fallback));
+            arg.help(format!("{} [default: {}]", key.help, key.fallback))
+        };
+        // Beside the flag of all subcommands, which finds a node, this is where a new one will be.
+        let socket = explained(&keys::SOCKET).value_parser(clap::value_parser!(PathBuf));
+        let flags = flags().map(|key| {
+            let arg = explained(key);
             if key.list {
                 arg.action(ArgAction::Append).value_delimiter(',')
             } else {
                 arg
             }
         });
-        cmd.after_help(EXAMPLES).arg(config).arg(print).args(flags)
+        cmd.after_help(EXAMPLES)
+            .arg(config)
+            .arg(print)
+            .arg(socket)
+            .args(flags)
     }
 
     fn augment_args_for_update(cmd: clap::Command) -> clap::Command {
@@ -190,10 +200,18 @@ fn configuration(args: &Args, socket: Option<&Path>) -> Result<Config, Failure> 
     for (key, values) in &args.flags {
         given.flag(key, values.clone());
     }
-    if let Some(path) = socket {
+    // The environment speaks where neither flag nor file does.
+    let unsaid = given.origin(&keys::SOCKET) == Origin::Default;
+    let environment = std::env::var_os("PODWIRE_SOCKET").filter(|p| unsaid && !p.is_empty());
+    if let Some(path) = socket.map(Path::as_os_str).or(environment.as_deref()) {
         given.flag(&keys::SOCKET, vec![path.to_string_lossy().into_owned()]);
     }
-    Config::understand(&given, &Host::ask()).map_err(|e| usage(e.to_string()))
+    let understand = if args.print {
+        Config::draft
+    } else {
+        Config::understand
+    };
+    understand(&given, &Host::ask()).map_err(|e| usage(e.to_string()))
 }
 
 /// The one line that tells the node is up, and the service manager's share.

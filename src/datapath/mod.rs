@@ -227,9 +227,9 @@ impl Node {
         let to = message.to;
         match why {
             Refusal::NoOffload if message.gso => {
-                // Not along this way: one by one from now on, these datagrams too.
+                // Not along this way: one by one for a while, these datagrams too.
                 if let Some(state) = self.peers.state_mut(peer) {
-                    state.gso = false;
+                    state.refuse_gso(now);
                 }
                 self.outbox.without_gso(to);
             }

@@ -119,7 +119,7 @@ impl Node {
         let Some(state) = self.peers.state_mut(id) else {
             return;
         };
-        state.forget_old_mtu(now);
+        state.forget_old(now);
         let four = vtep4.zip(state.peer.subnet4.map(|n| n.network()));
         let six = vtep6.zip(state.peer.subnet6.map(|n| n.network()));
         let four = four.map(|(a, b)| (IpAddr::V4(a), IpAddr::V4(b)));

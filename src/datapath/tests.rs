@@ -28,6 +28,8 @@ struct Out {
     /// Outer traffic class of each message.
     classes: Vec<u8>,
     refuse: Option<Refusal>,
+    /// Refuse only what goes there.
+    refuse_to: Option<SocketAddr>,
     blocked: bool,
     /// Calls to be taken before the underlay is full.
     room: Option<usize>,
@@ -45,14 +47,15 @@ impl Exits for Out {
         if self.blocked || self.room == Some(0) {
             return Progress::Blocked { sent: 0 };
         }
-        if let Some(why) = self
-            .refuse
-            .filter(|r| *r != Refusal::NoOffload || messages[0].gso)
-        {
-            return Progress::Refused { sent: 0, why };
-        }
         self.room = self.room.map(|n| n - 1);
-        for m in messages {
+        for (sent, m) in messages.iter().enumerate() {
+            let here = self.refuse_to.is_none_or(|to| to == m.to);
+            if let Some(why) = self
+                .refuse
+                .filter(|r| here && (*r != Refusal::NoOffload || m.gso))
+            {
+                return Progress::Refused { sent, why };
+            }
             let datagrams = m.pieces.chunks(usize::from(m.pieces_each));
             let joined = datagrams.map(|d| d.iter().flat_map(|p| p.of(memory).to_vec()).collect());
             self.to_peers.push((m.to, joined.collect()));
@@ -66,6 +69,7 @@ struct Lab {
     node: Node,
     /// Outer traffic class of what is received.
     class: u8,
+    now: Instant,
     arena: Arena,
     out: Out,
 }
@@ -136,6 +140,7 @@ impl Lab {
         Lab {
             node,
             class: 0,
+            now: NOW,
             arena: Arena::new(4 * FRAME_ROOM),
             out: Out::default(),
         }
@@ -157,12 +162,12 @@ impl Lab {
         self.arena.free_mut()[..frame.len()].copy_from_slice(frame);
         let span = self.arena.take(frame.len());
         self.node
-            .from_pod(PortId(port), &mut self.arena, span, NOW, &mut self.out);
+            .from_pod(PortId(port), &mut self.arena, span, self.now, &mut self.out);
     }
 
     fn settle(&mut self) {
-        self.node.send_own(&mut self.arena, NOW, &mut self.out);
-        if self.node.flush(&mut self.arena, NOW, &mut self.out) {
+        self.node.send_own(&mut self.arena, self.now, &mut self.out);
+        if self.node.flush(&mut self.arena, self.now, &mut self.out) {
             self.arena.rewind(0);
         }
     }
@@ -176,7 +181,8 @@ impl Lab {
             from: IpAddr::from([192, 0, 2, from]),
             class: self.class,
         };
-        self.node.from_peer(&mut memory, &message, NOW, &mut self.out);
+        self.node
+            .from_peer(&mut memory, &message, self.now, &mut self.out);
         self.node.deliver_trains(&mut memory, &mut self.out);
         self.settle();
     }
@@ -394,6 +400,65 @@ fn what_the_kernel_refuses_is_counted_and_learned_from() {
     lab.out.refuse = Some(Refusal::Other);
     lab.send(0, &vnet, &frame);
     assert!(lab.dropped(DropReason::UnderlaySend) >= 1);
+    lab.balanced();
+}
+
+/// The datagrams of each message to a peer that carries more than a probe.
+fn trains(lab: &Lab, n: u8) -> Vec<usize> {
+    let to = peer(n).underlay;
+    let of = lab.out.to_peers.iter().filter(|(at, _)| *at == to);
+    let large = of.filter(|(_, d)| d.iter().any(|d| d.len() > 200));
+    large.map(|(_, d)| d.len()).collect()
+}
+
+#[test]
+fn trains_are_tried_again_where_they_were_refused() {
+    let mut lab = Lab::new(1);
+    let frames = [2, 3].map(|n| bulk(lab.gateway(), Ipv4Addr::new(10, 244, n, 2), 5000));
+    let gso = |lab: &Lab| lab.node.peers().iter().map(|(_, s)| s.gso).collect::<Vec<_>>();
+    lab.out.refuse = Some(Refusal::NoOffload);
+    lab.out.refuse_to = Some(peer(2).underlay);
+    for (vnet, frame) in &frames {
+        lab.send(0, vnet, frame);
+    }
+    assert_eq!(gso(&lab), [false, true]);
+    // Nothing is lost, and nobody else pays: whether a message is a train is the sockets' to see.
+    assert_eq!((trains(&lab, 2), trains(&lab, 3)), (vec![4], vec![4]));
+    // Not at once, or each train would cost a refused call.
+    lab.now += std::time::Duration::from_secs(59).into();
+    lab.send(0, &frames[0].0, &frames[0].1);
+    assert_eq!(gso(&lab), [false, true]);
+    lab.now += std::time::Duration::from_secs(2).into();
+    lab.send(0, &frames[0].0, &frames[0].1);
+    lab.send(0, &frames[0].0, &frames[0].1);
+    assert_eq!(gso(&lab), [false, true], "tried, and refused once more");
+    lab.out.refuse = None;
+    lab.now += std::time::Duration::from_secs(61).into();
+    lab.send(0, &frames[0].0, &frames[0].1);
+    assert_eq!(gso(&lab), [true, true]);
+    assert_eq!(trains(&lab, 2), [4; 5]);
+    assert_eq!(lab.node.drops().iter().map(|(_, n)| n).sum::<u64>(), 0);
+    lab.balanced();
+}
+
+#[test]
+fn what_is_refused_along_one_way_leaves_the_others_alone() {
+    let mut lab = Lab::new(1);
+    let frames = [2, 3].map(|n| bulk(lab.gateway(), Ipv4Addr::new(10, 244, n, 2), 5000));
+    lab.out.refuse = Some(Refusal::Other);
+    lab.out.refuse_to = Some(peer(2).underlay);
+    for _ in 0..10 {
+        for (vnet, frame) in &frames {
+            lab.send(0, vnet, frame);
+        }
+    }
+    assert_eq!((trains(&lab, 2).len(), trains(&lab, 3).len()), (0, 10));
+    // Ten frames, and the probe that went along with the first.
+    assert_eq!(lab.dropped(DropReason::UnderlaySend), 11);
+    lab.out.refuse = None;
+    lab.send(0, &frames[0].0, &frames[0].1);
+    assert_eq!(trains(&lab, 2), [4], "as soon as the way is free");
+    assert_eq!(lab.dropped(DropReason::UnderlaySend), 11);
     lab.balanced();
 }
 

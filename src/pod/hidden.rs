@@ -4,7 +4,8 @@
 use super::{attach, pause};
 use crate::sys::ns;
 use std::ffi::OsString;
-use std::io;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -49,7 +50,10 @@ pub fn exec(command: &[OsString]) -> u8 {
         return 127;
     };
     let e = Command::new(program).args(args).exec();
-    eprintln!("podwire: {} cannot be run in the pod: {e}", program.display());
+    complain(format_args!(
+        "{} cannot be run in the pod: {e}",
+        program.display()
+    ));
     if e.kind() == io::ErrorKind::NotFound {
         127
     } else {
@@ -59,12 +63,12 @@ pub fn exec(command: &[OsString]) -> u8 {
 
 fn enter(pid: u32, parent: Option<u32>, command: Vec<OsString>) -> ExitCode {
     if let Err(e) = ns::join(pid) {
-        eprintln!("podwire: {e}");
+        complain(e);
         return ExitCode::from(126);
     }
     // After joining: a change of ids clears the death signal.
     if let Some(Err(e)) = parent.map(pause::die_with) {
-        eprintln!("podwire: {e}");
+        complain(e);
         return ExitCode::from(126);
     }
     ExitCode::from(exec(&command))
@@ -72,13 +76,18 @@ fn enter(pid: u32, parent: Option<u32>, command: Vec<OsString>) -> ExitCode {
 
 fn tied(parent: Option<u32>, args: Vec<OsString>) -> ExitCode {
     if let Some(Err(e)) = parent.map(pause::die_with) {
-        eprintln!("podwire: {e}");
+        complain(e);
         return ExitCode::FAILURE;
     }
     // The death signal outlives exec.
     let e = Command::new("/proc/self/exe").arg0("podwire").args(args).exec();
-    eprintln!("podwire: it could not run itself: {e}");
+    complain(format_args!("it could not run itself: {e}"));
     ExitCode::FAILURE
+}
+
+/// One line to standard error, which may be closed or full.
+fn complain(what: impl Display) {
+    let _ = writeln!(io::stderr(), "podwire: {what}");
 }
 
 /// A process id, or `-` for none.

@@ -4,7 +4,7 @@ use super::netns::Netns;
 use super::node::{Node, PODWIRE};
 use super::world::eventually;
 use podwire::api::AttachRequest;
-use podwire::model::Mac;
+use podwire::model::{Mac, PodMtu};
 use podwire::pod::sandbox::{Sandbox, Spec};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::{Output, Stdio};
@@ -38,13 +38,25 @@ impl Pod {
 
     /// A new pod on `node`, with a certain address.
     pub fn attach_with(node: &Node, name: &str, ip4: Option<Ipv4Addr>) -> Pod {
-        let pod = Pod::attach_now(node, name, ip4);
-        eventually("its IPv6 address works", PATIENCE, || pod.has_ip6());
-        pod
+        Pod::attach_now(node, name, ip4).ready()
     }
 
-    /// The same, without a look whether it is ready.
+    /// A new pod on `node`, with a certain MTU.
+    pub fn attach_sized(node: &Node, name: &str, mtu: u16) -> Pod {
+        Pod::make(node, name, None, Some(PodMtu(mtu))).ready()
+    }
+
+    /// A new pod on `node`, without a look whether it is ready.
     pub fn attach_now(node: &Node, name: &str, ip4: Option<Ipv4Addr>) -> Pod {
+        Pod::make(node, name, ip4, None)
+    }
+
+    fn ready(self) -> Pod {
+        eventually("its IPv6 address works", PATIENCE, || self.has_ip6());
+        self
+    }
+
+    fn make(node: &Node, name: &str, ip4: Option<Ipv4Addr>, mtu: Option<PodMtu>) -> Pod {
         let mut spec = Spec::new(name);
         spec.program = PODWIRE.into();
         let sandbox = spec.spawn().unwrap_or_else(|e| panic!("{e}"));
@@ -53,7 +65,7 @@ impl Pod {
             ip4,
             ip6: None,
             mac: None,
-            mtu: None,
+            mtu,
             ifname: "eth0".into(),
             netns: None,
             holder: None,

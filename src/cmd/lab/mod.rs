@@ -4,6 +4,7 @@
 //! children of the command that runs the lab: they end in order with it, and die with it when it is killed.
 
 mod cpu;
+mod dir;
 mod echo;
 mod exchange;
 mod flood;

@@ -60,7 +60,7 @@ keys! {
     /// File that lists the peers, beside this file unless absolute; every change is taken at once.
     PEERS: "peers", "peers", "FILE", TEXT, "none: a node by itself", "\"peers.toml\"";
     /// Socket that `podwire attach`, `status` and the others talk to.
-    SOCKET: "socket", "socket", "PATH", TEXT, "NODE.sock in /run/podwire or $XDG_RUNTIME_DIR/podwire", "\"/run/podwire/n1.sock\"";
+    SOCKET: "socket", "socket", "PATH", TEXT, "$PODWIRE_SOCKET, or NODE.sock in /run/podwire or $XDG_RUNTIME_DIR/podwire", "\"/run/podwire/n1.sock\"";
     /// How much is logged: off, error, warn, info, debug or trace.
     LOG: "log", "log", "LEVEL", TEXT, "info", "\"info\"";
     /// Addresses to send and receive VXLAN at: one, or one of each family.

@@ -103,14 +103,24 @@ impl Config {
     /// # Errors
     /// The first mistake, with its place, key and remedy.
     pub fn understand(given: &Given, host: &Host) -> Result<Config, Mistake> {
-        let subnet4 = given.value(&keys::SUBNET, subnet4)?;
-        let subnet6 = given.value(&keys::SUBNET6, subnet6)?;
-        if subnet4.is_none() && subnet6.is_none() {
-            return Err(given.mistake(
+        let config = Config::draft(given, host)?;
+        if config.has_subnet() {
+            Ok(config)
+        } else {
+            Err(given.mistake(
                 &keys::SUBNET,
                 "is missing (give the pods of this node a subnet: --subnet 10.244.1.0/24)",
-            ));
+            ))
         }
+    }
+
+    /// The same for people who look around: a subnet may be missing still, and the MACs that follow from it.
+    ///
+    /// # Errors
+    /// As [`Config::understand`].
+    pub fn draft(given: &Given, host: &Host) -> Result<Config, Mistake> {
+        let subnet4 = given.value(&keys::SUBNET, subnet4)?;
+        let subnet6 = given.value(&keys::SUBNET6, subnet6)?;
         let bind = bind(given)?;
         let underlay_mtu = given
             .value(&keys::UNDERLAY_MTU, |s| number(s, MIN_MTU4 + 50, u16::MAX))?
@@ -167,6 +177,11 @@ impl Config {
             bind,
         };
         Ok(config)
+    }
+
+    /// Whether it is more than a draft.
+    pub fn has_subnet(&self) -> bool {
+        self.subnet4.is_some() || self.subnet6.is_some()
     }
 
     /// The node's place in the pod network.

@@ -6,6 +6,7 @@ fn host() -> Host {
         name: name.into(),
         mtu,
         loopback: name == "lo",
+        up: true,
         vxlan: None,
         addresses: vec![ip.parse().unwrap()],
     };
@@ -74,6 +75,25 @@ fn print_reads_back_to_the_same() {
         }
     }
     assert!(!read(texts[1]).unwrap().print().contains("\n# subnet6 ="));
+}
+
+#[test]
+fn a_draft_needs_nothing_but_a_subnet() {
+    for text in ["", "[overlay]\nport = 7\nvtep_mac = \"02:00:00:00:00:01\""] {
+        let given = |text: &str| Given::from_file(Path::new("/etc/podwire/n.toml"), text).unwrap();
+        let draft = Config::draft(&given(text), &host()).unwrap().print();
+        assert!(draft.contains("\n# subnet = \"10.244.1.0/24\"\n"), "{draft}");
+        let missing = Config::understand(&given(&draft), &host()).unwrap_err();
+        assert!(missing.to_string().contains("subnet: is missing"), "{missing}");
+        for (key, net) in [(&keys::SUBNET, "10.9.0.0/16"), (&keys::SUBNET6, "fd00:9::/64")] {
+            let with_subnet = |text: &str| {
+                let mut given = given(text);
+                given.flag(key, vec![net.into()]);
+                Config::understand(&given, &host()).unwrap()
+            };
+            assert_eq!(with_subnet(&draft), with_subnet(text), "{draft}");
+        }
+    }
 }
 
 #[test]
