@@ -6,7 +6,7 @@ use super::way::is_routable;
 use super::{Exits, Node, Way};
 use crate::buf::{Arena, Span};
 use crate::model::{DropReason, Instant, PeerId, PodMtu, PortId};
-use crate::offload::{self, Segments, segment};
+use crate::offload::{self, Segments};
 use crate::overlay;
 use crate::stack::Trouble;
 use crate::switch::{Neighbour, guard, neighbour};
@@ -375,7 +375,7 @@ impl Node {
                 let (frame, free) = arena.memory_mut().split_at_mut(block.start());
                 let frame = &frame[span.start()..span.end()];
                 put(free, 0, &vxlan);
-                segments.header(frame, i, &mut free[VXLAN_LEN..VXLAN_LEN + segment::MAX_HEADER]);
+                segments.header(frame, i, &mut free[VXLAN_LEN..header_len]);
                 i += 1;
             }
             if i == segments.count() {

@@ -4,7 +4,7 @@
 use super::pod::Pod;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// A raw Ethernet socket on a pod's `eth0`.
@@ -87,4 +87,32 @@ pub fn segment(socket: &UdpSocket, size: u16) {
         )
     };
     assert_eq!(rc, 0, "UDP_SEGMENT: {}", io::Error::last_os_error());
+}
+
+/// A TCP connection to `at` whose every packet carries IP options: IPv4 no-operations, IPv6 destination options.
+pub fn connect_with_options(at: SocketAddr) -> io::Result<TcpStream> {
+    let (domain, level, name): (_, _, libc::c_int) = match at {
+        SocketAddr::V4(_) => (AddressFamily::INET, libc::IPPROTO_IP, libc::IP_OPTIONS),
+        SocketAddr::V6(_) => (AddressFamily::INET6, libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS),
+    };
+    let options: &[u8] = match at {
+        SocketAddr::V4(_) => &[1; 8],
+        SocketAddr::V6(_) => &[0, 0, 1, 4, 0, 0, 0, 0],
+    };
+    let socket = rustix::net::socket_with(domain, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: the option is read from `options`, whose length is told.
+    let rc = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            options.as_ptr().cast(),
+            options.len() as u32,
+        )
+    };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    rustix::net::connect(&socket, &at)?;
+    Ok(socket.into())
 }
