@@ -85,6 +85,7 @@ impl Node {
         let frame = span.of(arena.memory());
         let h = Headers::parse(frame)?;
         guard::check(spec, frame, &h)?;
+        offload::check(frame, &h, &vnet)?;
         if h.l3 == L3::Arp || neighbour::is_neighbour_discovery(frame, &h) {
             return self.neighbour(port, frame, &h, now, exits);
         }

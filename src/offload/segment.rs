@@ -235,7 +235,12 @@ mod tests {
         for (v6, chain) in [
             (false, &[1u8; 8][..]),
             (true, &[6, 0, 1, 4, 0, 0, 0, 0]),
-            (true, &[6, 2, 4, 1, 0, 0, 0, 0, 0xfe, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
+            (
+                true,
+                &[
+                    6, 2, 4, 1, 0, 0, 0, 0, 0xfe, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+                ],
+            ),
         ] {
             let mut f = super_frame(v6, true, 3, &payload, 0x18);
             let l4 = if v6 { 54 } else { 34 };
@@ -260,7 +265,10 @@ mod tests {
             }
             let partial = pseudo(&seen, &h, h.end - h.l4).fold();
             put_be16(&mut f, h.l4 + 16, partial);
-            let v = VnetHdr { partial: Some((h.l4 as u16, 16)), ..vnet(v6, true, 1000) };
+            let v = VnetHdr {
+                partial: Some((h.l4 as u16, 16)),
+                ..vnet(v6, true, 1000)
+            };
             let s = Segments::checked(&f, &h, &v).unwrap();
             for i in 0..3 {
                 let mut wire = vec![0; MAX_HEADER];
@@ -271,7 +279,10 @@ mod tests {
                 if v6 && f[20] == 43 {
                     wire[38..54].copy_from_slice(&chain[8..24]);
                 }
-                assert!(transport_is_right(&wire, &Headers::parse(&wire).unwrap()), "frame {i} of {chain:?}");
+                assert!(
+                    transport_is_right(&wire, &Headers::parse(&wire).unwrap()),
+                    "frame {i} of {chain:?}"
+                );
             }
         }
     }
