@@ -15,6 +15,7 @@
 
 mod bulk;
 mod fake;
+mod floods;
 mod frames;
 mod hostile;
 mod impair;
@@ -62,6 +63,7 @@ fn suite() -> ExitCode {
         hostile::CASES,
         odd::CASES,
         fake::CASES,
+        floods::CASES,
         life::CASES,
         interop::CASES,
         measure::CASES,

@@ -96,6 +96,13 @@ impl Pod {
         routes.expect("it can be read").lines().any(local)
     }
 
+    /// Frames it sent that its TAP had no room for: they never reached the node.
+    pub fn lost_in_ring(&self) -> u64 {
+        let told = self.netns.ask("ip", &["-s", "-j", "link", "show", "eth0"]);
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON of ip");
+        told[0]["stats64"]["tx"]["dropped"].as_u64().expect("a number")
+    }
+
     /// Run a command in it, in all of its namespaces.
     pub fn run(&self, program: &str, args: &[String]) -> Output {
         let mut command = self.sandbox.command(program, args);
@@ -194,6 +201,8 @@ pub struct Ping {
     pub answered: u32,
     /// Numbers of the answers, in the order they came.
     pub numbers: Vec<u32>,
+    /// Round-trip times of the answers, sorted.
+    pub times: Vec<Duration>,
     /// Everything it printed.
     pub text: String,
 }
@@ -215,7 +224,15 @@ impl Ping {
             let (_, number) = line.split_once(" bytes from ")?.1.split_once("icmp_seq=")?;
             number.split(' ').next()?.parse().ok()
         };
+        let time = |line: &str| {
+            let (_, time) = line.split_once(" time=")?;
+            let ms: f64 = time.split(' ').next()?.parse().ok()?;
+            Some(Duration::from_secs_f64(ms / 1000.0))
+        };
+        let mut times: Vec<Duration> = text.lines().filter_map(time).collect();
+        times.sort();
         Ping {
+            times,
             sent: before(" packets transmitted").unwrap_or(0),
             answered: before(" received").unwrap_or(0),
             numbers: text.lines().filter_map(number).collect(),
@@ -230,6 +247,14 @@ impl Ping {
         let some = self.numbers.len().max(count as usize) as u32;
         let want: Vec<u32> = (1..=some).collect();
         assert_eq!(self.numbers, want, "{}", self.text);
+    }
+
+    /// The median round-trip time.
+    pub fn median(&self) -> Duration {
+        self.times
+            .get(self.times.len() / 2)
+            .copied()
+            .unwrap_or(Duration::MAX)
     }
 
     /// Require that no request was answered.
