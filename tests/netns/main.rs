@@ -22,6 +22,7 @@ mod impair;
 mod interop;
 mod isolate;
 mod life;
+mod looped;
 mod loss;
 mod measure;
 mod netns;
@@ -37,6 +38,7 @@ mod relay;
 mod relay_itself;
 mod spoof;
 mod traffic;
+mod tunnel;
 mod underlay;
 mod world;
 
@@ -64,6 +66,8 @@ fn suite() -> ExitCode {
         odd::CASES,
         fake::CASES,
         floods::CASES,
+        looped::CASES,
+        tunnel::CASES,
         life::CASES,
         interop::CASES,
         measure::CASES,

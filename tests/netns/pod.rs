@@ -96,6 +96,27 @@ impl Pod {
         routes.expect("it can be read").lines().any(local)
     }
 
+    /// Give it a second interface, which is another port of its node; returns its MAC and IPv4 address.
+    pub fn attach_also(&self, node: &Node, name: &str, ifname: &str) -> (Mac, Ipv4Addr) {
+        let request = AttachRequest {
+            pod: name.parse().expect("a name"),
+            ip4: None,
+            ip6: None,
+            mac: None,
+            mtu: None,
+            ifname: ifname.into(),
+            netns: None,
+            holder: None,
+        };
+        let attached = self.sandbox.attach(&node.socket, request);
+        let pod = attached.unwrap_or_else(|e| panic!("{name}: {e}")).pod;
+        let ip4 = pod.addresses.iter().find_map(|a| match a {
+            IpAddr::V4(a) => Some(*a),
+            IpAddr::V6(_) => None,
+        });
+        (pod.mac, ip4.expect("an IPv4 address"))
+    }
+
     /// Frames it sent that its TAP had no room for: they never reached the node.
     pub fn lost_in_ring(&self) -> u64 {
         let told = self.netns.ask("ip", &["-s", "-j", "link", "show", "eth0"]);
