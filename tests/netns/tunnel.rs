@@ -41,6 +41,8 @@ struct Peer<'a> {
 impl<'a> Peer<'a> {
     fn new(world: &'a World) -> Peer<'a> {
         let (to, from) = world.pair();
+        // The hosts know each other then: packets that wait for a neighbour are overtaken by those behind.
+        to.reaches(from.ip4, 1, &[]);
         let host = &world.underlay.hosts[1];
         Peer {
             world,
