@@ -6,7 +6,7 @@ use super::way::is_routable;
 use super::{Exits, Node, Way};
 use crate::buf::{Arena, Span};
 use crate::model::{DropReason, Instant, PeerId, PodMtu, PortId};
-use crate::offload::{self, Segments, ack, segment};
+use crate::offload::{self, Segments, ack};
 use crate::overlay;
 use crate::stack::Trouble;
 use crate::switch::{Neighbour, guard, neighbour};
@@ -85,6 +85,7 @@ impl Node {
         let frame = span.of(arena.memory());
         let h = Headers::parse(frame)?;
         guard::check(spec, frame, &h)?;
+        offload::check(frame, &h, &vnet)?;
         if h.l3 == L3::Arp || neighbour::is_neighbour_discovery(frame, &h) {
             return self.neighbour(port, frame, &h, now, exits);
         }
@@ -381,7 +382,7 @@ impl Node {
                 let (frame, free) = arena.memory_mut().split_at_mut(block.start());
                 let frame = &frame[span.start()..span.end()];
                 put(free, 0, &vxlan);
-                segments.header(frame, i, &mut free[VXLAN_LEN..VXLAN_LEN + segment::MAX_HEADER]);
+                segments.header(frame, i, &mut free[VXLAN_LEN..header_len]);
                 i += 1;
             }
             if i == segments.count() {

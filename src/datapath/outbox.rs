@@ -7,6 +7,7 @@
 use crate::buf::{Message, Span};
 use crate::model::PeerId;
 use crate::offload::ack;
+use crate::offload::segment::MAX_HEADER;
 use crate::wire::Headers;
 use crate::wire::vxlan::VXLAN_LEN;
 use std::net::SocketAddr;
@@ -15,8 +16,8 @@ use std::net::SocketAddr;
 const MESSAGES: usize = 64;
 /// Datagrams of one message (UDP_MAX_SEGMENTS of kernels before 6.9).
 const DATAGRAMS: usize = 64;
-/// Header blocks of one message: VXLAN, Ethernet, IPv6 and TCP with options for each datagram.
-pub const HEADERS_ROOM: usize = DATAGRAMS * (8 + 114);
+/// Header blocks of one message: VXLAN and all headers of a segment for each datagram.
+pub const HEADERS_ROOM: usize = DATAGRAMS * (VXLAN_LEN + MAX_HEADER);
 
 /// Most bytes of one message: the kernel takes 65,535 with the outer headers, and silently sends datagrams
 /// one by one when those and Ethernet's 14 exceed 65,535.

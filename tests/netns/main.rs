@@ -15,12 +15,14 @@
 
 mod bulk;
 mod fake;
+mod floods;
 mod frames;
 mod hostile;
 mod impair;
 mod interop;
 mod isolate;
 mod life;
+mod looped;
 mod loss;
 mod measure;
 mod metrics;
@@ -37,6 +39,7 @@ mod relay;
 mod relay_itself;
 mod spoof;
 mod traffic;
+mod tunnel;
 mod underlay;
 mod world;
 
@@ -63,6 +66,9 @@ fn suite() -> ExitCode {
         hostile::CASES,
         odd::CASES,
         fake::CASES,
+        floods::CASES,
+        looped::CASES,
+        tunnel::CASES,
         life::CASES,
         interop::CASES,
         metrics::CASES,

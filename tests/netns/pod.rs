@@ -108,6 +108,34 @@ impl Pod {
         routes.expect("it can be read").lines().any(local)
     }
 
+    /// Give it a second interface, which is another port of its node; returns its MAC and IPv4 address.
+    pub fn attach_also(&self, node: &Node, name: &str, ifname: &str) -> (Mac, Ipv4Addr) {
+        let request = AttachRequest {
+            pod: name.parse().expect("a name"),
+            ip4: None,
+            ip6: None,
+            mac: None,
+            mtu: None,
+            ifname: ifname.into(),
+            netns: None,
+            holder: None,
+        };
+        let attached = self.sandbox.attach(&node.socket, request);
+        let pod = attached.unwrap_or_else(|e| panic!("{name}: {e}")).pod;
+        let ip4 = pod.addresses.iter().find_map(|a| match a {
+            IpAddr::V4(a) => Some(*a),
+            IpAddr::V6(_) => None,
+        });
+        (pod.mac, ip4.expect("an IPv4 address"))
+    }
+
+    /// Frames it sent that its TAP had no room for: they never reached the node.
+    pub fn lost_in_ring(&self) -> u64 {
+        let told = self.netns.ask("ip", &["-s", "-j", "link", "show", "eth0"]);
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON of ip");
+        told[0]["stats64"]["tx"]["dropped"].as_u64().expect("a number")
+    }
+
     /// Run a command in it, in all of its namespaces.
     pub fn run(&self, program: &str, args: &[String]) -> Output {
         let mut command = self.sandbox.command(program, args);
@@ -206,6 +234,8 @@ pub struct Ping {
     pub answered: u32,
     /// Numbers of the answers, in the order they came.
     pub numbers: Vec<u32>,
+    /// Round-trip times of the answers, sorted.
+    pub times: Vec<Duration>,
     /// Everything it printed.
     pub text: String,
 }
@@ -227,7 +257,15 @@ impl Ping {
             let (_, number) = line.split_once(" bytes from ")?.1.split_once("icmp_seq=")?;
             number.split(' ').next()?.parse().ok()
         };
+        let time = |line: &str| {
+            let (_, time) = line.split_once(" time=")?;
+            let ms: f64 = time.split(' ').next()?.parse().ok()?;
+            Some(Duration::from_secs_f64(ms / 1000.0))
+        };
+        let mut times: Vec<Duration> = text.lines().filter_map(time).collect();
+        times.sort();
         Ping {
+            times,
             sent: before(" packets transmitted").unwrap_or(0),
             answered: before(" received").unwrap_or(0),
             numbers: text.lines().filter_map(number).collect(),
@@ -242,6 +280,14 @@ impl Ping {
         let some = self.numbers.len().max(count as usize) as u32;
         let want: Vec<u32> = (1..=some).collect();
         assert_eq!(self.numbers, want, "{}", self.text);
+    }
+
+    /// The median round-trip time.
+    pub fn median(&self) -> Duration {
+        self.times
+            .get(self.times.len() / 2)
+            .copied()
+            .unwrap_or(Duration::MAX)
     }
 
     /// Require that no request was answered.

@@ -4,7 +4,7 @@
 use super::pod::Pod;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// A raw Ethernet socket on a pod's `eth0`.
@@ -19,6 +19,25 @@ impl Raw {
     /// One that also hears all that the interface receives and sends.
     pub fn listener(pod: &Pod) -> Raw {
         Raw::open(pod, libc::ETH_P_ALL as u16)
+    }
+
+    /// One that only sends, each frame behind a virtio-net header of ours, which the pod's kernel obeys as far
+    /// as it makes sense to it (PACKET_VNET_HDR).
+    pub fn sender_with_vnet_hdr(pod: &Pod) -> Raw {
+        let raw = Raw::sender(pod);
+        let on: libc::c_int = 1;
+        // SAFETY: PACKET_VNET_HDR reads an int of the stated length, which `on` is.
+        let rc = unsafe {
+            libc::setsockopt(
+                raw.0.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_VNET_HDR,
+                (&raw const on).cast(),
+                size_of::<libc::c_int>() as u32,
+            )
+        };
+        assert_eq!(rc, 0, "PACKET_VNET_HDR: {}", io::Error::last_os_error());
+        raw
     }
 
     fn open(pod: &Pod, protocol: u16) -> Raw {
@@ -87,4 +106,32 @@ pub fn segment(socket: &UdpSocket, size: u16) {
         )
     };
     assert_eq!(rc, 0, "UDP_SEGMENT: {}", io::Error::last_os_error());
+}
+
+/// A TCP connection to `at` whose every packet carries IP options: IPv4 no-operations, IPv6 destination options.
+pub fn connect_with_options(at: SocketAddr) -> io::Result<TcpStream> {
+    let (domain, level, name): (_, _, libc::c_int) = match at {
+        SocketAddr::V4(_) => (AddressFamily::INET, libc::IPPROTO_IP, libc::IP_OPTIONS),
+        SocketAddr::V6(_) => (AddressFamily::INET6, libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS),
+    };
+    let options: &[u8] = match at {
+        SocketAddr::V4(_) => &[1; 8],
+        SocketAddr::V6(_) => &[0, 0, 1, 4, 0, 0, 0, 0],
+    };
+    let socket = rustix::net::socket_with(domain, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: the option is read from `options`, whose length is told.
+    let rc = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            options.as_ptr().cast(),
+            options.len() as u32,
+        )
+    };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    rustix::net::connect(&socket, &at)?;
+    Ok(socket.into())
 }

@@ -191,7 +191,7 @@ fn gateways(world: &mut World) {
 }
 
 /// The index of a pod's interface.
-fn index(netns: &Netns) -> u32 {
+pub fn index(netns: &Netns) -> u32 {
     netns.within(|| {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).expect("a socket");
         rustix::net::netdevice::name_to_index(&socket, "eth0").expect("eth0")

@@ -32,6 +32,8 @@ const LINGER: Duration = Duration::from_micros(40);
 // Smallest MTU IPv4 hosts must take (RFC 791), and smallest of an IPv6 link (RFC 8200 section 5).
 const MIN_MTU4: u16 = 576;
 const MIN_MTU6: u16 = 1280;
+/// Network identifiers have 24 bits.
+const MAX_VNI: u32 = (1 << 24) - 1;
 
 /// A node's configuration, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +149,7 @@ impl Config {
                 .unwrap_or(log::LevelFilter::Info),
             port: given.value(&keys::PORT, port)?.unwrap_or(Some(DEFAULT_PORT)),
             vni: given
-                .value(&keys::VNI, |s| Vni::try_from(number(s, 0, u32::MAX)?))?
+                .value(&keys::VNI, |s| Vni::try_from(number(s, 0, MAX_VNI)?))?
                 .unwrap_or(Vni::try_from(1).unwrap_or_else(|_| unreachable!("1 fits 24 bits"))),
             source_ports: given
                 .value(&keys::SOURCE_PORTS, |s| number(s, 1, 64))?
@@ -348,6 +350,7 @@ fn parsed<T: FromStr<Err: Display>>(s: &str) -> Result<T, String> {
 fn number<T: FromStr + PartialOrd + Display>(s: &str, least: T, most: T) -> Result<T, String> {
     match s.parse() {
         Ok(n) if n >= least && n <= most => Ok(n),
+        _ if s.parse::<i128>().is_err() => Err(format!("{s:?} is no number (use {least} to {most})")),
         _ => Err(format!("{s} is out of range (use {least} to {most})")),
     }
 }

@@ -117,7 +117,7 @@ fn flags_override_the_file() {
 #[test]
 fn mistakes_name_place_key_and_remedy() {
     let cases = [
-        ("", "subnet: is missing"),
+        ("", "/etc/podwire/n.toml: subnet: is missing"),
         ("subnet = \"10.244.1.0/24", "/etc/podwire/n.toml:1: not TOML"),
         (
             "subnett = \"10.244.1.0/24\"",
@@ -143,7 +143,7 @@ fn mistakes_name_place_key_and_remedy() {
             "[overlay]\nport = 70000",
             "n.toml:2: overlay.port: 70000 is out of range (use 1 to 65535), or \"auto\"",
         ),
-        ("[overlay]\nvni = 16777216", "does not fit 24 bits"),
+        ("[overlay]\nvni = 16777216", "is out of range (use 0 to 16777215)"),
         ("[overlay]\nsource_ports = 65", "(use 1 to 64)"),
         (
             "[overlay]\nbind = [\"1.1.1.1\", \"2.2.2.2\"]",
@@ -181,5 +181,66 @@ fn mistakes_name_place_key_and_remedy() {
         });
         let got = got.unwrap_err().to_string();
         assert!(got.contains(want), "{text}\n  gave {got}\n  not  {want}");
+    }
+}
+
+/// Whatever is wrong with whichever key: its line, its name, what stands there, and in parentheses what would be
+/// right.
+#[test]
+fn each_key_says_what_would_be_right() {
+    let wrong = [
+        "1.5",
+        "true",
+        "1979-05-27",
+        "{}",
+        "[[]]",
+        "\"\"",
+        "\"-\"",
+        "\"two\\nlines\"",
+        "-1",
+        "99999999999",
+        "99999999999999999999",
+    ];
+    for key in keys::KEYS {
+        let (section, name) = key.split();
+        let head = section.map(|s| format!("[{s}]\n")).unwrap_or_default();
+        let line = 1 + head.lines().count();
+        let mut refused = 0;
+        for value in wrong {
+            let text = format!("# a comment\n{head}{name} = {value}");
+            let given = Given::from_file(Path::new("n.toml"), &text);
+            let told = given.and_then(|mut given| {
+                if **key != keys::SUBNET {
+                    given.flag(&keys::SUBNET, vec!["10.244.1.0/24".into()]);
+                }
+                Config::understand(&given, &host())
+            });
+            let Err(told) = told.map_err(|e| e.to_string()) else {
+                continue;
+            };
+            refused += 1;
+            let place = format!("n.toml:{}: {}: ", line + 1, key.name);
+            let begins = told.starts_with(&place);
+            assert!(
+                begins && told.contains(" (") && told.contains(')'),
+                "{value}: {told}"
+            );
+            assert!(!told.contains('\n'), "one sentence: {told}");
+        }
+        // Files may have any name but none.
+        let free = [&keys::PEERS, &keys::SOCKET].contains(key);
+        assert_eq!(refused, wrong.len() - if free { 2 } else { 0 }, "{}", key.name);
+    }
+    for (flag, value) in [
+        (&keys::PORT, "eight"),
+        (&keys::VNI, "16777216"),
+        (&keys::TAP, "maybe"),
+    ] {
+        let mut given = Given::default();
+        given.flag(&keys::SUBNET, vec!["10.244.1.0/24".into()]);
+        given.flag(flag, vec![value.into()]);
+        let told = Config::understand(&given, &host()).unwrap_err().to_string();
+        let begins = told.starts_with(&format!("--{}: ", flag.flag));
+        assert!(begins && told.contains(value) && told.contains(" ("), "{told}");
     }
 }
