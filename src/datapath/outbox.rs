@@ -175,10 +175,12 @@ impl Message {
     }
 }
 
-/// Add a datagram to a message that was begun. `false` when it does not fit.
+/// Add a datagram to a message that was begun. `false` when it does not fit; the first one always does, since
+/// a datagram by itself may be as long as UDP has it.
 pub(super) fn add(message: &mut Message, len: usize, pieces: &[Span]) -> bool {
     let full = usize::from(message.datagrams) == DATAGRAMS;
-    if full || message.bytes as usize + len > most_bytes(message.to) {
+    let too_long = message.datagrams > 0 && message.bytes as usize + len > most_bytes(message.to);
+    if full || too_long {
         return false;
     }
     message.datagrams += 1;

@@ -578,6 +578,48 @@ fn broadcasts_reach_the_others_within_a_limit() {
 }
 
 #[test]
+fn the_longest_datagrams_of_a_train_go_one_by_one() {
+    // Over an underlay of 65,535 bytes one datagram of a super-frame is longer than UDP_SEGMENT takes in all.
+    let mut lab = Lab::new(1);
+    lab.node.settings.local.underlay_mtu = UnderlayMtu(65_535);
+    lab.out.room = Some(9);
+    let (mut vnet, frame) = bulk(lab.gateway(), Ipv4Addr::new(10, 244, 2, 2), 65_450);
+    vnet.gso_size = 65_445;
+    lab.send(0, &vnet, &frame);
+    let mut lengths = lab.out.to_peers.iter().flat_map(|(_, d)| d.iter().map(Vec::len));
+    assert_eq!(
+        (lengths.next(), lengths.next()),
+        (Some(8 + 54 + 65_445), Some(8 + 54 + 5))
+    );
+    lab.balanced();
+}
+
+#[test]
+fn a_checksum_asked_for_elsewhere_changes_no_address_and_no_port() {
+    // PACKET_VNET_HDR lets a pod with raw sockets choose where its checksum goes: the guard has seen the frame
+    // as it was before that.
+    for (partial, dst_mac) in [
+        ((34, 0), true),
+        ((26, 8), true),
+        ((20, 6), false),
+        ((200, 6), false),
+    ] {
+        let mut lab = Lab::new(1);
+        let (mut vnet, frame) = bulk(lab.gateway(), Ipv4Addr::new(10, 244, 2, 2), 100);
+        vnet.partial = Some(partial);
+        let frame = if dst_mac {
+            frame
+        } else {
+            [&spec(1, 3).mac.0, &frame[6..]].concat()
+        };
+        lab.send(0, &vnet, &frame);
+        assert_eq!(lab.dropped(DropReason::BadVnetHdr), 1, "{partial:?}");
+        assert!(lab.out.to_pods.is_empty() && lab.out.to_peers.is_empty());
+        lab.balanced();
+    }
+}
+
+#[test]
 fn checksums_are_completed_when_told_so() {
     let mut lab = Lab::new(1);
     lab.node.settings.partial_checksums = false;

@@ -45,7 +45,10 @@ impl Segments {
         let partial_fits = v
             .partial
             .is_some_and(|(s, o)| usize::from(s) == h.l4 && Some(o) == h.checksum_at());
-        if !fits || !partial_fits || h.fragment || v.gso_size == 0 || h.end > frame.len() {
+        // The kernel keeps 65,535 for itself (GSO_BY_FRAGS), and no super-frame was ever padded.
+        let possible =
+            !matches!(v.gso_size, 0 | u16::MAX) && h.end == frame.len() && !(v.ecn && v.gso == Gso::Udp);
+        if !fits || !partial_fits || h.fragment || !possible {
             return Err(DropReason::BadVnetHdr);
         }
         let l4_len = if h.proto == proto::TCP {
@@ -178,6 +181,7 @@ mod tests {
         ) {
             let f = super_frame(v6, tcp, options, &payload, flags);
             let h = Headers::parse(&f).unwrap();
+            let mss = mss.max(payload.len().div_ceil(MAX_SEGMENTS) as u16);
             let s = Segments::checked(&f, &h, &vnet(v6, tcp, mss)).unwrap();
             let mut joined: Vec<u8> = Vec::new();
             for i in 0..s.count() {
@@ -320,6 +324,10 @@ mod tests {
                 partial: Some((60000, 16)),
                 ..good
             },
+            VnetHdr {
+                gso_size: u16::MAX,
+                ..good
+            },
         ] {
             assert_eq!(
                 Segments::checked(&f, &h, &bad),
@@ -327,6 +335,21 @@ mod tests {
                 "{bad:?}"
             );
         }
+        let padded = [&f[..], &[0; 6]].concat();
+        assert_eq!(Segments::checked(&padded, &h, &good), Err(DropReason::BadVnetHdr));
+        let u = super_frame(false, false, 0, &[7; 3000], 0);
+        let uh = Headers::parse(&u).unwrap();
+        let datagrams = |v: VnetHdr| Segments::checked(&u, &uh, &v).map(|s| s.count());
+        let few = vnet(false, false, 24);
+        assert_eq!(datagrams(few), Ok(125));
+        assert_eq!(
+            datagrams(VnetHdr { gso_size: 23, ..few }),
+            Err(DropReason::BadVnetHdr)
+        );
+        assert_eq!(
+            datagrams(VnetHdr { ecn: true, ..few }),
+            Err(DropReason::BadVnetHdr)
+        );
         let mut short = f.clone();
         short[34 + 12] = 0x40;
         assert_eq!(Segments::checked(&short, &h, &good), Err(DropReason::BadL4Header));
