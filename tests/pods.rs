@@ -2,10 +2,12 @@
 //! exit code back, and leaves nothing. What podwire made ends with its port, what it did not make lives on. Needs
 //! /dev/net/tun and user namespaces; `tests/run` opens the former.
 
-use podwire::pod::sandbox::Spec;
-use std::io::{BufRead, BufReader};
+use podwire::api::{AttachRequest, Client, PROTOCOL, Reply, Request};
+use podwire::pod::sandbox::{Sandbox, Spec};
+use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,10 @@ impl Node {
     }
 
     fn with(flags: &[&str]) -> Node {
+        Node::logging(flags, Stdio::null())
+    }
+
+    fn logging(flags: &[&str], log: impl Into<Stdio>) -> Node {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("n.sock");
         let process = Command::new(PODWIRE)
@@ -32,7 +38,7 @@ impl Node {
             .arg(&socket)
             .args(flags)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
         let begun = Instant::now();
@@ -46,11 +52,14 @@ impl Node {
         Node { process, dir }
     }
 
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("n.sock")
+    }
+
     fn podwire(&self, args: &[&str]) -> Output {
-        let socket = self.dir.path().join("n.sock");
         Command::new(PODWIRE)
             .arg("--socket")
-            .arg(Path::new(&socket))
+            .arg(self.socket())
             .args(args)
             .output()
             .unwrap()
@@ -217,7 +226,7 @@ fn what_a_command_leaves_running_ends_with_it() {
     assert_eq!(pids.len(), 3, "{said}");
     for pid in pids {
         assert!(
-            !Path::new(&format!("/proc/{pid}")).exists(),
+            !std::path::Path::new(&format!("/proc/{pid}")).exists(),
             "{pid} is still there"
         );
     }
@@ -282,6 +291,140 @@ fn a_process_that_was_only_named_lives_on() {
     drop(node);
     std::thread::sleep(Duration::from_millis(200));
     assert!(!mine.ended());
+}
+
+/// Pods of the test's own on `node`, each with its process.
+fn crowd(node: &Node, pods: usize) -> Vec<(AttachRequest, Sandbox)> {
+    let make = |n: usize| {
+        let request = AttachRequest {
+            pod: format!("crowd/p{n}").parse().unwrap(),
+            ip4: None,
+            ip6: None,
+            mac: None,
+            mtu: None,
+            ifname: "eth0".into(),
+            netns: None,
+            holder: None,
+        };
+        let mut spec = Spec::new("crowd");
+        spec.program = PODWIRE.into();
+        let sandbox = spec.spawn().unwrap();
+        sandbox.attach(&node.socket(), request.clone()).unwrap();
+        (request, sandbox)
+    };
+    (0..pods).map(make).collect()
+}
+
+fn links(pod: &Sandbox) -> String {
+    let out = pod.command("ls", ["/sys/class/net"]).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// The kernel awaits a grace period for each TAP that goes: they must go at the same time.
+#[test]
+fn a_hundred_pods_end_with_their_node_within_a_second() {
+    let mut node = Node::start("on");
+    let pods = crowd(&node, 100);
+    let begun = Instant::now();
+    let killed = Command::new("kill").arg(node.process.id().to_string()).status();
+    assert!(killed.unwrap().success());
+    assert!(node.process.wait().unwrap().success());
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    for (_, pod) in pods.iter().step_by(33) {
+        assert_eq!(links(pod), "lo\n");
+    }
+}
+
+#[test]
+fn a_hundred_pods_detached_at_once_keep_nobody_waiting() {
+    let node = Node::start("on");
+    let pods = crowd(&node, 100);
+    let socket = node.socket();
+    let ask = |request: &Request| Client::connect(&socket).unwrap().call(request).unwrap();
+    let begun = Instant::now();
+    let mut slowest = Duration::ZERO;
+    std::thread::scope(|s| {
+        let detach = |request: &AttachRequest| {
+            let pod = request.pod.clone();
+            s.spawn(|| ask(&Request::Detach { pod }))
+        };
+        let detached: Vec<_> = pods.iter().map(|(request, _)| detach(request)).collect();
+        while !detached.iter().all(|d| d.is_finished()) {
+            let begun = Instant::now();
+            ask(&Request::Status);
+            slowest = slowest.max(begun.elapsed());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for reply in detached {
+            assert!(matches!(reply.join().unwrap(), Reply::Detached { existed: true }));
+        }
+    });
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(slowest < Duration::from_millis(500), "a status took {slowest:?}");
+}
+
+/// Who was told that a pod is detached may use its name and that of its interface again at once.
+#[test]
+fn a_detached_pod_may_come_back_at_once() {
+    let node = Node::start("on");
+    let pods = crowd(&node, 1);
+    let (request, pod) = &pods[0];
+    for _ in 0..10 {
+        assert!(node.podwire(&["detach", "crowd/p0"]).status.success());
+        assert_eq!(links(pod), "lo\n");
+        pod.attach(&node.socket(), request.clone()).unwrap();
+        // One that does not stay to hear the answer.
+        let mut hasty = UnixStream::connect(node.socket()).unwrap();
+        let hello = format!("{{\"request\":\"hello\",\"protocol\":{PROTOCOL}}}");
+        let lines = format!("{hello}\n{{\"request\":\"detach\",\"pod\":\"crowd/p0\"}}\n");
+        hasty.write_all(lines.as_bytes()).unwrap();
+        BufReader::new(&hasty).read_line(&mut String::new()).unwrap();
+        let gone = || !String::from_utf8_lossy(&node.podwire(&["pods"]).stdout).contains("crowd/p0");
+        while !gone() {}
+        drop(hasty);
+        pod.attach(&node.socket(), request.clone()).unwrap();
+    }
+}
+
+/// What a pod's root does to its interface ends the pod, not the node's patience.
+#[test]
+fn a_pod_that_deletes_its_interface_is_detached() {
+    for tap in ["on", "off"] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let bind = ["--bind", "127.0.0.1", "--offload-tap", tap];
+        let node = Node::logging(&[&["--subnet", "10.244.9.0/24"], &bind[..]].concat(), log);
+        let pods = crowd(&node, 2);
+        let ip = |args: &[&str]| assert!(pods[0].1.command("ip", args).status().unwrap().success());
+        let there = || {
+            let mut client = Client::connect(&node.socket()).unwrap();
+            match client.call(&Request::Pods).unwrap() {
+                Reply::Pods { pods } => pods.into_iter().map(|p| p.pod.to_string()).collect::<Vec<_>>(),
+                other => panic!("{other:?}"),
+            }
+        };
+        // Down is not gone.
+        ip(&["link", "set", "eth0", "down"]);
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(there(), ["crowd/p0", "crowd/p1"]);
+        ip(&["link", "delete", "eth0"]);
+        let begun = Instant::now();
+        while there() != ["crowd/p1"] {
+            assert!(begun.elapsed() < Duration::from_secs(2), "it is still there");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // All of it: the name may be used again, in the same place.
+        pods[0].1.attach(&node.socket(), pods[0].0.clone()).unwrap();
+        let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+        let of_it: Vec<&str> = log.lines().filter(|l| l.contains("crowd/p0")).collect();
+        assert_eq!(of_it.len(), 3, "{log}");
+        assert!(
+            of_it[1].contains("pod crowd/p0 is gone: its interface eth0 was deleted; 10.244.9.2 is free"),
+            "{log}"
+        );
+    }
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use super::detach::say_or_undo;
 use super::{Exit, Failure};
+use crate::api::place::Socket;
 use crate::api::{AttachRequest, Client};
 use crate::model::{Mac, PodMtu, PodName};
 use crate::pod::attach::{AttachError, Attached, Blame, attach};
 use crate::sys::ns::{NetNs, Target};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Attach an existing network namespace as a pod.
 ///
@@ -82,7 +83,7 @@ impl Wishes {
 ///
 /// # Errors
 /// Whatever keeps the pod from being attached; nothing is left then.
-pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
+pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     let target = match (args.netns, args.pid) {
         (Some(name), _) => name.parse().map_err(AttachError::Ns)?,
         (None, Some(pid)) => Target::Pid(pid),

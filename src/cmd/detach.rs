@@ -1,9 +1,9 @@
 //! `podwire detach`: take a pod off the node.
 
 use super::{Exit, Failure, say};
+use crate::api::place::Socket;
 use crate::api::{Client, Reply, Request};
 use crate::model::PodName;
-use std::path::Path;
 
 /// Take a pod off the node: its interface goes, its addresses become free.
 ///
@@ -23,7 +23,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When the node cannot be asked.
-pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
+pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     let mut client = Client::connect(socket)?;
     let existed = detach(&mut client, &args.name)?;
     let said = if existed {
@@ -39,7 +39,7 @@ pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When standard output takes nothing.
-pub fn say_or_undo(text: &str, pod: &PodName, socket: &Path) -> Result<(), Failure> {
+pub fn say_or_undo(text: &str, pod: &PodName, socket: &Socket) -> Result<(), Failure> {
     say(text).map_err(|mut failure| {
         let undone = Client::connect(socket)
             .map_err(Failure::from)

@@ -77,7 +77,7 @@ impl From<ErrorKind> for Exit {
 impl From<ApiError> for Failure {
     fn from(e: ApiError) -> Failure {
         let exit = match &e {
-            ApiError::Permission { .. } => Exit::Permission,
+            ApiError::Permission { .. } | ApiError::Stranger { .. } => Exit::Permission,
             ApiError::Refused { kind, .. } => Exit::from(*kind),
             ApiError::NoNode { .. } | ApiError::Timeout { .. } | ApiError::Broken { .. } => Exit::Unavailable,
             ApiError::Version { .. } | ApiError::Garbled { .. } => Exit::Unavailable,
@@ -89,7 +89,7 @@ impl From<ApiError> for Failure {
 impl From<NsError> for Failure {
     fn from(e: NsError) -> Failure {
         let exit = match &e {
-            NsError::Permission(_) => Exit::Permission,
+            NsError::Permission(_) | NsError::Rights { .. } => Exit::Permission,
             NsError::Missing(_) | NsError::NoProcess(_) => Exit::NotFound,
             NsError::NotNetns(_) => Exit::Usage,
             NsError::Call { .. } => Exit::Failed,

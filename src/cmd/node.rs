@@ -5,6 +5,7 @@ use crate::api::place;
 use crate::control::file::PeersFile;
 use crate::control::strict::Origin;
 use crate::daemon::admin::Worker;
+use crate::daemon::closer::Closer;
 use crate::daemon::command::Command;
 use crate::daemon::config::Config;
 use crate::daemon::config::given::Given;
@@ -158,7 +159,11 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let _ = handle.send(Command::Stop);
     if has_ended(&mut ended) {
-        handle.join();
+        let closer = Closer::default();
+        for tap in handle.join() {
+            closer.close(tap, || {});
+        }
+        closer.finish();
     } else {
         log::warn!("the data path did not end within 500 ms and is abandoned");
     }
@@ -252,5 +257,14 @@ fn has_ended(end: &mut UnixStream) -> bool {
     let waits = end
         .set_nonblocking(false)
         .and_then(|()| end.set_read_timeout(Some(Duration::from_millis(500))));
-    waits.is_ok() && end.read(&mut [0]).is_ok()
+    // What it had to tell may be in there still.
+    waits.is_ok()
+        && loop {
+            match end.read(&mut [0; 64]) {
+                Ok(0) => break true,
+                Ok(_) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break false,
+            }
+        }
 }

@@ -5,13 +5,13 @@ use super::detach::say_or_undo;
 use super::exec::command_or_shell;
 use super::{Exit, Failure, complain};
 use crate::api::Client;
+use crate::api::place::Socket;
 use crate::pod::sandbox::{Sandbox, SandboxError, Spec};
 use crate::sys::children;
 use crate::sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, Signals};
 use rustix::process::{Pid, Signal};
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Whatever keeps the pod from being made or the command from being started; nothing is left then.
-pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
+pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     // Ask first: without a node there is no need to make anything.
     drop(Client::connect(socket)?);
     let failed = |e: std::io::Error| Failure::new(Exit::Failed, e);

@@ -3,10 +3,10 @@
 use super::pods::listing;
 use super::table::{age, bytes, table};
 use super::{Exit, Failure, Paint, say};
+use crate::api::place::Socket;
 use crate::api::{Client, PeerInfo, Reply, Request, Status};
 use crate::model::{DropReason, NodeCounters, OffloadMode};
 use std::fmt::Write;
-use std::path::Path;
 
 /// The flags of `podwire status`.
 #[derive(clap::Args)]
@@ -25,7 +25,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When it does not answer.
-pub fn run(args: &Args, socket: &Path) -> Result<(), Failure> {
+pub fn run(args: &Args, socket: &Socket) -> Result<(), Failure> {
     let mut client = Client::connect(socket)?;
     let status = match client.call(&Request::Status)? {
         Reply::Status(status) => *status,

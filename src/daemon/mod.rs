@@ -2,6 +2,7 @@
 //! that owns admin socket, metrics endpoint, peers file, signals and addresses.
 
 pub mod admin;
+pub mod closer;
 pub mod command;
 pub mod config;
 pub mod ipam;

@@ -1,10 +1,12 @@
 //! The control thread: one loop over the admin socket and its conversations, the metrics endpoint and its
-//! scrapers, the peers file, the pods' namespaces and holders, signals, and the worker's end. It sleeps until one
-//! of them has something to say.
+//! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, signals, and the
+//! worker's end. It sleeps until one of them has something to say.
 
-use super::admin::{Admin, Refusal, Reservation, Worker};
+use super::admin::{Admin, Detached, Refusal, Reservation, Worker};
+use super::closer::Closer;
 use super::command::Command;
 use super::config::Config;
+use super::ipam::Lease;
 use super::listener::Listener;
 use super::metrics::{self, Endpoint, Page};
 use super::status::status;
@@ -12,15 +14,17 @@ use super::watch::NetnsWatch;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
 use crate::control::file::PeersFile;
 use crate::model::{Change, Instant, PodName, TapCaps};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 use prometheus_client::metrics::histogram::Histogram;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 const LISTENER: Token = Token(0);
@@ -30,6 +34,7 @@ const PEERS: Token = Token(3);
 const NETNS: Token = Token(4);
 const WORKER: Token = Token(5);
 const METRICS: Token = Token(6);
+const CLOSED: Token = Token(7);
 /// The first token of conversations, scrapers and holders.
 const FIRST: usize = 16;
 /// Most conversations at once.
@@ -46,7 +51,7 @@ pub struct Wakers {
     pub stop: UnixStream,
     /// SIGHUP came.
     pub reload: UnixStream,
-    /// The worker ended: its other end is closed.
+    /// The worker has something to tell, or ended: its other end is closed.
     pub worker: UnixStream,
 }
 
@@ -63,6 +68,16 @@ struct Conversation {
     wire: Connection,
     greeted: bool,
     reserved: Option<Reservation>,
+    /// What goes on once the TAP of this pod is closed.
+    pending: Option<(PodName, Pending)>,
+}
+
+/// A step of a conversation that waits.
+enum Pending {
+    /// This is the answer.
+    Answer(Reply),
+    /// This is to be answered.
+    Question(Request),
 }
 
 /// The control thread's state.
@@ -83,6 +98,12 @@ pub struct Server<'w> {
     metrics: Option<Endpoint>,
     /// How long attaches took, in seconds.
     attaches: Histogram,
+    closer: Closer,
+    /// Pods that are gone, and whose interface is there until the TAP is closed.
+    closing: HashSet<PodName>,
+    /// Tells of TAPs that are closed now: one for each pod in `closing` at most.
+    closed: (Sender<PodName>, Receiver<PodName>),
+    waker: Arc<Waker>,
     next: usize,
     start: std::time::Instant,
     born: SystemTime,
@@ -104,6 +125,7 @@ impl<'w> Server<'w> {
         let poll = Poll::new()?;
         let netns = NetnsWatch::new()?;
         let admin = Admin::new(&config, worker);
+        let waker = Arc::new(Waker::new(poll.registry(), CLOSED)?);
         wakers.stop.set_nonblocking(true)?;
         wakers.reload.set_nonblocking(true)?;
         wakers.worker.set_nonblocking(true)?;
@@ -132,6 +154,10 @@ impl<'w> Server<'w> {
             lifelines: HashMap::new(),
             metrics,
             attaches: metrics::attach_histogram(),
+            closer: Closer::default(),
+            closing: HashSet::new(),
+            closed: unbounded(),
+            waker,
             next: FIRST,
             start: std::time::Instant::now(),
             born: SystemTime::now(),
@@ -157,7 +183,14 @@ impl<'w> Server<'w> {
             for event in &events {
                 match event.token() {
                     STOP => return Ok(End::Asked),
-                    WORKER => return Ok(End::WorkerGone),
+                    WORKER => {
+                        if drain(&mut self.wakers.worker) {
+                            return Ok(End::WorkerGone);
+                        }
+                        for (pod, ifname) in self.admin.lost() {
+                            self.lose(&pod, &format!("its interface {ifname} was deleted"));
+                        }
+                    }
                     RELOAD => {
                         drain(&mut self.wakers.reload);
                         log::info!("reading the peers again");
@@ -176,6 +209,7 @@ impl<'w> Server<'w> {
                     LISTENER => self.accept(),
                     METRICS => self.accept_scrapers(),
                     token if self.metrics.as_ref().is_some_and(|m| m.has(token)) => self.scrape(token),
+                    CLOSED => self.go_on(),
                     token if self.holders.contains_key(&token) => {
                         let pod = self.holders.get(&token).map(|(pod, _)| pod.clone());
                         if let Some(pod) = pod {
@@ -242,6 +276,7 @@ impl<'w> Server<'w> {
                         wire,
                         greeted: false,
                         reserved: None,
+                        pending: None,
                     };
                     self.conversations.insert(token, conversation);
                 }
@@ -293,16 +328,28 @@ impl<'w> Server<'w> {
     fn serve(&mut self, token: Token, conversation: &mut Conversation) -> Result<(), Broken> {
         conversation.wire.flush()?;
         for _ in 0..MAX_REQUESTS {
-            let Some((request, fds)) = conversation.wire.receive()? else {
-                return Ok(());
+            let (request, fds) = match conversation.pending.take() {
+                Some((pod, step)) if self.closing.contains(&pod) => {
+                    conversation.pending = Some((pod, step));
+                    return Ok(());
+                }
+                Some((_, Pending::Answer(reply))) => {
+                    conversation.wire.reply(&reply)?;
+                    continue;
+                }
+                Some((_, Pending::Question(request))) => (Ok(request), Vec::new()),
+                None => match conversation.wire.receive()? {
+                    Some(received) => received,
+                    None => return Ok(()),
+                },
             };
-            let reply = match request {
-                Ok(request) => self
-                    .answer(conversation, request, fds)
-                    .unwrap_or_else(Reply::from),
-                Err(what) => Refusal::new(ErrorKind::Usage, what).into(),
+            let answer = match request {
+                Ok(request) => self.answer(conversation, request, fds),
+                Err(what) => Err(Refusal::new(ErrorKind::Usage, what)),
             };
-            conversation.wire.reply(&reply)?;
+            if let Some(reply) = answer.unwrap_or_else(|refusal| Some(refusal.into())) {
+                conversation.wire.reply(&reply)?;
+            }
         }
         // Others have their turn first; registering again makes the poll tell of what is left.
         let fd = conversation.wire.as_fd().as_raw_fd();
@@ -312,29 +359,37 @@ impl<'w> Server<'w> {
             .map_err(Broken::Io)
     }
 
+    /// The answer to a request; none when the conversation waits with it.
     fn answer(
         &mut self,
         from: &mut Conversation,
         request: Request,
         fds: Vec<OwnedFd>,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Option<Reply>, Refusal> {
         let now = self.now();
-        match request {
+        let reply = match request {
             Request::Hello { protocol } => {
                 from.greeted = protocol == PROTOCOL;
-                Ok(Reply::Hello {
+                Reply::Hello {
                     protocol: PROTOCOL,
                     node: self.config.node.to_string(),
                     version: env!("CARGO_PKG_VERSION").into(),
-                })
+                }
             }
-            _ if !from.greeted => Err(Refusal::new(
-                ErrorKind::Usage,
-                format!(
-                    "say hello with protocol {PROTOCOL} first (this node is {})",
-                    self.config.node
-                ),
-            )),
+            _ if !from.greeted => {
+                return Err(Refusal::new(
+                    ErrorKind::Usage,
+                    format!(
+                        "say hello with protocol {PROTOCOL} first (this node is {})",
+                        self.config.node
+                    ),
+                ));
+            }
+            // The interface of the pod's former self may have the name that this one shall have.
+            Request::Attach(wish) if self.closing.contains(&wish.pod) => {
+                from.pending = Some((wish.pod.clone(), Pending::Question(Request::Attach(wish))));
+                return Ok(None);
+            }
             Request::Attach(request) => {
                 if let Some(earlier) = from.reserved.take() {
                     self.admin.cancel(earlier);
@@ -342,7 +397,7 @@ impl<'w> Server<'w> {
                 let reservation = self.admin.attach(request, now)?;
                 let plan = reservation.plan.clone();
                 from.reserved = Some(reservation);
-                Ok(Reply::Plan(plan))
+                Reply::Plan(plan)
             }
             Request::Commit { caps, lifeline } => {
                 let Some(reservation) = from.reserved.take() else {
@@ -351,30 +406,30 @@ impl<'w> Server<'w> {
                         "there is nothing to commit (ask to attach first)",
                     ));
                 };
-                self.commit(reservation, caps, fds, lifeline)
+                self.commit(reservation, caps, fds, lifeline)?
             }
             Request::Detach { pod } => {
-                self.forget(&pod);
-                let lease = self.admin.detach(&pod, now);
-                if lease.is_some() {
+                let existed = self.remove(&pod).is_some();
+                if existed {
                     log::info!("pod {pod} is detached");
                 }
-                Ok(Reply::Detached {
-                    existed: lease.is_some(),
-                })
+                // Told once its interface is gone, so that one of that name can be made at once.
+                from.pending = Some((pod, Pending::Answer(Reply::Detached { existed })));
+                return Ok(None);
             }
             Request::Pods => {
                 let report = self.admin.report();
-                Ok(Reply::Pods {
+                Reply::Pods {
                     pods: self.admin.pods(report.as_ref(), now),
-                })
+                }
             }
             Request::Status => {
                 let complaint = self.peers.as_ref().and_then(PeersFile::complaint);
                 let status = status(&self.config, &self.admin, self.worker, complaint, now);
-                Ok(Reply::Status(Box::new(status)))
+                Reply::Status(Box::new(status))
             }
-        }
+        };
+        Ok(Some(reply))
     }
 
     fn commit(
@@ -433,10 +488,9 @@ impl<'w> Server<'w> {
         Ok(Reply::Attached(info))
     }
 
-    /// Remove a pod whose namespace went away by itself.
+    /// Remove a pod whose namespace or interface went away by itself.
     fn lose(&mut self, pod: &PodName, why: &str) {
-        self.forget(pod);
-        if let Some(lease) = self.admin.detach(pod, self.now()) {
+        if let Some(lease) = self.remove(pod) {
             let four = lease.ip4.map(|ip| ip.to_string());
             let six = lease.ip6.map(|ip| ip.to_string());
             let addresses: Vec<_> = four.into_iter().chain(six).collect();
@@ -444,6 +498,34 @@ impl<'w> Server<'w> {
                 "pod {pod} is gone: {why}; {} is free again after 60 s",
                 addresses.join(" and ")
             );
+        }
+    }
+
+    /// Remove a pod and have its TAP closed; its addresses, when it was there.
+    fn remove(&mut self, pod: &PodName) -> Option<Lease> {
+        self.forget(pod);
+        let Detached { lease, tap } = self.admin.detach(pod, self.now())?;
+        if let Some(tap) = tap {
+            self.closing.insert(pod.clone());
+            let (pod, done, waker) = (pod.clone(), self.closed.0.clone(), self.waker.clone());
+            self.closer.close(tap, move || {
+                // Both fail only when the server is gone.
+                let _ = done.send(pod);
+                let _ = waker.wake();
+            });
+        }
+        Some(lease)
+    }
+
+    /// Go on with the conversations that waited for TAPs that are closed now.
+    fn go_on(&mut self) {
+        for pod in self.closed.1.try_iter() {
+            self.closing.remove(&pod);
+        }
+        let waiting = self.conversations.iter().filter(|(_, c)| c.pending.is_some());
+        let waiting: Vec<Token> = waiting.map(|(token, _)| *token).collect();
+        for token in waiting {
+            self.converse(token);
         }
     }
 
@@ -494,9 +576,17 @@ fn open_holder(pid: Option<u32>, netns: Option<&Path>) -> Option<OwnedFd> {
     pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()
 }
 
-fn drain(pipe: &mut UnixStream) {
+/// Empty a pipe; whether its other end is closed.
+fn drain(pipe: &mut UnixStream) -> bool {
     let mut space = [0; 64];
-    while pipe.read(&mut space).is_ok_and(|n| n > 0) {}
+    loop {
+        match pipe.read(&mut space) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return e.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use ipnet::IpNet;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -53,10 +54,11 @@ pub struct Handle {
     orders: Outlet<Command>,
     waker: Arc<Waker>,
     underlay: Vec<SocketAddr>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Vec<OwnedFd>>,
 }
 
-/// Bind the sockets and start the thread; `lifeline` is held until it ends.
+/// Bind the sockets and start the thread. It holds `lifeline` until it ends, and writes a byte there when
+/// [`Command::Lost`] has something to tell.
 ///
 /// # Errors
 /// A sentence for people: which socket cannot be bound, and what to set.
@@ -96,12 +98,14 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
             .register(source, Token(RECEIVE + i), Interest::READABLE)
             .map_err(failed)?;
     }
+    lifeline.set_nonblocking(true).map_err(failed)?;
     let (orders, inlet) = bounded(ORDERS);
     let sockets = underlay.len();
     let mut worker = Loop {
         node,
         exits: Outlets {
             taps: Vec::new(),
+            lost: false,
             sender,
         },
         receiver,
@@ -117,10 +121,12 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
         mode: config.tap,
         counters: NodeCounters::default(),
         start: std::time::Instant::now(),
+        lifeline,
     };
     let thread = std::thread::Builder::new().name("worker".into()).spawn(move || {
-        let _held = lifeline;
         worker.run();
+        let taps = worker.exits.taps.into_iter().flatten();
+        taps.map(OwnedFd::from).collect()
     });
     Ok(Handle {
         orders,
@@ -131,9 +137,9 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
 }
 
 impl Handle {
-    /// Wait for its end, which [`Command::Stop`] brings about.
-    pub fn join(self) {
-        let _ = self.thread.join();
+    /// Wait for its end, which [`Command::Stop`] brings about; the TAPs it had, to be closed.
+    pub fn join(self) -> Vec<OwnedFd> {
+        self.thread.join().unwrap_or_default()
     }
 }
 
@@ -153,13 +159,20 @@ impl Worker for Handle {
 /// Where the data path's frames go.
 struct Outlets {
     taps: Vec<Option<Tap>>,
+    /// One of them has lost its interface, and the control thread was not told yet.
+    lost: bool,
     sender: Sender,
 }
 
 impl Exits for Outlets {
     fn to_pod(&mut self, port: PortId, vnet: &VnetHdr, head: &[u8], memory: &[u8], pieces: &[Span]) -> bool {
         match self.taps.get_mut(usize::from(port.0)) {
-            Some(Some(tap)) => tap.write(vnet, head, memory, pieces),
+            Some(Some(tap)) => {
+                let before = tap.lost;
+                let written = tap.write(vnet, head, memory, pieces);
+                self.lost |= tap.lost != before;
+                written
+            }
             _ => false,
         }
     }
@@ -191,6 +204,8 @@ struct Loop {
     /// Of TAPs that are gone, and wake-ups.
     counters: NodeCounters,
     start: std::time::Instant,
+    /// To the control thread.
+    lifeline: UnixStream,
 }
 
 impl Loop {
@@ -274,6 +289,10 @@ impl Loop {
             self.node.send_own(&mut self.arena, now, &mut self.exits);
             self.flush(now);
         }
+        if std::mem::take(&mut self.exits.lost) {
+            // A stream that is full has not been read yet.
+            let _ = self.lifeline.write(&[0]);
+        }
     }
 
     /// Read a TAP's frames; whether there may be more.
@@ -296,7 +315,10 @@ impl Loop {
                     self.node
                         .from_pod(port, &mut self.arena, frame, now, &mut self.exits);
                 }
-                Ok(None) => return false,
+                Ok(None) => {
+                    self.exits.lost |= tap.lost;
+                    return false;
+                }
                 Err(e) => {
                     let pod = self.node.ports().spec(port).map(|s| s.pod.to_string());
                     log::warn!("the TAP of pod {} cannot be read: {e}", pod.unwrap_or_default());
@@ -379,9 +401,11 @@ impl Loop {
                     let _ = reply.send(self.add_port(spec, tap));
                 }
                 Command::RemovePort { pod, reply } => {
-                    // Closing a TAP takes the kernel some 15 ms (it awaits a grace period): the control thread's
-                    // to do, not that of all other pods.
                     let _ = reply.send(self.remove_port(&pod));
+                }
+                Command::Lost { reply } => {
+                    // Who waits no longer is told again.
+                    self.exits.lost |= reply.send(self.lost()).is_err();
                 }
                 Command::Report { reply } => {
                     let now = self.now();
@@ -427,6 +451,16 @@ impl Loop {
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         add(&mut self.counters, &tap);
         Some(tap.into())
+    }
+
+    /// The pods whose interface is gone.
+    fn lost(&self) -> Vec<PodName> {
+        let lost = |port: PortId| {
+            let tap = self.exits.taps.get(usize::from(port.0));
+            tap.and_then(Option::as_ref).is_some_and(|tap| tap.lost)
+        };
+        let ports = self.node.ports().iter().filter(|(port, _)| lost(*port));
+        ports.map(|(_, spec)| spec.pod.clone()).collect()
     }
 
     fn report(&self, now: Instant) -> Report {

@@ -7,5 +7,6 @@ pub mod net;
 pub mod netlink;
 pub mod ns;
 pub mod probe;
+pub mod rights;
 pub mod signal;
 pub mod tap;
