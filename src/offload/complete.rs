@@ -79,6 +79,11 @@ mod tests {
                 ..VnetHdr::default()
             };
             assert_eq!(check(&f, &h, &long), Err(DropReason::BadVnetHdr));
+            let marked = VnetHdr {
+                ecn: true,
+                ..VnetHdr::default()
+            };
+            assert_eq!(check(&f, &h, &marked), Err(DropReason::BadVnetHdr));
             assert_eq!(check(&f, &h, &vnet(v6, false, 4)), Ok(()));
             assert_eq!(check(&f, &h, &vnet(v6, false, 0)), Err(DropReason::BadVnetHdr));
         }

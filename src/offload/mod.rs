@@ -28,12 +28,16 @@ use crate::wire::{Gso, Headers, VnetHdr};
 /// transport header of a super-frame is malformed.
 #[inline]
 pub fn check(frame: &[u8], h: &Headers, v: &VnetHdr) -> Result<(), DropReason> {
-    if usize::from(v.hdr_len) > frame.len() {
+    match (v.gso, v.partial) {
+        (Gso::None, None) => {}
+        (Gso::None, Some(partial)) => complete::check(frame, h, partial)?,
+        _ => {
+            Segments::checked(frame, h, v)?;
+        }
+    }
+    // The kernel's own rules where the frame goes on to another TAP (tun_get_user, virtio_net_hdr_to_skb).
+    if usize::from(v.hdr_len) > frame.len() || v.ecn && v.gso == Gso::None {
         return Err(DropReason::BadVnetHdr);
     }
-    match (v.gso, v.partial) {
-        (Gso::None, None) => Ok(()),
-        (Gso::None, Some(partial)) => complete::check(frame, h, partial),
-        _ => Segments::checked(frame, h, v).map(|_| ()),
-    }
+    Ok(())
 }
