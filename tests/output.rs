@@ -3,6 +3,7 @@
 
 use podwire::pod::sandbox::{Sandbox, Spec};
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -161,16 +162,15 @@ fn complaints_nobody_can_read_are_no_panic_either() {
     assert_eq!(run(&["run", "--name", "p", "--", "/dev/null"]), Some(126));
     // Told on standard error that its pod is gone, and then told to end.
     let mut child = node
-        .podwire(&["run", "--name", "p", "--", "sh", "-c", "exec sleep 60"])
-        .stdout(Stdio::null())
+        .podwire(&["run", "--name", "p", "--", "sh", "-c", "echo up; exec sleep 60"])
+        .stdout(Stdio::piped())
         .stderr(full())
         .spawn()
         .unwrap();
-    let begun = Instant::now();
-    while node.pods().is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(5), "no pod came up");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let mut line = String::new();
+    let out = child.stdout.as_mut().unwrap();
+    BufReader::new(out).read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
     assert_eq!(run(&["detach", "p"]), Some(0));
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
 }
