@@ -31,9 +31,21 @@ impl Node {
     }
 
     fn logging(flags: &[&str], log: impl Into<Stdio>) -> Node {
+        Node::start_as(&mut Command::new(PODWIRE), flags, log.into())
+    }
+
+    /// With its open files limited as by `ulimit`.
+    fn limited(ulimit: &str) -> Node {
+        let script = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
+        let flags = ["--subnet", "10.244.9.0/24", "--bind", "127.0.0.1"];
+        let mut shell = Command::new("sh");
+        Node::start_as(shell.args(["-c", &script, PODWIRE]), &flags, Stdio::null())
+    }
+
+    fn start_as(program: &mut Command, flags: &[&str], log: Stdio) -> Node {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("n.sock");
-        let process = Command::new(PODWIRE)
+        let process = program
             .args(["node", "--name", "t", "--port", "auto", "--socket"])
             .arg(&socket)
             .args(flags)
@@ -42,7 +54,7 @@ impl Node {
             .spawn()
             .unwrap();
         let begun = Instant::now();
-        while !socket.exists() {
+        while UnixStream::connect(&socket).is_err() {
             assert!(
                 begun.elapsed() < Duration::from_secs(5),
                 "the node did not come up"
@@ -425,6 +437,102 @@ fn a_pod_that_deletes_its_interface_is_detached() {
             "{log}"
         );
     }
+}
+
+/// The fields of a process's limit of open files.
+fn open_files(pid: u32) -> Vec<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix("Max open files"))
+        .unwrap();
+    line.split_whitespace().take(2).map(Into::into).collect()
+}
+
+#[test]
+fn a_node_takes_all_open_files_it_may_have() {
+    let node = Node::limited("-S -n 64");
+    let limit = open_files(node.process.id());
+    assert_eq!(limit[0], limit[1]);
+    assert_ne!(limit[1], "64", "the test cannot see it here");
+}
+
+/// Who finds no descriptor left is told so, and the next one is served as soon as one is free.
+#[test]
+fn clients_are_answered_when_open_files_run_out() {
+    let node = Node::limited("-n 64");
+    let call = || Client::connect(&node.socket());
+    let held = || {
+        std::fs::read_dir(format!("/proc/{}/fd", node.process.id()))
+            .unwrap()
+            .count()
+    };
+    // The node is complete once it answers.
+    drop(call().unwrap());
+    let idle = held();
+    for round in 0..3 {
+        let mut clients = Vec::new();
+        let refused = loop {
+            match call() {
+                Ok(client) => clients.push(client),
+                Err(e) => break e.to_string(),
+            }
+            assert!(clients.len() < 64, "64 clients with 64 descriptors");
+        };
+        assert!(
+            refused.contains("64 files") && refused.contains("ulimit -n"),
+            "round {round}: {refused}"
+        );
+        let more: Vec<String> = (0..20).filter_map(|_| Some(call().err()?.to_string())).collect();
+        assert_eq!(more, vec![refused; 20]);
+        for client in &mut clients {
+            assert!(matches!(client.call(&Request::Pods), Ok(Reply::Pods { .. })));
+        }
+        clients.pop();
+        // The node sees the end of a conversation in its own time.
+        let begun = Instant::now();
+        while call().is_err() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(2),
+                "nobody is served any more"
+            );
+        }
+        drop(clients);
+        while held() > idle {
+            assert!(begun.elapsed() < Duration::from_secs(2), "{} are held", held());
+        }
+    }
+}
+
+/// What the doctor says of open files is true, and one pod too many is refused with a reason.
+#[test]
+fn the_doctor_counts_pods_right() {
+    let limit = "152";
+    let script = format!("ulimit -n {limit}; exec \"$@\"");
+    let out = Command::new("sh")
+        .args(["-c", &script, "sh", PODWIRE, "doctor", "--json"])
+        .output()
+        .unwrap();
+    let checks: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let mut checks = checks.as_array().unwrap().iter();
+    let files = checks.find(|c| c["name"] == "open files").unwrap();
+    let found = files["found"].as_str().unwrap();
+    let enough = found.split_once("enough for ").unwrap().1;
+    let pods: usize = enough.split(' ').next().unwrap().parse().unwrap();
+    assert!(pods > 4, "{found}");
+    let node = Node::limited(&format!("-n {limit}"));
+    for n in 0..pods {
+        node.detached(&format!("p{n}"));
+    }
+    let refused = (0..100).find_map(|n| {
+        let out = node.podwire(&["run", "--detach", "--name", &format!("more{n}")]);
+        (!out.status.success()).then(|| String::from_utf8_lossy(&out.stderr).into_owned())
+    });
+    let refused = refused.expect("at some point it is enough");
+    assert!(
+        refused.contains("152 files") && refused.contains("ulimit -n"),
+        "{refused}"
+    );
 }
 
 #[test]

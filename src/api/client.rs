@@ -183,8 +183,12 @@ impl Client {
         line.push(b'\n');
         let (mut rest, mut beside) = (&line[..], fds);
         while !rest.is_empty() {
-            let sent = self.wire.send(rest, beside).map_err(|e| self.broken(e))?;
-            (rest, beside) = (&rest[sent..], &[]);
+            match self.wire.send(rest, beside) {
+                Ok(sent) => (rest, beside) = (&rest[sent..], &[]),
+                // A node that turned this client away has said why before it hung up.
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => break,
+                Err(e) => return Err(self.broken(e)),
+            }
         }
         let answer = loop {
             if let Some((line, _)) = self.wire.line() {
@@ -217,5 +221,31 @@ impl Client {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ApiError::Timeout { socket },
             _ => ApiError::Broken { socket, source },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn who_is_turned_away_hears_why() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut client = Client {
+            socket: "n1.sock".into(),
+            wire: Wire::new(near, MAX_REPLY),
+            node: String::new(),
+            version: String::new(),
+        };
+        let reply = Reply::Error {
+            message: "another time".into(),
+            kind: ErrorKind::Internal,
+        };
+        writeln!(far, "{}", serde_json::to_string(&reply).unwrap()).unwrap();
+        drop(far);
+        let mut why = || client.call(&Request::Pods).unwrap_err().to_string();
+        assert_eq!(why(), "another time");
+        assert!(why().contains("broke"));
     }
 }

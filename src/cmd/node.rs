@@ -16,6 +16,7 @@ use crate::daemon::metrics::Endpoint;
 use crate::daemon::server::{End, Server, Wakers};
 use crate::daemon::worker;
 use clap::{Arg, ArgAction, ArgMatches};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::Read;
@@ -115,6 +116,7 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         .filter_level(config.log)
         .format_target(false)
         .init();
+    take_all_files();
     let failed = |what: String| Failure::new(Exit::Failed, what);
     let signal = |e: std::io::Error| failed(format!("signals cannot be taken: {e}"));
     // Signals first: one that comes while the node starts ends it as cleanly as a later one.
@@ -185,6 +187,19 @@ fn exit_for(kind: std::io::ErrorKind) -> Exit {
         std::io::ErrorKind::AddrInUse => Exit::Taken,
         std::io::ErrorKind::PermissionDenied => Exit::Permission,
         _ => Exit::Failed,
+    }
+}
+
+/// Raise the limit of open files as far as it goes without asking: each pod takes three, and the usual soft limit
+/// is for programs that call select.
+fn take_all_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(e) = setrlimit(Resource::Nofile, most) {
+        log::debug!("the limit of open files stays at {:?}: {e}", limit.current);
     }
 }
 

@@ -18,7 +18,8 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use prometheus_client::metrics::histogram::Histogram;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -104,6 +105,12 @@ pub struct Server<'w> {
     /// Tells of TAPs that are closed now: one for each pod in `closing` at most.
     closed: (Sender<PodName>, Receiver<PodName>),
     waker: Arc<Waker>,
+    /// Makes room for turning a client away.
+    spare: Option<OwnedFd>,
+    /// Clients may wait at the door.
+    retry: bool,
+    /// The last client could not be served, and a warning said so.
+    short: bool,
     next: usize,
     start: std::time::Instant,
     born: SystemTime,
@@ -158,6 +165,9 @@ impl<'w> Server<'w> {
             closing: HashSet::new(),
             closed: unbounded(),
             waker,
+            spare: spare(),
+            retry: false,
+            short: false,
             next: FIRST,
             start: std::time::Instant::now(),
             born: SystemTime::now(),
@@ -223,6 +233,10 @@ impl<'w> Server<'w> {
             if let Some(endpoint) = &mut self.metrics {
                 endpoint.expire(now);
             }
+            // One of those may have given a descriptor back.
+            if self.retry {
+                self.accept();
+            }
         }
     }
 
@@ -243,22 +257,28 @@ impl<'w> Server<'w> {
         }
     }
 
+    /// Take in all who wait. The listener tells of newcomers only, so that whoever is left waits for `retry`.
     fn accept(&mut self) {
+        self.retry = false;
         loop {
             let stream = match self.listener.socket.accept() {
                 Ok((stream, _)) => stream,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(e) => {
-                    log::warn!("the admin socket accepts nobody: {e} (raise the limit of open files)");
-                    return;
-                }
+                Err(e) => match self.turn_one_away(&e) {
+                    Ok(()) => continue,
+                    Err(now) if now.kind() == io::ErrorKind::WouldBlock => return,
+                    Err(_) => {
+                        self.warn_of(&e);
+                        self.retry = true;
+                        return;
+                    }
+                },
             };
             if self.conversations.len() >= MAX_CONNECTIONS {
                 log::debug!("more than {MAX_CONNECTIONS} clients at once: one is turned away");
                 let what = format!("{MAX_CONNECTIONS} clients are being served (try again)");
-                let reply = Refusal::new(ErrorKind::Internal, what).into();
-                let _ = Connection::new(stream).map(|mut wire| wire.reply(&reply));
+                turn_away(stream, Refusal::new(ErrorKind::Internal, what));
                 continue;
             }
             let token = self.token();
@@ -279,6 +299,7 @@ impl<'w> Server<'w> {
                         pending: None,
                     };
                     self.conversations.insert(token, conversation);
+                    self.short = false;
                 }
                 Err(e) => log::warn!("a client could not be served: {e}"),
             }
@@ -304,6 +325,33 @@ impl<'w> Server<'w> {
         }
     }
 
+    /// Answer one client though there is no descriptor for it (`why`): the spare one makes room.
+    fn turn_one_away(&mut self, why: &io::Error) -> io::Result<()> {
+        self.spare = None;
+        let outcome = self.listener.socket.accept().map(|(stream, _)| {
+            self.warn_of(why);
+            turn_away(stream, self.out_of_files());
+        });
+        self.spare = spare();
+        outcome
+    }
+
+    /// Say once that clients are not served.
+    fn warn_of(&mut self, why: &io::Error) {
+        if !std::mem::replace(&mut self.short, true) {
+            log::warn!("the admin socket serves nobody more: {why} (raise the limit of open files)");
+        }
+    }
+
+    fn out_of_files(&self) -> Refusal {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let what = format!(
+            "all {limit} files that node {} may open are open (raise `ulimit -n` where it is started)",
+            self.config.node
+        );
+        Refusal::new(ErrorKind::Internal, what)
+    }
+
     /// Go on with a conversation until it has nothing more to say.
     fn converse(&mut self, token: Token) {
         // It is taken out while it is served, so that the server may be asked meanwhile.
@@ -315,6 +363,9 @@ impl<'w> Server<'w> {
             Err(end) => {
                 if !matches!(end, Broken::Eof) {
                     log::debug!("a client's connection ended: {end}");
+                }
+                if matches!(end, Broken::OutOfFiles) {
+                    let _ = conversation.wire.reply(&self.out_of_files().into());
                 }
                 if let Some(reservation) = conversation.reserved.take() {
                     log::debug!("pod {} was not committed", reservation.request.pod);
@@ -564,6 +615,15 @@ fn take_token(next: &mut usize) -> Token {
 fn watch(poll: &Poll, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
     poll.registry()
         .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
+}
+
+fn spare() -> Option<OwnedFd> {
+    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+/// Answer a client that will not be served; nobody else waits for it.
+fn turn_away(stream: UnixStream, why: Refusal) {
+    let _ = Connection::new(stream).map(|mut wire| wire.reply(&why.into()));
 }
 
 /// A pidfd of the process that holds the namespace: the one named, or the one in `/proc/PID/ns/net`.
