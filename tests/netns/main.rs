@@ -16,6 +16,7 @@
 mod bulk;
 mod fake;
 mod floods;
+mod foreign;
 mod frames;
 mod hostile;
 mod impair;
