@@ -31,6 +31,7 @@ mod netns;
 mod node;
 mod odd;
 mod overrun;
+mod ovs;
 mod peers;
 mod pod;
 mod raw;
@@ -42,6 +43,7 @@ mod spoof;
 mod traffic;
 mod tunnel;
 mod underlay;
+mod vde;
 mod world;
 
 use libtest_mimic::{Arguments, Trial};
@@ -72,6 +74,8 @@ fn suite() -> ExitCode {
         tunnel::CASES,
         life::CASES,
         interop::CASES,
+        ovs::CASES,
+        vde::CASES,
         metrics::CASES,
         measure::CASES,
     ]
