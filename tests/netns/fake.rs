@@ -121,6 +121,10 @@ fn settled(world: &World, frames: u64) {
         fake.counters.frames_from_pod >= frames
     });
     let (a, b) = world.pair();
+    // What went to the other node may still fill its socket.
+    eventually("the other node reads everything", Duration::from_secs(5), || {
+        a.ping(b.ip4, 1, &[]).answered > 0
+    });
     for family in FAMILIES {
         a.reaches(b.ip(family), 3, &[]);
     }

@@ -16,6 +16,7 @@
 mod bulk;
 mod fake;
 mod floods;
+mod foreign;
 mod frames;
 mod hostile;
 mod impair;
@@ -30,6 +31,7 @@ mod netns;
 mod node;
 mod odd;
 mod overrun;
+mod ovs;
 mod peers;
 mod pod;
 mod raw;
@@ -41,6 +43,7 @@ mod spoof;
 mod traffic;
 mod tunnel;
 mod underlay;
+mod vde;
 mod world;
 
 use libtest_mimic::{Arguments, Trial};
@@ -71,6 +74,8 @@ fn suite() -> ExitCode {
         tunnel::CASES,
         life::CASES,
         interop::CASES,
+        ovs::CASES,
+        vde::CASES,
         metrics::CASES,
         measure::CASES,
     ]

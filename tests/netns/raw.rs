@@ -1,24 +1,25 @@
 //! Sockets that std and rustix have no safe call for: raw Ethernet, and UDP_SEGMENT.
 #![allow(unsafe_code)] // libc::bind with a sockaddr_ll, libc::setsockopt with SOL_UDP.
 
+use super::netns::Netns;
 use super::pod::Pod;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use std::io;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// A raw Ethernet socket on a pod's `eth0`.
+/// A raw Ethernet socket on an interface.
 pub struct Raw(OwnedFd);
 
 impl Raw {
     /// One that only sends.
     pub fn sender(pod: &Pod) -> Raw {
-        Raw::open(pod, 0)
+        Raw::open(&pod.netns, "eth0", 0)
     }
 
     /// One that also hears all that the interface receives and sends.
     pub fn listener(pod: &Pod) -> Raw {
-        Raw::open(pod, libc::ETH_P_ALL as u16)
+        Raw::on(&pod.netns, "eth0")
     }
 
     /// One that only sends, each frame behind a virtio-net header of ours, which the pod's kernel obeys as far
@@ -40,12 +41,17 @@ impl Raw {
         raw
     }
 
-    fn open(pod: &Pod, protocol: u16) -> Raw {
-        pod.netns.within(|| {
+    /// One that hears all that an interface receives and sends.
+    pub fn on(netns: &Netns, interface: &str) -> Raw {
+        Raw::open(netns, interface, libc::ETH_P_ALL as u16)
+    }
+
+    fn open(netns: &Netns, interface: &str, protocol: u16) -> Raw {
+        netns.within(|| {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)
                 .expect("a packet socket");
-            let index = rustix::net::netdevice::name_to_index(&socket, "eth0").expect("eth0");
+            let index = rustix::net::netdevice::name_to_index(&socket, interface).expect("an interface");
             // SAFETY: an all-zero sockaddr_ll is valid: it holds integers only.
             let mut name: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
             name.sll_family = libc::AF_PACKET as u16;
@@ -59,7 +65,7 @@ impl Raw {
                     size_of::<libc::sockaddr_ll>() as u32,
                 )
             };
-            assert_eq!(rc, 0, "binding to eth0: {}", io::Error::last_os_error());
+            assert_eq!(rc, 0, "binding to {interface}: {}", io::Error::last_os_error());
             Raw(socket)
         })
     }
@@ -83,12 +89,17 @@ impl Raw {
 
     /// Whether a frame that holds `mark` somewhere was heard since the last call.
     pub fn heard(&self, mark: &[u8]) -> bool {
-        let mut buffer = vec![0; 65_600];
         let mut heard = false;
-        while let Ok(n) = rustix::io::read(&self.0, &mut buffer[..]) {
-            heard |= buffer[..n].windows(mark.len()).any(|part| part == mark);
-        }
+        self.frames(|frame| heard |= frame.windows(mark.len()).any(|part| part == mark));
         heard
+    }
+
+    /// Look at each frame heard since the last call.
+    pub fn frames(&self, mut look: impl FnMut(&[u8])) {
+        let mut buffer = vec![0; 65_600];
+        while let Ok(n) = rustix::io::read(&self.0, &mut buffer[..]) {
+            look(&buffer[..n]);
+        }
     }
 }
 
