@@ -38,9 +38,10 @@ const ARENA: usize = 4 * FRAME_ROOM;
 /// The node looks again before sleeping only when the last sleep was no longer than this: who is rarely woken
 /// saves nothing by staying awake.
 const SOON: Duration = Duration::from_micros(100);
-/// A turn that moved more than this was bulk, which fills queues while nobody looks: the processor is better
-/// left to the pods then.
+/// A turn that moved more than this was bulk, which fills queues while nobody looks: for some time the processor
+/// is better left to the pods, also when only acknowledgements come.
 const BULK: usize = 16 << 10;
+const BULK_LASTS: Duration = Duration::from_millis(5);
 /// Orders that may wait.
 const ORDERS: usize = 256;
 
@@ -116,6 +117,7 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
         ready_sockets: vec![true; sockets],
         blocked: false,
         moved: 0,
+        bulk: std::time::Instant::now(),
         soon: false,
         linger: config.linger,
         mode: config.tap,
@@ -196,6 +198,8 @@ struct Loop {
     blocked: bool,
     /// Bytes taken in during this turn.
     moved: usize,
+    /// The last turn that was bulk.
+    bulk: std::time::Instant,
     /// The last wait was a short one.
     soon: bool,
     /// How long to look again before sleeping.
@@ -243,7 +247,7 @@ impl Loop {
             return self.poll.poll(events, Some(Duration::ZERO));
         }
         let begun = std::time::Instant::now();
-        let linger = self.soon && self.moved < BULK && !self.blocked;
+        let linger = self.soon && !self.blocked && begun - self.bulk > BULK_LASTS;
         while linger && begun.elapsed() < self.linger {
             self.poll.poll(events, Some(Duration::ZERO))?;
             if !events.is_empty() {
@@ -284,6 +288,9 @@ impl Loop {
             if self.ready_sockets[i] {
                 self.ready_sockets[i] = self.drain_socket(i, now);
             }
+        }
+        if self.moved >= BULK {
+            self.bulk = std::time::Instant::now();
         }
         if !self.blocked {
             self.node.send_own(&mut self.arena, now, &mut self.exits);
