@@ -57,6 +57,7 @@ fn imbalance(series: &BTreeMap<&str, f64>) -> f64 {
         "frames_to_pods",
         "frames_to_peers",
         "datagrams_coalesced",
+        "acks_merged",
         "frames_consumed",
     ]);
     let drops = series
