@@ -33,22 +33,19 @@ impl Node {
     fn logging(flags: &[&str], log: impl Into<Stdio>) -> Node {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("n.sock");
-        let process = Command::new(PODWIRE)
+        let mut process = Command::new(PODWIRE)
             .args(["node", "--name", "t", "--port", "auto", "--socket"])
             .arg(&socket)
             .args(flags)
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
             .unwrap();
-        let begun = Instant::now();
-        while !socket.exists() {
-            assert!(
-                begun.elapsed() < Duration::from_secs(5),
-                "the node did not come up"
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        // The socket's file is there a moment before it can be connected to.
+        let mut line = String::new();
+        let out = process.stdout.as_mut().unwrap();
+        BufReader::new(out).read_line(&mut line).unwrap();
+        assert!(line.starts_with("node t is up"), "{line}");
         Node { process, dir }
     }
 
