@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 const PODWIRE: &str = env!("CARGO_BIN_EXE_podwire");
 
@@ -21,7 +20,7 @@ impl Node {
     fn start() -> Node {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("n.sock");
-        let process = Command::new(PODWIRE)
+        let mut process = Command::new(PODWIRE)
             .args([
                 "node",
                 "--name",
@@ -33,18 +32,15 @@ impl Node {
             ])
             .args(["--bind", "127.0.0.1", "--socket"])
             .arg(&socket)
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let begun = Instant::now();
-        while !socket.exists() {
-            assert!(
-                begun.elapsed() < Duration::from_secs(5),
-                "the node did not come up"
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        // The socket's file is there a moment before it can be connected to.
+        let mut line = String::new();
+        let out = process.stdout.as_mut().unwrap();
+        BufReader::new(out).read_line(&mut line).unwrap();
+        assert!(line.starts_with("node t is up"), "{line}");
         Node {
             process,
             socket,
