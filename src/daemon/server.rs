@@ -237,6 +237,9 @@ impl<'w> Server<'w> {
             if self.retry {
                 self.accept();
             }
+            if self.metrics.as_ref().is_some_and(Endpoint::is_short) {
+                self.accept_scrapers();
+            }
         }
     }
 
@@ -263,9 +266,17 @@ impl<'w> Server<'w> {
         loop {
             let stream = match self.listener.socket.accept() {
                 Ok((stream, _)) => stream,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                // A client that went away again is no reason to look at the next one differently.
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+                    ) =>
+                {
+                    continue;
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(e) => match self.turn_one_away(&e) {
+                Err(e) if e.raw_os_error() == Some(libc::EMFILE) => match self.turn_one_away(&e) {
                     Ok(()) => continue,
                     Err(now) if now.kind() == io::ErrorKind::WouldBlock => return,
                     Err(_) => {
@@ -274,6 +285,11 @@ impl<'w> Server<'w> {
                         return;
                     }
                 },
+                Err(e) => {
+                    self.warn_of(&e);
+                    self.retry = true;
+                    return;
+                }
             };
             if self.conversations.len() >= MAX_CONNECTIONS {
                 log::debug!("more than {MAX_CONNECTIONS} clients at once: one is turned away");
@@ -339,7 +355,11 @@ impl<'w> Server<'w> {
     /// Say once that clients are not served.
     fn warn_of(&mut self, why: &io::Error) {
         if !std::mem::replace(&mut self.short, true) {
-            log::warn!("the admin socket serves nobody more: {why} (raise the limit of open files)");
+            let remedy = match why.raw_os_error() {
+                Some(libc::EMFILE) => " (raise `ulimit -n` where it is started)",
+                _ => "",
+            };
+            log::warn!("the admin socket serves nobody more: {why}{remedy}");
         }
     }
 

@@ -6,7 +6,8 @@
 //!
 //! Readiness is edge-triggered, so a TAP or socket stays on the list of the ready until a read says that it is
 //! empty. An idle node sleeps in `poll` without a timeout. One that passes single packets to and fro looks again
-//! for some microseconds before it sleeps: being woken costs more than a round trip. When the underlay is full the worker stops reading
+//! for some microseconds (`limits.linger_us`) before it sleeps: being woken costs more than a round trip. It does
+//! not when the last wait was long, or bulk came a moment ago. When the underlay is full the worker stops reading
 //! TAPs and waits for room: back-pressure, and the pods' own queues decide what is lost.
 
 use super::admin::{self, Worker};
@@ -35,8 +36,8 @@ use std::time::Duration;
 const BUDGET: usize = 32;
 /// Memory for frames of pods: a super-frame and its headers, and many small ones.
 const ARENA: usize = 4 * FRAME_ROOM;
-/// The node looks again before sleeping only when the last sleep was no longer than this: who is rarely woken
-/// saves nothing by staying awake.
+/// The node looks again before sleeping only when the last wait was no longer than this, or than it may look: who is
+/// rarely woken saves nothing by staying awake.
 const SOON: Duration = Duration::from_micros(100);
 /// A turn that moved more than this was bulk, which fills queues while nobody looks: for some time the processor
 /// is better left to the pods, also when only acknowledgements come.
@@ -258,7 +259,7 @@ impl Loop {
         }
         self.counters.wakeups += 1;
         let waited = self.poll.poll(events, None);
-        self.soon = begun.elapsed() < SOON;
+        self.soon = begun.elapsed() < SOON.max(2 * self.linger);
         waited
     }
 

@@ -141,6 +141,7 @@ impl<T: Copy> Coalescer<T> {
         train.frames = 1;
         train.closed = alone || ends || payload == 0;
         train.checksum = Checksum::Unknown;
+        train.fixed_id = false;
         train.pieces.clear();
         train.pieces.push(frame.part(0, h.end));
     }

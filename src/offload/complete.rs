@@ -5,7 +5,8 @@ use crate::wire::bytes::{be16, put_be16};
 use crate::wire::checksum::Sum;
 use crate::wire::{Headers, proto};
 
-/// Ports, or type and code of ICMP: what was decided by, and no checksum field can be.
+/// Ports, or type and code of ICMP: what was decided by. ICMP's own checksum lies there too; Linux always finishes
+/// that itself.
 const DECIDED: usize = 4;
 
 /// Sum `frame` from `start` to the end of its packet and store the checksum at `start + offset`, whose field

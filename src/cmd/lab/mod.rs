@@ -7,7 +7,7 @@ mod cpu;
 mod dir;
 mod echo;
 mod exchange;
-mod flood;
+pub mod flood;
 pub mod load;
 pub mod nodes;
 pub mod pod;

@@ -25,6 +25,8 @@ pub struct Endpoint {
     listener: TcpListener,
     address: SocketAddr,
     exchanges: HashMap<Token, Exchange>,
+    /// The last client could not be accepted, and a warning said so.
+    short: bool,
     /// The newest page, while it is new.
     page: Option<(Rc<String>, Instant)>,
 }
@@ -78,8 +80,14 @@ impl Endpoint {
             address: listener.local_addr().map_err(failed)?,
             listener,
             exchanges: HashMap::new(),
+            short: false,
             page: None,
         })
+    }
+
+    /// Whether the kernel had nothing left to serve a client with: those who wait must be looked for again.
+    pub fn is_short(&self) -> bool {
+        self.short
     }
 
     /// Where it listens.
@@ -111,10 +119,13 @@ impl Endpoint {
                     continue;
                 }
                 Err(e) => {
-                    log::warn!("the metrics endpoint accepts nobody: {e} (raise the limit of open files)");
+                    if !std::mem::replace(&mut self.short, true) {
+                        log::warn!("the metrics endpoint accepts nobody: {e}");
+                    }
                     return;
                 }
             };
+            self.short = false;
             if self.exchanges.len() >= MAX_CONNECTIONS
                 && let Some(oldest) = self
                     .exchanges

@@ -25,6 +25,8 @@ pub struct Page {
     pub start: f64,
     /// Whether checksums may stay partial within the node.
     pub partial_checksums: bool,
+    /// Whether acknowledgements are merged on the way to peers.
+    pub merge_acks: bool,
     /// How long pods took to attach.
     pub attaches: Histogram,
     /// What the data path tells.
@@ -46,6 +48,7 @@ impl Page {
             vni: config.vni.into(),
             start: start.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             partial_checksums: config.partial_checksums,
+            merge_acks: config.merge_acks,
             attaches: attaches.clone(),
             report,
         }
@@ -205,6 +208,7 @@ impl Page {
                 on("udp_gso", o.udp_gso),
                 on("udp_gro", o.udp_gro),
                 on("checksum", self.partial_checksums),
+                on("acks", self.merge_acks),
             ],
         )?;
         let bytes = |name, n| ([("direction", name)], i64::try_from(n).unwrap_or(i64::MAX));

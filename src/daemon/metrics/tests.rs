@@ -33,6 +33,7 @@ fn page() -> String {
         vni: 1,
         start: 1_764_000_000.25,
         partial_checksums: false,
+        merge_acks: true,
         attaches,
         report: Report {
             drops,
