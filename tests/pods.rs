@@ -217,6 +217,72 @@ fn a_command_is_told_when_its_pod_is_detached() {
 }
 
 #[test]
+fn what_a_command_leaves_running_ends_with_it() {
+    let node = Node::start("on");
+    // In the background, in a session of its own, deaf to signals, and with children of its own.
+    let script = "sleep 300 & echo $!; setsid sh -c 'trap \"\" TERM HUP; sleep 301 & echo $!; echo $$; wait' & \
+                  sleep 0.5; exit 3";
+    let begun = Instant::now();
+    let out = node.podwire(&["run", "--name", "web", "--", "sh", "-c", script]);
+    let took = begun.elapsed();
+    assert_eq!(
+        out.status.code(),
+        Some(3),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    // Awaiting the output is awaiting the last of them: each holds the pipe.
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    let said = String::from_utf8(out.stdout).unwrap();
+    let pids: Vec<u32> = said.lines().map(|l| l.parse().unwrap()).collect();
+    assert_eq!(pids.len(), 3, "{said}");
+    for pid in pids {
+        assert!(
+            !std::path::Path::new(&format!("/proc/{pid}")).exists(),
+            "{pid} is still there"
+        );
+    }
+    let other = node.detached("other");
+    let out = node.podwire(&["run", "--name", "web", "--", "true"]);
+    assert!(out.status.success() && alive(other), "only its own");
+}
+
+#[test]
+fn orphans_of_a_command_are_buried_while_it_runs() {
+    let node = Node::start("on");
+    let script = "for n in 1 2 3 4 5; do (true &); done; sleep 0.2; echo up; exec sleep 60";
+    let mut run = Command::new(PODWIRE)
+        .arg("--socket")
+        .arg(node.dir.path().join("n.sock"))
+        .args(["run", "--name", "web", "--", "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(run.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let parent = format!(" {} ", run.id());
+    let children = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let stats = all.filter_map(|p| std::fs::read_to_string(p.path().join("stat")).ok());
+        let own = |stat: &String| {
+            let rest = stat.rsplit(')').next().unwrap_or_default();
+            rest.get(2..).is_some_and(|r| r.starts_with(&parent))
+        };
+        stats.filter(own).collect::<Vec<_>>()
+    };
+    let begun = Instant::now();
+    while children().len() != 2 && begun.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let left = children();
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert_eq!(left.len(), 2, "the pause and the command: {left:#?}");
+}
+
+#[test]
 fn a_process_that_was_only_named_lives_on() {
     let node = Node::start("on");
     let mut spec = Spec::new("mine");
@@ -466,6 +532,73 @@ fn the_doctor_counts_pods_right() {
     assert!(
         refused.contains("152 files") && refused.contains("ulimit -n"),
         "{refused}"
+    );
+}
+
+#[test]
+fn a_namespace_with_a_default_route_is_not_given_another() {
+    let node = Node::start("on");
+    let mut spec = Spec::new("mine");
+    spec.program = PODWIRE.into();
+    let mine = spec.spawn().unwrap();
+    let pid = mine.pid().to_string();
+    let attach = |name: &str| {
+        let out = node.podwire(&["attach", "--pid", &pid, "--name", name, "--ifname", name]);
+        (
+            out.status.code(),
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        )
+    };
+    let routes = || {
+        let mut look = mine.command("sh", ["-c", "ip route; ip -6 route; ls /sys/class/net"]);
+        String::from_utf8_lossy(&look.output().unwrap().stdout).into_owned()
+    };
+    for (own, family, gateway) in [
+        (
+            "ip link set lo up; ip route add default dev lo",
+            "-4",
+            "10.244.9.1",
+        ),
+        (
+            "ip route del default; ip -6 route add default dev lo metric 1024",
+            "-6",
+            "fd00:9::1",
+        ),
+    ] {
+        assert!(mine.command("sh", ["-c", own]).status().unwrap().success());
+        let before = routes();
+        let (code, said) = attach("one");
+        assert_eq!(
+            (code, said),
+            (
+                Some(5),
+                format!(
+                    "podwire: one cannot be the way to {gateway}: the pod's network namespace has a default route \
+                     already (`ip {family} route del default` in it, or detach the pod that brought it)\n"
+                )
+            )
+        );
+        assert_eq!(routes(), before, "what was there is as it was");
+    }
+    assert!(
+        mine.command("ip", ["-6", "route", "del", "default"])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(attach("one"), (Some(0), String::new()));
+    let before = routes();
+    let (code, said) = attach("two");
+    assert!(
+        code == Some(5) && said.contains("has a default route already"),
+        "{said}"
+    );
+    assert_eq!(routes(), before);
+    let pods = node.podwire(&["pods", "--json"]);
+    let pods = String::from_utf8_lossy(&pods.stdout).into_owned();
+    assert!(
+        pods.contains("default/one") && !pods.contains("default/two"),
+        "{pods}"
     );
 }
 

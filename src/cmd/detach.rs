@@ -1,6 +1,6 @@
 //! `podwire detach`: take a pod off the node.
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, say};
 use crate::api::place::Socket;
 use crate::api::{Client, Reply, Request};
 use crate::model::PodName;
@@ -31,8 +31,25 @@ pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     } else {
         "was not attached"
     };
-    println!("{} {said}", args.name);
-    Ok(())
+    say(&format!("{} {said}\n", args.name))
+}
+
+/// Tell of a pod that was just made. One that nobody can be told of is taken off again, because a command that
+/// failed leaves nothing.
+///
+/// # Errors
+/// When standard output takes nothing.
+pub fn say_or_undo(text: &str, pod: &PodName, socket: &Socket) -> Result<(), Failure> {
+    say(text).map_err(|mut failure| {
+        let undone = Client::connect(socket)
+            .map_err(Failure::from)
+            .and_then(|mut client| detach(&mut client, pod));
+        failure.message += &match undone {
+            Ok(_) => format!("; the pod {pod} was taken off again"),
+            Err(e) => format!("; the pod {pod} is attached still: {}", e.message),
+        };
+        failure
+    })
 }
 
 /// Detach `pod`; whether there was one.

@@ -35,7 +35,7 @@ pub enum Exit {
     Permission = 3,
     /// No node answers.
     Unavailable = 4,
-    /// The name, address, MAC or socket is taken.
+    /// The name, address, MAC, port, socket or default route is taken.
     Taken = 5,
     /// No such pod, namespace or process.
     NotFound = 6,
@@ -124,8 +124,8 @@ Two nodes, a pod on each:
 
 Exit codes:
   0 done    1 failed    2 wrong usage or configuration    3 not permitted    4 no node answers
-  5 name, address, MAC, port or socket taken    6 no such pod, namespace or process
-  7 out of addresses or ports
+  5 name, address, MAC, port, socket or default route taken
+  6 no such pod, namespace or process    7 out of addresses or ports
 run and exec end with their command's code; 126 and 127 tell that it could not be run.";
 
 /// A pod network in user space: TAP, VXLAN over UDP, no root and no kernel module.
@@ -185,7 +185,7 @@ pub fn main() -> ExitCode {
     match dispatch(cli) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "podwire: {}", failure.message);
+            complain(&failure.message);
             ExitCode::from(failure.exit as u8)
         }
     }
@@ -219,6 +219,11 @@ pub fn say(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Write a line to standard error; when that takes nothing there is nobody left to tell.
+pub fn complain(what: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "podwire: {what}");
 }
 
 /// Colours, on a terminal whose user did not refuse them (<https://no-color.org>).

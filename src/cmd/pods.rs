@@ -2,7 +2,7 @@
 
 use super::attach::json;
 use super::table::{age, bytes, table};
-use super::{Exit, Failure};
+use super::{Exit, Failure, say};
 use crate::api::place::Socket;
 use crate::api::{Client, PodInfo, Reply, Request};
 use crate::model::PodName;
@@ -26,11 +26,10 @@ pub struct Args {
 pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     let pods = pods(&mut Client::connect(socket)?)?;
     if args.json {
-        println!("{}", json(&pods)?);
+        say(&json(&pods)?)
     } else {
-        print!("{}", listing(&pods));
+        say(&listing(&pods))
     }
-    Ok(())
 }
 
 /// The pods of the node.

@@ -111,8 +111,12 @@ impl PeersFile {
 
 /// The text of the file; `None` for one without any.
 fn read(path: &Path) -> Result<Option<String>, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| format!("{}: {e} (peers are read from this file)", path.display()))?;
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        format!(
+            "{}: {e} (peers are read from there: write it, or name another file with --peers)",
+            path.display()
+        )
+    })?;
     Ok(Some(text).filter(|t| !t.trim().is_empty()))
 }
 

@@ -88,6 +88,8 @@ pub struct Reservation {
     pub request: AttachRequest,
     /// What was promised.
     pub plan: AttachPlan,
+    /// When it was asked.
+    pub since: Instant,
     lease: Lease,
 }
 
@@ -172,7 +174,12 @@ impl<'w> Admin<'w> {
             tx_queue_len: TX_QUEUE_LEN,
             offload: self.offload,
         };
-        Ok(Reservation { request, plan, lease })
+        Ok(Reservation {
+            request,
+            plan,
+            since: now,
+            lease,
+        })
     }
 
     /// Give a reservation back.
@@ -191,7 +198,9 @@ impl<'w> Admin<'w> {
         tap: OwnedFd,
         now: Instant,
     ) -> Result<PodInfo, Refusal> {
-        let Reservation { request, plan, lease } = reservation;
+        let Reservation {
+            request, plan, lease, ..
+        } = reservation;
         let name = request.pod.clone();
         let port = rustix::io::ioctl_fionbio(&tap, true)
             .map_err(|e| format!("the TAP cannot be made non-blocking: {e}"))

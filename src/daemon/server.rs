@@ -1,5 +1,6 @@
-//! The control thread: one loop over the admin socket and its conversations, the peers file, the pods'
-//! namespaces and holders, TAPs that are being closed, signals, and the worker's end. It sleeps until one of them has something to say.
+//! The control thread: one loop over the admin socket and its conversations, the metrics endpoint and its
+//! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, signals, and the
+//! worker's end. It sleeps until one of them has something to say.
 
 use super::admin::{Admin, Detached, Refusal, Reservation, Worker};
 use super::closer::Closer;
@@ -7,6 +8,7 @@ use super::command::Command;
 use super::config::Config;
 use super::ipam::Lease;
 use super::listener::Listener;
+use super::metrics::{self, Endpoint, Page};
 use super::status::status;
 use super::watch::NetnsWatch;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
@@ -15,6 +17,7 @@ use crate::model::{Change, Instant, PodName, TapCaps};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use prometheus_client::metrics::histogram::Histogram;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 use std::collections::{HashMap, HashSet};
@@ -23,6 +26,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
@@ -30,8 +34,9 @@ const RELOAD: Token = Token(2);
 const PEERS: Token = Token(3);
 const NETNS: Token = Token(4);
 const WORKER: Token = Token(5);
-const CLOSED: Token = Token(6);
-/// The first token of conversations and holders.
+const METRICS: Token = Token(6);
+const CLOSED: Token = Token(7);
+/// The first token of conversations, scrapers and holders.
 const FIRST: usize = 16;
 /// Most conversations at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -91,6 +96,9 @@ pub struct Server<'w> {
     holders: HashMap<Token, (PodName, OwnedFd)>,
     /// What keeps the pause processes of pods that podwire made; closed with their ports.
     lifelines: HashMap<PodName, OwnedFd>,
+    metrics: Option<Endpoint>,
+    /// How long attaches took, in seconds.
+    attaches: Histogram,
     closer: Closer,
     /// Pods that are gone, and whose interface is there until the TAP is closed.
     closing: HashSet<PodName>,
@@ -105,6 +113,7 @@ pub struct Server<'w> {
     short: bool,
     next: usize,
     start: std::time::Instant,
+    born: SystemTime,
 }
 
 impl<'w> Server<'w> {
@@ -116,6 +125,7 @@ impl<'w> Server<'w> {
         config: Config,
         worker: &'w dyn Worker,
         listener: Listener,
+        mut metrics: Option<Endpoint>,
         peers: Option<PeersFile>,
         wakers: Wakers,
     ) -> io::Result<Server<'w>> {
@@ -134,6 +144,9 @@ impl<'w> Server<'w> {
         if let Some(fd) = peers.as_ref().and_then(PeersFile::watch_fd) {
             watch(&poll, fd, PEERS)?;
         }
+        if let Some(endpoint) = &mut metrics {
+            endpoint.register(poll.registry(), METRICS)?;
+        }
         let server = Server {
             config,
             worker,
@@ -146,6 +159,8 @@ impl<'w> Server<'w> {
             conversations: HashMap::new(),
             holders: HashMap::new(),
             lifelines: HashMap::new(),
+            metrics,
+            attaches: metrics::attach_histogram(),
             closer: Closer::default(),
             closing: HashSet::new(),
             closed: unbounded(),
@@ -155,6 +170,7 @@ impl<'w> Server<'w> {
             short: false,
             next: FIRST,
             start: std::time::Instant::now(),
+            born: SystemTime::now(),
         };
         let known = server.peers.iter().flat_map(|f| f.state().peers.clone());
         server.tell(known.map(Change::PeerSet).collect());
@@ -168,7 +184,9 @@ impl<'w> Server<'w> {
     pub fn run(mut self) -> io::Result<End> {
         let mut events = Events::with_capacity(256);
         loop {
-            match self.poll.poll(&mut events, None) {
+            let now = self.now();
+            let patience = self.metrics.as_ref().and_then(|m| m.patience(now));
+            match self.poll.poll(&mut events, patience) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
@@ -199,6 +217,8 @@ impl<'w> Server<'w> {
                         }
                     }
                     LISTENER => self.accept(),
+                    METRICS => self.accept_scrapers(),
+                    token if self.metrics.as_ref().is_some_and(|m| m.has(token)) => self.scrape(token),
                     CLOSED => self.go_on(),
                     token if self.holders.contains_key(&token) => {
                         let pod = self.holders.get(&token).map(|(pod, _)| pod.clone());
@@ -209,9 +229,16 @@ impl<'w> Server<'w> {
                     token => self.converse(token),
                 }
             }
+            let now = self.now();
+            if let Some(endpoint) = &mut self.metrics {
+                endpoint.expire(now);
+            }
             // One of those may have given a descriptor back.
             if self.retry {
                 self.accept();
+            }
+            if self.metrics.as_ref().is_some_and(Endpoint::is_short) {
+                self.accept_scrapers();
             }
         }
     }
@@ -239,9 +266,17 @@ impl<'w> Server<'w> {
         loop {
             let stream = match self.listener.socket.accept() {
                 Ok((stream, _)) => stream,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                // A client that went away again is no reason to look at the next one differently.
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+                    ) =>
+                {
+                    continue;
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(e) => match self.turn_one_away(&e) {
+                Err(e) if e.raw_os_error() == Some(libc::EMFILE) => match self.turn_one_away(&e) {
                     Ok(()) => continue,
                     Err(now) if now.kind() == io::ErrorKind::WouldBlock => return,
                     Err(_) => {
@@ -250,6 +285,11 @@ impl<'w> Server<'w> {
                         return;
                     }
                 },
+                Err(e) => {
+                    self.warn_of(&e);
+                    self.retry = true;
+                    return;
+                }
             };
             if self.conversations.len() >= MAX_CONNECTIONS {
                 log::debug!("more than {MAX_CONNECTIONS} clients at once: one is turned away");
@@ -282,6 +322,25 @@ impl<'w> Server<'w> {
         }
     }
 
+    fn accept_scrapers(&mut self) {
+        let now = self.now();
+        if let Some(endpoint) = &mut self.metrics {
+            endpoint.accept(self.poll.registry(), now, || take_token(&mut self.next));
+        }
+    }
+
+    /// Go on with a scraper, and make a page when it is time for one.
+    fn scrape(&mut self, token: Token) {
+        let now = self.now();
+        if let Some(endpoint) = &mut self.metrics {
+            let (config, born, attaches, admin) = (&self.config, self.born, &self.attaches, &self.admin);
+            endpoint.serve(token, now, || {
+                let report = admin.report()?;
+                Some(Page::new(config, born, attaches, report).text())
+            });
+        }
+    }
+
     /// Answer one client though there is no descriptor for it (`why`): the spare one makes room.
     fn turn_one_away(&mut self, why: &io::Error) -> io::Result<()> {
         self.spare = None;
@@ -296,7 +355,11 @@ impl<'w> Server<'w> {
     /// Say once that clients are not served.
     fn warn_of(&mut self, why: &io::Error) {
         if !std::mem::replace(&mut self.short, true) {
-            log::warn!("the admin socket serves nobody more: {why} (raise the limit of open files)");
+            let remedy = match why.raw_os_error() {
+                Some(libc::EMFILE) => " (raise `ulimit -n` where it is started)",
+                _ => "",
+            };
+            log::warn!("the admin socket serves nobody more: {why}{remedy}");
         }
     }
 
@@ -461,7 +524,10 @@ impl<'w> Server<'w> {
             of.request.netns.clone(),
             of.request.holder,
         );
+        let since = of.since;
         let info = self.admin.commit(of, caps, tap, self.now())?;
+        let took = self.now() - since;
+        self.attaches.observe(took.total_micros() as f64 / 1e6);
         if let Some(lifeline) = lifeline {
             self.lifelines.insert(pod.clone(), lifeline);
         }
@@ -552,14 +618,18 @@ impl<'w> Server<'w> {
     }
 
     fn token(&mut self) -> Token {
-        let token = Token(self.next);
-        self.next = self.next.wrapping_add(1).max(FIRST);
-        token
+        take_token(&mut self.next)
     }
 
     fn unwatch(&self, fd: BorrowedFd<'_>) {
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
     }
+}
+
+fn take_token(next: &mut usize) -> Token {
+    let token = Token(*next);
+    *next = next.wrapping_add(1).max(FIRST);
+    token
 }
 
 fn watch(poll: &Poll, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {

@@ -5,7 +5,9 @@
 //! ```
 //!
 //! Readiness is edge-triggered, so a TAP or socket stays on the list of the ready until a read says that it is
-//! empty. An idle node sleeps in `poll` without a timeout. When the underlay is full the worker stops reading
+//! empty. An idle node sleeps in `poll` without a timeout. One that passes single packets to and fro looks again
+//! for some microseconds (`limits.linger_us`) before it sleeps: being woken costs more than a round trip. It does
+//! not when the last wait was long, or bulk came a moment ago. When the underlay is full the worker stops reading
 //! TAPs and waits for room: back-pressure, and the pods' own queues decide what is lost.
 
 use super::admin::{self, Worker};
@@ -34,6 +36,13 @@ use std::time::Duration;
 const BUDGET: usize = 32;
 /// Memory for frames of pods: a super-frame and its headers, and many small ones.
 const ARENA: usize = 4 * FRAME_ROOM;
+/// The node looks again before sleeping only when the last wait was no longer than this, or than it may look: who is
+/// rarely woken saves nothing by staying awake.
+const SOON: Duration = Duration::from_micros(100);
+/// A turn that moved more than this was bulk, which fills queues while nobody looks: for some time the processor
+/// is better left to the pods, also when only acknowledgements come.
+const BULK: usize = 16 << 10;
+const BULK_LASTS: Duration = Duration::from_millis(5);
 /// Orders that may wait.
 const ORDERS: usize = 256;
 
@@ -73,6 +82,7 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
         },
         udp_gso: sender.gso,
         partial_checksums: config.partial_checksums,
+        merge_acks: config.merge_acks,
         broadcast_per_second: config.broadcast_per_second,
         sockets: config.source_ports,
         underlay: sender.families(),
@@ -107,6 +117,10 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
         ready_taps: Vec::new(),
         ready_sockets: vec![true; sockets],
         blocked: false,
+        moved: 0,
+        bulk: std::time::Instant::now(),
+        soon: false,
+        linger: config.linger,
         mode: config.tap,
         counters: NodeCounters::default(),
         start: std::time::Instant::now(),
@@ -183,6 +197,14 @@ struct Loop {
     ready_sockets: Vec<bool>,
     /// The underlay is full.
     blocked: bool,
+    /// Bytes taken in during this turn.
+    moved: usize,
+    /// The last turn that was bulk.
+    bulk: std::time::Instant,
+    /// The last wait was a short one.
+    soon: bool,
+    /// How long to look again before sleeping.
+    linger: Duration,
     mode: OffloadMode,
     /// Of TAPs that are gone, and wake-ups.
     counters: NodeCounters,
@@ -196,8 +218,7 @@ impl Loop {
         let mut events = Events::with_capacity(256);
         loop {
             let busy = self.ready_sockets.contains(&true) || !(self.blocked || self.ready_taps.is_empty());
-            let timeout = busy.then_some(Duration::ZERO);
-            match self.poll.poll(&mut events, timeout) {
+            match self.wait(&mut events, busy) {
                 Ok(()) => {}
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(e) => {
@@ -205,7 +226,6 @@ impl Loop {
                     return;
                 }
             }
-            self.counters.wakeups += u64::from(!busy);
             let mut woken = false;
             for event in &events {
                 match event.token() {
@@ -220,6 +240,27 @@ impl Loop {
             }
             self.turn();
         }
+    }
+
+    /// Take the events there are; wait for the first unless there is other work.
+    fn wait(&mut self, events: &mut Events, busy: bool) -> std::io::Result<()> {
+        if busy {
+            return self.poll.poll(events, Some(Duration::ZERO));
+        }
+        let begun = std::time::Instant::now();
+        let linger = self.soon && !self.blocked && begun - self.bulk > BULK_LASTS;
+        while linger && begun.elapsed() < self.linger {
+            self.poll.poll(events, Some(Duration::ZERO))?;
+            if !events.is_empty() {
+                return Ok(());
+            }
+            // Whoever has something to send may be waiting for this very processor.
+            std::thread::yield_now();
+        }
+        self.counters.wakeups += 1;
+        let waited = self.poll.poll(events, None);
+        self.soon = begun.elapsed() < SOON.max(2 * self.linger);
+        waited
     }
 
     fn now(&self) -> Instant {
@@ -237,6 +278,7 @@ impl Loop {
     /// Each ready TAP and socket once.
     fn turn(&mut self) {
         let now = self.now();
+        self.moved = 0;
         if !self.blocked {
             let mut ready = std::mem::take(&mut self.ready_taps);
             ready.retain(|port| self.drain_tap(*port, now));
@@ -247,6 +289,9 @@ impl Loop {
             if self.ready_sockets[i] {
                 self.ready_sockets[i] = self.drain_socket(i, now);
             }
+        }
+        if self.moved >= BULK {
+            self.bulk = std::time::Instant::now();
         }
         if !self.blocked {
             self.node.send_own(&mut self.arena, now, &mut self.exits);
@@ -273,9 +318,11 @@ impl Loop {
                 return false;
             };
             match tap.read(&mut self.arena) {
-                Ok(Some(frame)) => self
-                    .node
-                    .from_pod(port, &mut self.arena, frame, now, &mut self.exits),
+                Ok(Some(frame)) => {
+                    self.moved += frame.len();
+                    self.node
+                        .from_pod(port, &mut self.arena, frame, now, &mut self.exits);
+                }
                 Ok(None) => {
                     self.exits.lost |= tap.lost;
                     return false;
@@ -298,6 +345,7 @@ impl Loop {
             self.node.lost_by_kernel(outcome.lost);
             let (memory, messages) = self.receiver.batch();
             for message in messages {
+                self.moved += message.span.len();
                 self.node.from_peer(memory, message, now, &mut self.exits);
             }
             self.node.deliver_trains(memory, &mut self.exits);

@@ -65,7 +65,7 @@ pub enum Blame {
     Permission,
     /// No node answers.
     NoNode,
-    /// A name or an address is taken.
+    /// A name, an address or the default route is taken.
     Taken,
     /// Something named does not exist.
     NotFound,
@@ -93,6 +93,7 @@ impl AttachError {
             AttachError::Ns(NsError::NotNetns(_)) => Blame::Usage,
             AttachError::Tap(TapError::DevicePermission | TapError::NotPermitted(_)) => Blame::Permission,
             AttachError::Tap(TapError::Taken(_)) => Blame::Taken,
+            AttachError::Link(LinkError::RouteTaken { .. }) => Blame::Taken,
             AttachError::Tap(TapError::BadName(_)) => Blame::Usage,
             AttachError::Relayed { blame, .. } => *blame,
             _ => Blame::Failed,

@@ -5,7 +5,8 @@ use super::{attach, pause};
 use crate::sys::ns;
 use crate::sys::rights::Whose;
 use std::ffi::OsString;
-use std::io;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -63,7 +64,10 @@ pub fn exec(command: &[OsString], whose: Whose) -> u8 {
         command.envs(std::env::vars_os().filter(|(name, _)| harmless(name)));
     }
     let e = command.args(args).exec();
-    eprintln!("podwire: {} cannot be run in the pod: {e}", program.display());
+    complain(format_args!(
+        "{} cannot be run in the pod: {e}",
+        program.display()
+    ));
     if e.kind() == io::ErrorKind::NotFound {
         127
     } else {
@@ -75,13 +79,13 @@ fn enter(pid: u32, parent: Option<u32>, command: Vec<OsString>) -> ExitCode {
     let whose = match ns::join(pid) {
         Ok(whose) => whose,
         Err(e) => {
-            eprintln!("podwire: {e}");
+            complain(e);
             return ExitCode::from(126);
         }
     };
     // After joining: a change of ids clears the death signal.
     if let Some(Err(e)) = parent.map(pause::die_with) {
-        eprintln!("podwire: {e}");
+        complain(e);
         return ExitCode::from(126);
     }
     ExitCode::from(exec(&command, whose))
@@ -89,13 +93,18 @@ fn enter(pid: u32, parent: Option<u32>, command: Vec<OsString>) -> ExitCode {
 
 fn tied(parent: Option<u32>, args: Vec<OsString>) -> ExitCode {
     if let Some(Err(e)) = parent.map(pause::die_with) {
-        eprintln!("podwire: {e}");
+        complain(e);
         return ExitCode::FAILURE;
     }
     // The death signal outlives exec.
     let e = Command::new("/proc/self/exe").arg0("podwire").args(args).exec();
-    eprintln!("podwire: it could not run itself: {e}");
+    complain(format_args!("it could not run itself: {e}"));
     ExitCode::FAILURE
+}
+
+/// One line to standard error, which may be closed or full.
+fn complain(what: impl Display) {
+    let _ = writeln!(io::stderr(), "podwire: {what}");
 }
 
 /// A process id, or `-` for none.

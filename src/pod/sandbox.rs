@@ -166,12 +166,10 @@ impl Sandbox {
         self.lifeline = None;
     }
 
-    /// Let the pause live on as long as its pod has a port, and give its process id.
-    pub fn release(mut self) -> u32 {
-        let pid = self.pid();
+    /// Let the pause live on as long as its pod has a port.
+    pub fn release(mut self) {
         self.leave_to_node();
         self.pause.0 = None;
-        pid
     }
 }
 

@@ -13,7 +13,7 @@ const SFEATURES: u32 = 0x3b;
 const FEATURES: u32 = 4;
 /// Bytes of one name.
 const NAME: usize = 32;
-/// Most features asked for; kernels have some 64.
+/// Most features; kernels have some 64.
 const MOST: usize = 256;
 
 /// Switch features of the interface `name` of the current network namespace; those it does not have are left
@@ -46,7 +46,10 @@ fn feature_names(socket: &OwnedFd, name: &str) -> io::Result<Vec<String>> {
     info[2] = u32::from_ne_bytes([mask[0], mask[1], mask[2], mask[3]]);
     info[3] = u32::from_ne_bytes([mask[4], mask[5], mask[6], mask[7]]);
     ask(socket, name, &mut info)?;
-    let count = (info[4] as usize).min(MOST);
+    let count = info[4] as usize;
+    if count > MOST {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     // ethtool_gstrings: command, set, length, then the names.
     let mut strings = vec![0u32; 3 + count * NAME / 4];
     strings[..3].copy_from_slice(&[GSTRINGS, FEATURES, count as u32]);
@@ -71,8 +74,9 @@ fn ask(socket: &OwnedFd, name: &str, request: &mut [u32]) -> io::Result<()> {
     }
     ifreq.ifr_ifru.ifru_data = request.as_mut_ptr().cast();
     // SAFETY: SIOCETHTOOL reads the name, which ends in a zero, and reads and writes at `ifru_data` what the
-    // command there says: every caller made `request` as long as its command's header and the number of
-    // elements it names.
+    // command there says: every caller made `request` as long as its command's header and the elements that
+    // follow. Of names the kernel writes as many as GSSET_INFO told (ethtool_get_strings), which is what there is
+    // room for.
     let rc = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut ifreq) };
     if rc < 0 {
         return Err(io::Error::last_os_error());

@@ -1,6 +1,7 @@
 //! System calls, wrapped so that callers are safe. All `unsafe` of podwire lives below this module; beside
 //! each block stands what must hold and why it does. Where rustix has a safe call, callers use that directly.
 
+pub mod children;
 pub mod ethtool;
 pub mod net;
 pub mod netlink;

@@ -11,6 +11,9 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::io;
 use std::net::IpAddr;
 
+/// Index of the loopback interface in every network namespace.
+pub const LOOPBACK: u32 = 1;
+
 /// Why a batch failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {

@@ -89,7 +89,12 @@ pub(super) fn leave_keys() -> io::Result<()> {
 
 /// Numbers of ioctl: by architecture (<linux/audit.h>), that of this program and those it can start.
 #[cfg(target_arch = "x86_64")]
-const IOCTL: &[(u32, u32)] = &[(0xc000_003e, 16), (0xc000_003e, 0x4000_0202), (0x4000_0003, 54)];
+const IOCTL: &[(u32, u32)] = &[
+    (0xc000_003e, 16),
+    (0xc000_003e, 514),
+    (0xc000_003e, 0x4000_0202),
+    (0x4000_0003, 54),
+];
 /// As above.
 #[cfg(target_arch = "aarch64")]
 const IOCTL: &[(u32, u32)] = &[(0xc000_00b7, 29), (0x4000_0028, 54)];

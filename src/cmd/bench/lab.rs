@@ -16,7 +16,7 @@ use crate::cmd::lab::watch::Watch;
 use crate::cmd::{Exit, Failure, table};
 use crate::model::PodName;
 use crate::sys::ethtool;
-use crate::sys::netlink::{Batch, NetlinkError, address, link, up};
+use crate::sys::netlink::{Batch, LOOPBACK, NetlinkError, address, link, up};
 use crate::sys::ns::NetNs;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressScope;
@@ -189,7 +189,7 @@ fn hosts() -> Result<[NetNs; 2], Failure> {
         host.within(|| {
             let mut batch = Batch::default();
             let device = index(DEVICE)?;
-            batch.set("lo up", up(1));
+            batch.set("lo up", up(LOOPBACK));
             batch.set("the veth up", up(device));
             batch.create("its address", address(device, net(at), AddressScope::Universe));
             batch.send()

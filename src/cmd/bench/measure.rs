@@ -3,6 +3,7 @@
 use super::lab::Lab;
 use super::plan::{Path, Work};
 use crate::cmd::Failure;
+use crate::cmd::lab::flood::DATAGRAM;
 use crate::cmd::lab::load::{Load, numbers, whole_lines};
 use crate::cmd::lab::pod::Pod;
 use crate::cmd::lab::watch::{Job, Watch};
@@ -118,7 +119,7 @@ fn transfer(work: Work, [bytes, time, busy]: [u64; 3]) -> Vec<Figure> {
         ],
         Work::Udp64 => vec![Figure {
             unit: "kpps",
-            value: bytes / 64.0 / time * 1e6,
+            value: bytes / DATAGRAM as f64 / time * 1e6,
             ..gbit
         }],
         _ => vec![gbit],

@@ -115,6 +115,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     match job.exit_code() {
         Some(0) => Ok(Exit::Ok),
         Some(2) => Ok(Exit::Usage),
+        Some(3) => Ok(Exit::Permission),
         _ => Ok(Exit::Failed),
     }
 }

@@ -11,7 +11,7 @@ use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// Bytes of a datagram.
-const DATAGRAM: usize = 64;
+pub const DATAGRAM: usize = 64;
 /// What is left out of the measurement.
 const WARM_UP: Duration = Duration::from_millis(200);
 /// How long the first datagram is waited for, and the next one.

@@ -5,7 +5,8 @@
 
 use super::stream::Measured;
 use super::{echo, exchange, flood, stream};
-use crate::cmd::{Exit, Failure};
+use crate::cmd::{Exit, Failure, say};
+use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -113,38 +114,40 @@ pub fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn perform(load: Load) -> io::Result<()> {
-    let port = |port: u16| println!("{port}");
+    let port = |port: u16| tell(port);
     match load {
-        Load::Ping { patience, to } => {
-            echo::reach(&to, Duration::from_millis(patience), |ip| println!("{ip}"))
-        }
-        Load::Time { count, to } => echo::rtt(&to, count, |ip, time| println!("{ip} {}", time.as_nanos())),
+        Load::Ping { patience, to } => echo::reach(&to, Duration::from_millis(patience), tell),
+        Load::Time { count, to } => echo::rtt(&to, count, |ip, time| {
+            tell(format_args!("{ip} {}", time.as_nanos()))
+        }),
         Load::Receive { streams, window } => {
-            tell(stream::receive(streams, Duration::from_millis(window), port)?);
+            figures(stream::receive(streams, Duration::from_millis(window), port)?);
             Ok(())
         }
         Load::Send { streams, to } => stream::send(streams, to),
         Load::Answer => exchange::answer(port),
         Load::Ask { window, to } => {
             let times = exchange::ask(to, Duration::from_millis(window))?;
-            println!(
-                "{} {} {}",
-                times.p50.as_nanos(),
-                times.p99.as_nanos(),
-                times.count
-            );
+            let (p50, p99) = (times.p50.as_nanos(), times.p99.as_nanos());
+            tell(format_args!("{p50} {p99} {}", times.count));
             Ok(())
         }
         Load::Count { window } => {
-            tell(flood::count(Duration::from_millis(window), port)?);
+            figures(flood::count(Duration::from_millis(window), port)?);
             Ok(())
         }
         Load::Flood { window, to } => flood::flood(to, Duration::from_millis(window)),
     }
 }
 
-fn tell(m: Measured) {
-    println!("{} {} {}", m.bytes, m.time.as_nanos(), m.busy.as_nanos());
+fn figures(m: Measured) {
+    let (time, busy) = (m.time.as_nanos(), m.busy.as_nanos());
+    tell(format_args!("{} {time} {busy}", m.bytes));
+}
+
+/// Write a line. A lab that is gone does not want to know.
+fn tell(line: impl Display) {
+    let _ = say(&format!("{line}\n"));
 }
 
 /// The lines of what a load wrote that are whole: the last one of a killed process may be cut off, so that it

@@ -4,9 +4,10 @@
 //! children of the command that runs the lab: they end in order with it, and die with it when it is killed.
 
 mod cpu;
+mod dir;
 mod echo;
 mod exchange;
-mod flood;
+pub mod flood;
 pub mod load;
 pub mod nodes;
 pub mod pod;

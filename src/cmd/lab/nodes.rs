@@ -1,15 +1,15 @@
 //! A lab's nodes: child processes of this very binary, in a directory nobody else can look into.
 
+use super::dir::PrivateDir;
 use super::watch::{Job, Watch};
 use crate::api::place;
 use crate::cmd::{Exit, Failure};
 use crate::pod::hidden;
 use crate::sys::ns::NetNs;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -53,8 +53,8 @@ impl Nodes {
                 place.display()
             ))
         })?;
-        let unready = |e: io::Error| failed(format!("{}: {e}", dir.0.display()));
-        fs::write(dir.0.join("peers.toml"), peers).map_err(unready)?;
+        let unready = |e: io::Error| failed(format!("{}: {e}", dir.path().display()));
+        fs::write(dir.join("peers.toml"), peers).map_err(unready)?;
         let mut nodes = Nodes {
             nodes: Vec::new(),
             dir,
@@ -83,7 +83,7 @@ impl Nodes {
 
     /// The admin socket of the node `name`.
     pub fn socket(&self, name: &str) -> PathBuf {
-        self.dir.0.join(format!("{name}.sock"))
+        self.dir.join(format!("{name}.sock"))
     }
 
     /// The processes of the nodes.
@@ -116,7 +116,7 @@ impl Nodes {
                     .arg("node")
                     .args(&spec.args)
                     .arg("--peers")
-                    .arg(self.dir.0.join("peers.toml"))
+                    .arg(self.dir.join("peers.toml"))
                     .arg("--socket")
                     .arg(socket)
                     // These nodes are no service of anybody's.
@@ -132,7 +132,7 @@ impl Nodes {
     }
 
     fn log(&self, name: &str) -> PathBuf {
-        self.dir.0.join(format!("{name}.log"))
+        self.dir.join(format!("{name}.log"))
     }
 
     /// The end of a node's log, to be appended to a sentence.
@@ -155,53 +155,4 @@ impl Drop for Nodes {
 
 fn failed(what: String) -> Failure {
     Failure::new(Exit::Failed, what)
-}
-
-/// A new directory of mode 0700, removed with all that is in it when dropped.
-struct PrivateDir(PathBuf);
-
-impl PrivateDir {
-    fn make() -> io::Result<PrivateDir> {
-        let temp = std::env::temp_dir();
-        let mut refused = io::ErrorKind::AlreadyExists.into();
-        // Leftovers of a killed lab whose process id came round again are somebody else's business.
-        for n in 0..100 {
-            let path = temp.join(format!("podwire-lab-{}-{n}", std::process::id()));
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(PrivateDir(path)),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => refused = e,
-                Err(e) => return Err(e),
-            }
-        }
-        Err(refused)
-    }
-}
-
-impl Drop for PrivateDir {
-    fn drop(&mut self) {
-        let gone = fs::remove_dir_all(&self.0);
-        if let Err(e) = gone
-            && Path::new(&self.0).exists()
-        {
-            eprintln!("podwire: {} could not be removed: {e}", self.0.display());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    #[test]
-    fn directories_are_private_and_do_not_stay() {
-        let (one, two) = (PrivateDir::make().unwrap(), PrivateDir::make().unwrap());
-        assert_ne!(one.0, two.0);
-        let mode = fs::metadata(&one.0).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o700);
-        fs::write(one.0.join("file"), "x").unwrap();
-        let path = one.0.clone();
-        drop(one);
-        assert!(!path.exists());
-    }
 }

@@ -1,6 +1,6 @@
 //! Waiting: for child processes, with a deadline, an ear for Ctrl-C, and a word to a person who waits too.
 
-use crate::cmd::{Exit, Failure, node};
+use crate::cmd::{Exit, Failure, complain, node};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -94,7 +94,7 @@ impl Watch {
         if self.begun.elapsed() >= QUIET
             && let Some(what) = self.untold.take()
         {
-            eprintln!("podwire: {what}");
+            complain(what);
         }
     }
 }
