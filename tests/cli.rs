@@ -196,14 +196,24 @@ fn exit_codes_tell_what_went_wrong() {
 /// The exit code when another user asks, or when this one may not.
 fn stranger(dir: &Path, args: &[&str]) -> Option<i32> {
     fs::set_permissions(dir.join("n1.sock"), fs::Permissions::from_mode(0o000)).unwrap();
-    // As root, nobody asks. The program may lie where nobody may look, hence by descriptor.
-    let program = fs::File::open(env!("CARGO_BIN_EXE_podwire")).unwrap();
+    let mut command = nobody(dir);
+    command.args(args).stderr(Stdio::null()).status().unwrap().code()
+}
+
+/// podwire as an ordinary user: this one, or nobody when this one is root.
+fn nobody(dir: &Path) -> Command {
+    // The program may lie where nobody may look, hence by descriptor, which is ours until the test ends.
+    static PROGRAM: std::sync::OnceLock<fs::File> = std::sync::OnceLock::new();
+    let program = PROGRAM.get_or_init(|| fs::File::open(env!("CARGO_BIN_EXE_podwire")).unwrap());
     let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
     if fs::metadata(dir).unwrap().uid() == 0 {
         command.uid(65_534).gid(65_534);
     }
-    let command = command.args(args).current_dir(dir);
-    command.stderr(Stdio::null()).status().unwrap().code()
+    command
+        .current_dir(dir)
+        .env_remove("PODWIRE_SOCKET")
+        .env_remove("NOTIFY_SOCKET");
+    command
 }
 
 #[test]
@@ -266,6 +276,136 @@ fn mistakes_name_file_key_and_remedy() {
     assert!(err.starts_with("podwire: --dscp: 64 is out of range"), "{err}");
 }
 
+/// What cannot be had: one sentence on standard error, with the thing and the remedy, and the exit code of
+/// `podwire --help`.
+#[test]
+fn what_cannot_be_had_is_told_with_a_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.file"), "x").unwrap();
+    fs::write(dir.path().join("no.text"), [0xff, 0xfe]).unwrap();
+    let long = format!("{}.sock", "x".repeat(200));
+    let node = |more: &[&str]| {
+        let own = [
+            "node",
+            "--name",
+            "n1",
+            "--subnet",
+            "10.244.1.0/24",
+            "--port",
+            "auto",
+            "--bind",
+        ];
+        let mut args: Vec<String> = own.map(String::from).to_vec();
+        if !more.contains(&"203.0.113.77") {
+            args.push("127.0.0.1".into());
+        }
+        args.extend(more.iter().map(ToString::to_string));
+        args
+    };
+    let cases: Vec<(Vec<String>, i32, [&str; 2])> = vec![
+        (
+            node(&["--socket", "a.file"]),
+            1,
+            ["a.file exists and is no socket", "remove it"],
+        ),
+        (
+            node(&["--socket", "none/n.sock"]),
+            1,
+            ["none/n.sock", "set --socket to a path in a writable directory"],
+        ),
+        (
+            node(&["--socket", &long]),
+            2,
+            ["longer than 107 bytes", "shorter one with --socket"],
+        ),
+        (
+            node(&["203.0.113.77"]),
+            1,
+            ["203.0.113.77 is no address of this host", "set overlay.bind"],
+        ),
+        (node(&["--peers", "none.toml"]), 2, ["none.toml", "with --peers"]),
+        (node(&["--peers", "."]), 2, ["Is a directory", "with --peers"]),
+        (node(&["--config", "."]), 2, ["Is a directory", "with --config"]),
+        (node(&["--config", "no.text"]), 2, ["no.text", "with --config"]),
+        (
+            vec!["status".into(), "--socket".into(), "a.file".into()],
+            4,
+            ["no podwire node answers at a.file", "--socket"],
+        ),
+    ];
+    for (args, want, says) in &cases {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let (code, out, err) = run(dir.path(), &args);
+        assert_eq!((code, out.as_str()), (*want, ""), "{args:?}: {err}");
+        told(&err, says);
+    }
+    // As an ordinary user: nothing may be written here, nor read, and low ports are not to be had.
+    fs::write(dir.path().join("secret.toml"), "").unwrap();
+    fs::set_permissions(dir.path().join("secret.toml"), fs::Permissions::from_mode(0o000)).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o555)).unwrap();
+    let cases: [(Vec<String>, i32, [&str; 2]); 3] = [
+        (
+            node(&["--socket", "n.sock"]),
+            3,
+            ["n.sock cannot be made: Permission denied", "writable directory"],
+        ),
+        (
+            node(&["--config", "secret.toml"]),
+            2,
+            ["secret.toml: Permission denied", "with --config"],
+        ),
+        (
+            node(&["--peers", "secret.toml"]),
+            2,
+            ["secret.toml: Permission denied", "with --peers"],
+        ),
+    ];
+    for (args, want, says) in &cases {
+        let out = nobody(dir.path()).args(args).output().unwrap();
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(*want), "{args:?}: {err}");
+        told(&err, says);
+    }
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let lowest = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if lowest.trim().parse::<u16>().unwrap() > 53 {
+        let socket = tempfile::tempdir().unwrap();
+        fs::set_permissions(socket.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let args = [
+            "node",
+            "--name",
+            "n1",
+            "--subnet",
+            "10.244.1.0/24",
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            "53",
+        ];
+        let out = nobody(socket.path())
+            .args(args)
+            .args(["--socket", "n.sock"])
+            .output()
+            .unwrap();
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(3), "{err}");
+        told(
+            &err,
+            &["port 53 of 127.0.0.1 is not yours to use", "one above 1023"],
+        );
+    }
+}
+
+/// One sentence with a remedy in parentheses, which says all of `words`.
+#[track_caller]
+fn told(err: &str, words: &[&str]) {
+    let sentence = err.starts_with("podwire: ") && err.ends_with(")\n") && err.lines().count() == 1;
+    assert!(sentence, "{err:?}");
+    for word in words {
+        assert!(err.contains(word), "{word:?} is not in {err}");
+    }
+}
+
 #[test]
 fn print_config_reads_back_to_the_same() {
     let dir = tempfile::tempdir().unwrap();
@@ -291,6 +431,36 @@ fn print_config_reads_back_to_the_same() {
     fs::write(dir.path().join("n.toml"), &first).unwrap();
     let (code, second, err) = run(dir.path(), &["node", "--print-config", "--config", "n.toml"]);
     assert_eq!((code, second), (0, first), "{err}");
+}
+
+#[test]
+fn print_config_explains_every_key_before_anything_is_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, draft, err) = run(dir.path(), &["node", "--print-config"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let commented = "# IPv4 subnet of this node's pods; `.1` is their gateway. Default: none; one of subnet and \
+                     subnet6 is needed.\n# subnet = \"10.244.1.0/24\"\n";
+    assert!(draft.contains(commented), "{draft}");
+    // The way of the reader: take the comment off, and it is a configuration as if said by flags.
+    let edited = draft.replace(
+        "\n# subnet = \"10.244.1.0/24\"\n",
+        "\nsubnet = \"10.244.7.0/24\"\n",
+    );
+    fs::write(dir.path().join("n.toml"), edited).unwrap();
+    let read = run(dir.path(), &["node", "--print-config", "--config", "n.toml"]);
+    let said = run(
+        dir.path(),
+        &["node", "--print-config", "--subnet", "10.244.7.0/24"],
+    );
+    assert_eq!(read, said);
+    assert!(
+        read.0 == 0 && read.1.contains("\nvtep_mac = \"0e:57:0a:f4:07:00\"\n"),
+        "{read:?}"
+    );
+    // A node needs one all the same.
+    fs::write(dir.path().join("n.toml"), draft).unwrap();
+    let (code, _, err) = run(dir.path(), &["node", "--config", "n.toml"]);
+    assert!(code == 2 && err.contains("subnet: is missing"), "{err}");
 }
 
 #[test]
@@ -326,6 +496,55 @@ fn a_node_lives_and_leaves_nothing() {
     assert!(node.0.wait().unwrap().success());
     assert!(asked.elapsed() < Duration::from_secs(1));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// A node's socket is where the flag, the file or the environment says, in this order; clients in the same
+/// environment find it.
+#[test]
+fn a_node_takes_its_socket_from_the_environment_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let print = |more: &[&str]| {
+        let out = podwire(dir.path())
+            .args(["node", "--print-config"])
+            .args(more)
+            .env("PODWIRE_SOCKET", "env.sock")
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let said = String::from_utf8(out.stdout).unwrap();
+        let line = said.lines().find(|l| l.starts_with("socket = "));
+        line.map(|l| l.trim_end_matches('"').rsplit('/').next().unwrap().to_string())
+    };
+    fs::write(dir.path().join("n.toml"), "socket = \"file.sock\"\n").unwrap();
+    assert_eq!(print(&[]).as_deref(), Some("env.sock"));
+    assert_eq!(print(&["--config", "n.toml"]).as_deref(), Some("file.sock"));
+    let flag = ["--socket", "flag.sock", "--config", "n.toml"];
+    assert_eq!(print(&flag).as_deref(), Some("flag.sock"));
+    let (_, help, _) = run(dir.path(), &["node", "--help"]);
+    let help: Vec<&str> = help.split_whitespace().collect();
+    let help = help.join(" ");
+    let told = "--socket <PATH> Socket that `podwire attach`, `status` and the others talk to. [default: \
+                $PODWIRE_SOCKET, or NODE.sock in /run/podwire or $XDG_RUNTIME_DIR/podwire]";
+    assert!(help.contains(told), "{help}");
+    let mut child = podwire(dir.path());
+    let child = child
+        .args(["node", "--name", "n1", "--subnet", "10.244.1.0/24"])
+        .args(["--bind", "127.0.0.1", "--port", "auto"])
+        .env("PODWIRE_SOCKET", "env.sock")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut node = Node(child.unwrap());
+    let mut line = String::new();
+    let out = node.0.stdout.as_mut().unwrap();
+    BufReader::new(out).read_line(&mut line).unwrap();
+    assert!(line.ends_with("/env.sock\n"), "{line}");
+    let asked = podwire(dir.path())
+        .arg("pods")
+        .env("PODWIRE_SOCKET", "env.sock")
+        .status()
+        .unwrap();
+    assert!(asked.success());
 }
 
 #[test]

@@ -206,6 +206,50 @@ fn killed_it_takes_its_processes_along() {
         assert!(begun.elapsed() < Duration::from_secs(3), "still there: {left:#?}");
         std::thread::sleep(Duration::from_millis(20));
     }
+    // Its files stay, since nobody was there to remove them, until the next one comes along.
+    let files = || fs::read_dir(demo.dir.path()).unwrap().count();
+    assert_eq!(files(), 1);
+    let next = Command::new(PODWIRE)
+        .args(["demo", "--nodes", "1", "--pods", "1", "--json"])
+        .env("TMPDIR", demo.dir.path())
+        .output()
+        .unwrap();
+    assert!(next.status.success(), "{}", String::from_utf8_lossy(&next.stderr));
+    assert_eq!(files(), 0);
+}
+
+/// An ordinary user brings up two nodes by `unshare -Urn`: in a network namespace that has nothing, not even
+/// loopback up.
+#[test]
+fn a_new_network_namespace_will_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let inside = |more: &[&str], script: &str| {
+        let mut command = Command::new("unshare");
+        let command = command.arg("-Urn").args(more).args(["sh", "-c", script, PODWIRE]);
+        let out = command.env("TMPDIR", dir.path()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (out.status.code(), text(out.stdout), text(out.stderr))
+    };
+    let (code, out, err) = inside(&[], "\"$0\" demo --json");
+    let report: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}"));
+    assert_eq!((code, &report["ok"]), (Some(0), &Value::Bool(true)), "{report:#}");
+    assert_eq!(report["pairs"].as_array().unwrap().len(), 4 * 3 * 2);
+    assert_eq!(
+        err,
+        "podwire: lo was down in this network namespace, and is up now\n"
+    );
+    let (code, _, err) = inside(&[], "ip link set lo up && \"$0\" demo --json --nodes 1 --pods 1");
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    // Who may not bring it up is told who may.
+    let less = ["setpriv", "--bounding-set", "-net_admin"];
+    let (code, out, err) = inside(&less, "\"$0\" demo --json");
+    assert_eq!((code, out.as_str()), (Some(3), ""));
+    assert_eq!(
+        err,
+        "podwire: the nodes of a demo meet on loopback, but lo is down in this network namespace (as its root: ip \
+         link set lo up)\n"
+    );
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -4,8 +4,9 @@
 use podwire::pod::sandbox::{Sandbox, Spec};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 const PODWIRE: &str = env!("CARGO_BIN_EXE_podwire");
 
@@ -58,6 +59,7 @@ fn everything_podwire_needs_is_looked_at() {
         "UDP GRO",
         "UDP GSO",
         "VXLAN port",
+        "loopback",
         "namespaces",
         "open files",
         "receive buffer",
@@ -78,6 +80,12 @@ fn a_pods_host_may_hold_pods() {
             .unwrap()
             .contains("no interface but loopback")
     );
+    // It has nobody's interfaces up yet.
+    assert_eq!(check(&checks, "loopback")["verdict"], "warn");
+    let remedy = check(&checks, "loopback")["remedy"].as_str().unwrap();
+    assert!(remedy.contains("ip link set lo up"), "{remedy}");
+    let (_, checks) = with("ip link set lo up");
+    assert_eq!(check(&checks, "loopback")["verdict"], "ok");
 }
 
 #[test]
@@ -101,6 +109,71 @@ fn a_device_that_is_missing_or_none_is_told() {
     assert_eq!(code, 1);
     let namespaces = check(&checks, "namespaces");
     assert!(namespaces["found"].as_str().unwrap().contains("no TAP in them"));
+}
+
+/// Doctor and node, asked for the same buffer of the same kernel, find the same. Half of what was asked is what a
+/// kernel that counts double would hide.
+#[test]
+fn doctor_and_status_agree_about_buffers() {
+    let Some(most) = std::fs::read_to_string("/proc/sys/net/core/rmem_max")
+        .ok()
+        .and_then(|n| n.trim().parse::<usize>().ok())
+        .filter(|n| (65_536..1 << 29).contains(n))
+    else {
+        eprintln!("this kernel grants any buffer, so nothing is tested here");
+        return;
+    };
+    for asked in [most, 2 * most] {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("n.sock");
+        let bytes = asked.to_string();
+        let mut node = Command::new(PODWIRE)
+            .args([
+                "node",
+                "--name",
+                "n",
+                "--subnet",
+                "10.244.9.0/24",
+                "--port",
+                "auto",
+            ])
+            .args(["--bind", "127.0.0.1", "--receive-buffer", &bytes, "--socket"])
+            .arg(&socket)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let up = BufReader::new(node.stdout.as_mut().unwrap()).read_line(&mut line);
+        let ask = |args: &[&str]| {
+            let mut command = Command::new(PODWIRE);
+            command
+                .arg("--socket")
+                .arg(&socket)
+                .args(args)
+                .arg("--json")
+                .output()
+                .unwrap()
+        };
+        let status = ask(&["status"]);
+        let (_, checks) = examine(&ask(&["doctor", "--buffer", &bytes]));
+        node.kill().unwrap();
+        node.wait().unwrap();
+        up.unwrap();
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+        assert_eq!(status["offloads"]["receive_buffer"], most);
+        let problems = status["problems"].to_string();
+        let check = check(&checks, "receive buffer");
+        let fine = asked == most;
+        assert_eq!(check["verdict"] == "ok", fine, "{check}");
+        assert_eq!(!problems.contains("a receive buffer of"), fine, "{problems}");
+        if !fine {
+            let short = format!("{most} of {asked} bytes are granted");
+            assert_eq!(check["found"], short);
+            let short = format!("granted a receive buffer of {most} bytes of the {asked} asked");
+            assert!(problems.contains(&short), "{problems}");
+        }
+    }
 }
 
 #[test]

@@ -83,6 +83,7 @@ fn node(own: u8, other: u8) -> Node {
         dscp: None,
         udp_gso: true,
         partial_checksums: true,
+        merge_acks: true,
         broadcast_per_second: 1000,
         sockets: 8,
         underlay: (true, false),

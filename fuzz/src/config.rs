@@ -30,6 +30,7 @@ fn host() -> Host {
         name: name.into(),
         mtu,
         loopback: name == "lo",
+        up: true,
         vxlan: None,
         addresses: vec![ip.into()],
     };

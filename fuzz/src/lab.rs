@@ -137,6 +137,7 @@ impl Lab {
             dscp: bit(2).then_some(46),
             udp_gso: !bit(0),
             partial_checksums: !bit(1),
+            merge_acks: !bit(5),
             broadcast_per_second: if bit(4) { 1 } else { 1000 },
             sockets,
             underlay: families,

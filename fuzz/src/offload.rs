@@ -105,10 +105,10 @@ fn super_frame(input: &mut Input) -> (Vec<u8>, VnetHdr) {
 fn split(frame: &[u8], vnet: &VnetHdr) -> Vec<Vec<u8>> {
     let h = Headers::parse(frame).expect("well-formed");
     let Ok(segments) = Segments::checked(frame, &h, vnet) else {
-        let udp_limit =
-            vnet.gso == Gso::Udp && (h.end - h.l4 - 8).div_ceil(usize::from(vnet.gso_size)) > MOST;
+        let payload = h.end - h.l4 - h.l4_len(frame);
+        let too_many = payload.div_ceil(usize::from(vnet.gso_size)) > MOST;
         assert!(
-            udp_limit || vnet.gso_size == 0xffff,
+            too_many || vnet.gso_size == 0xffff,
             "a good super-frame is refused: {vnet:?}"
         );
         return Vec::new();

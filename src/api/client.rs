@@ -1,11 +1,12 @@
 //! The client's end of the admin socket: what the subcommands use.
 
 use super::line::{Broken, Wire};
+use super::place::{self, Socket};
 use super::{ErrorKind, PROTOCOL, Reply, Request};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Longest line a client takes from a node: 65,536 pods fit.
@@ -33,6 +34,18 @@ pub enum ApiError {
     Permission {
         /// The socket that was tried.
         socket: PathBuf,
+    },
+    /// Another user listens at a socket that nobody named.
+    #[error(
+        "what listens at {} belongs to the user with id {uid}, not to you or root (if you trust that user, name it \
+         with --socket)",
+        socket.display()
+    )]
+    Stranger {
+        /// The socket that was found.
+        socket: PathBuf,
+        /// The user.
+        uid: u32,
     },
     /// The node is of another generation.
     #[error(
@@ -90,13 +103,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// Reach the node at `socket` and agree on the protocol.
+    /// Reach the node at `socket` and agree on the protocol. A path is a socket that was named.
     ///
     /// # Errors
-    /// [`ApiError::NoNode`], [`ApiError::Permission`] and [`ApiError::Version`], beside a broken connection.
-    pub fn connect(socket: &Path) -> Result<Client, ApiError> {
-        let path = socket.to_path_buf();
-        let stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
+    /// [`ApiError::NoNode`], [`ApiError::Permission`], [`ApiError::Stranger`] and [`ApiError::Version`], beside a
+    /// broken connection.
+    pub fn connect(socket: impl Into<Socket>) -> Result<Client, ApiError> {
+        let Socket { path, named } = socket.into();
+        let stream = UnixStream::connect(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {
                 ApiError::NoNode { socket: path.clone() }
             }
@@ -106,6 +120,9 @@ impl Client {
                 source,
             },
         })?;
+        if let (false, Err(uid)) = (named, place::of_ours(&stream)) {
+            return Err(ApiError::Stranger { socket: path, uid });
+        }
         let patient = stream
             .set_read_timeout(Some(PATIENCE))
             .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
@@ -166,8 +183,12 @@ impl Client {
         line.push(b'\n');
         let (mut rest, mut beside) = (&line[..], fds);
         while !rest.is_empty() {
-            let sent = self.wire.send(rest, beside).map_err(|e| self.broken(e))?;
-            (rest, beside) = (&rest[sent..], &[]);
+            match self.wire.send(rest, beside) {
+                Ok(sent) => (rest, beside) = (&rest[sent..], &[]),
+                // A node that turned this client away has said why before it hung up.
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => break,
+                Err(e) => return Err(self.broken(e)),
+            }
         }
         let answer = loop {
             if let Some((line, _)) = self.wire.line() {
@@ -200,5 +221,31 @@ impl Client {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ApiError::Timeout { socket },
             _ => ApiError::Broken { socket, source },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn who_is_turned_away_hears_why() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut client = Client {
+            socket: "n1.sock".into(),
+            wire: Wire::new(near, MAX_REPLY),
+            node: String::new(),
+            version: String::new(),
+        };
+        let reply = Reply::Error {
+            message: "another time".into(),
+            kind: ErrorKind::Internal,
+        };
+        writeln!(far, "{}", serde_json::to_string(&reply).unwrap()).unwrap();
+        drop(far);
+        let mut why = || client.call(&Request::Pods).unwrap_err().to_string();
+        assert_eq!(why(), "another time");
+        assert!(why().contains("broke"));
     }
 }

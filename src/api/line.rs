@@ -30,6 +30,9 @@ pub enum Broken {
     /// More descriptors than [`MAX_FDS`] for one line.
     #[error("more than {MAX_FDS} file descriptors came with one line")]
     ManyFds,
+    /// This process may open no more.
+    #[error("a file descriptor came, and this process may open no more files")]
+    OutOfFiles,
     /// The connection broke.
     #[error(transparent)]
     Io(io::Error),
@@ -93,7 +96,12 @@ impl Wire {
         }
         self.inbox.truncate(held + got.as_ref().map_or(0, |g| g.bytes));
         let got = got.map_err(|e| Broken::Io(e.into()))?;
-        if got.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > MAX_FDS {
+        // There was room for as many as a line may have: fewer came because the kernel found no number for more.
+        let truncated = got.flags.contains(ReturnFlags::CTRUNC);
+        if truncated && self.fds.len() < MAX_FDS {
+            return Err(Broken::OutOfFiles);
+        }
+        if truncated || self.fds.len() > MAX_FDS {
             return Err(Broken::ManyFds);
         }
         if got.bytes == 0 {

@@ -1,10 +1,13 @@
 //! Where admin sockets live: `NODE.sock` in a directory of the user's own.
 //!
 //! Root uses `/run/podwire`, others `$XDG_RUNTIME_DIR/podwire`; where neither can be made (a user namespace
-//! whose root is nobody, a session without a runtime directory) `/tmp/podwire-UID` serves.
+//! whose root is nobody, a session without a runtime directory) `/tmp/podwire-UID` serves. Anybody could have made
+//! that one, and `XDG_RUNTIME_DIR` may be another user's: what is not this user's alone is passed over.
 
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -68,18 +71,59 @@ pub fn fits(path: PathBuf) -> Result<PathBuf, PlaceError> {
     }
 }
 
+/// An admin socket, as a client means it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Socket {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether somebody named it, and answers for who is there: otherwise it must be this user or root.
+    pub named: bool,
+}
+
+impl From<&Path> for Socket {
+    fn from(path: &Path) -> Socket {
+        Socket {
+            path: path.into(),
+            named: true,
+        }
+    }
+}
+
+impl From<&PathBuf> for Socket {
+    fn from(path: &PathBuf) -> Socket {
+        path.as_path().into()
+    }
+}
+
+impl From<&Socket> for Socket {
+    fn from(socket: &Socket) -> Socket {
+        socket.clone()
+    }
+}
+
 /// The socket a client means: `named`, or `$PODWIRE_SOCKET`, or the only node of this user that answers.
 ///
 /// # Errors
 /// [`PlaceError::None`] and [`PlaceError::Several`].
-pub fn for_client(named: Option<&Path>) -> Result<PathBuf, PlaceError> {
+pub fn for_client(named: Option<&Path>) -> Result<Socket, PlaceError> {
     if let Some(path) = named {
         return Ok(path.into());
     }
     if let Some(path) = std::env::var_os("PODWIRE_SOCKET").filter(|p| !p.is_empty()) {
-        return Ok(path.into());
+        return Ok((&PathBuf::from(path)).into());
     }
-    only(&directories())
+    let path = only(&directories())?;
+    Ok(Socket { path, named: false })
+}
+
+/// Whether this user or root listens at the other end; the other user when not.
+///
+/// # Errors
+/// When it is another user, or the kernel does not tell.
+pub(super) fn of_ours(stream: &UnixStream) -> Result<(), u32> {
+    let theirs = rustix::net::sockopt::socket_peercred(stream.as_fd()).map_or(u32::MAX, |c| c.uid.as_raw());
+    let ours = [0, rustix::process::geteuid().as_raw()];
+    ours.contains(&theirs).then_some(()).ok_or(theirs)
 }
 
 impl PlaceError {
@@ -90,20 +134,20 @@ impl PlaceError {
 }
 
 fn only(dirs: &[PathBuf]) -> Result<PathBuf, PlaceError> {
-    let mut alive: Vec<PathBuf> = dirs
-        .iter()
-        .filter_map(|d| fs::read_dir(d).ok())
-        .flatten()
-        .filter_map(|e| e.ok().map(|e| e.path()))
-        .filter(|p| p.extension().is_some_and(|e| e == "sock"))
-        .filter(|p| UnixStream::connect(p).is_ok())
-        .collect();
+    let mut alive = Vec::new();
+    let mut looked = Vec::new();
+    for dir in dirs {
+        let mut seen = dir.display().to_string();
+        match ours_alone(dir).and_then(|()| fs::read_dir(dir)) {
+            Ok(entries) => alive.extend(entries.flatten().map(|e| e.path()).filter(|p| answers(p))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => seen += &format!(" ({e})"),
+        }
+        looked.push(seen);
+    }
     alive.sort();
     match alive.len() {
-        0 => {
-            let looked: Vec<_> = dirs.iter().map(|d| d.display().to_string()).collect();
-            Err(PlaceError::None(looked.join(", ")))
-        }
+        0 => Err(PlaceError::None(looked.join(", "))),
         1 => Ok(alive.remove(0)),
         _ => {
             let named: Vec<_> = alive
@@ -115,12 +159,25 @@ fn only(dirs: &[PathBuf]) -> Result<PathBuf, PlaceError> {
     }
 }
 
-/// Make `dir` for this user alone, or accept it when it is that already: under /tmp anyone could have made it.
+/// Whether a node of ours listens at `path`.
+fn answers(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "sock")
+        && UnixStream::connect(path).is_ok_and(|stream| of_ours(&stream).is_ok())
+}
+
+/// Make `dir` for this user alone, or accept it when it is that already.
 fn claim(dir: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
         _ => {}
     }
+    ours_alone(dir)?;
+    rustix::fs::access(dir, rustix::fs::Access::WRITE_OK)?;
+    Ok(())
+}
+
+/// Whether `dir` is a directory that this user alone fills.
+fn ours_alone(dir: &Path) -> io::Result<()> {
     let meta = fs::symlink_metadata(dir)?;
     let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     if !meta.is_dir() {
@@ -132,13 +189,13 @@ fn claim(dir: &Path) -> io::Result<()> {
     if meta.mode() & 0o022 != 0 {
         return refuse("writable for other users");
     }
-    rustix::fs::access(dir, rustix::fs::Access::WRITE_OK)?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{ApiError, Client};
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixListener;
 
@@ -169,5 +226,56 @@ mod tests {
         std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).unwrap();
         assert!(claim(&dir.path().join("link")).is_err());
         assert!(fits("/x".repeat(60).into()).is_err());
+    }
+
+    #[test]
+    fn nodes_of_others_are_passed_over() {
+        let top = tempfile::tempdir().unwrap();
+        let (dir, other) = (top.path().join("p"), top.path().join("q"));
+        claim(&dir).unwrap();
+        let none = |dir: &Path, why: &str| {
+            let e = only(&[dir.to_path_buf()]).unwrap_err();
+            assert!(e.is_missing() && e.to_string().contains(why), "{e}");
+        };
+        let _ours = UnixListener::bind(dir.join("n1.sock")).unwrap();
+        assert_eq!(only(std::slice::from_ref(&dir)).unwrap(), dir.join("n1.sock"));
+        std::os::unix::fs::symlink(&dir, top.path().join("link")).unwrap();
+        none(&top.path().join("link"), "link (not a directory)");
+        for mode in [0o770, 0o702] {
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+            none(&dir, "p (writable for other users)");
+        }
+        if !rustix::process::geteuid().is_root() {
+            return; // The rest takes another user.
+        }
+        // Ids are a thread's own, as far as the kernel is concerned.
+        let nobody = 65_534;
+        claim(&other).unwrap();
+        let path = other.join("n1.sock");
+        let bound = std::thread::scope(|s| {
+            let bind = s.spawn(|| {
+                std::os::unix::fs::chown(&other, Some(nobody), None).unwrap();
+                fs::set_permissions(top.path(), fs::Permissions::from_mode(0o711)).unwrap();
+                let nobody = rustix::process::Uid::from_raw(nobody);
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+                UnixListener::bind(&path)
+            });
+            bind.join().unwrap()
+        });
+        let _theirs = bound.unwrap();
+        none(&other, "q (belongs to another user)");
+        // Whatever the directory is like, it is who listens that counts.
+        std::os::unix::fs::chown(&other, Some(0), None).unwrap();
+        none(&other, "q");
+        assert_eq!(of_ours(&UnixStream::connect(&path).unwrap()), Err(nobody));
+        let found = Socket {
+            path: path.clone(),
+            named: false,
+        };
+        let refused = Client::connect(&found).unwrap_err();
+        assert!(
+            matches!(refused, ApiError::Stranger { uid: 65_534, .. }),
+            "{refused}"
+        );
     }
 }

@@ -1,12 +1,14 @@
 //! `podwire attach`: hang an existing network namespace on the node.
 
+use super::detach::say_or_undo;
 use super::{Exit, Failure};
+use crate::api::place::Socket;
 use crate::api::{AttachRequest, Client};
 use crate::model::{Mac, PodMtu, PodName};
 use crate::pod::attach::{AttachError, Attached, Blame, attach};
 use crate::sys::ns::{NetNs, Target};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Attach an existing network namespace as a pod.
 ///
@@ -52,7 +54,8 @@ pub struct Wishes {
     /// A certain MAC; otherwise one derived from the address
     #[arg(long)]
     pub mac: Option<Mac>,
-    /// MTU of the interface, at most the node's, which is the default
+    /// MTU of the interface; the node's otherwise. A larger one serves between pods of this node that have it:
+    /// towards others the pod is told what the path takes (path MTU discovery)
     #[arg(long)]
     pub mtu: Option<u16>,
     /// Name of the interface in the pod
@@ -80,7 +83,7 @@ impl Wishes {
 ///
 /// # Errors
 /// Whatever keeps the pod from being attached; nothing is left then.
-pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
+pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     let target = match (args.netns, args.pid) {
         (Some(name), _) => name.parse().map_err(AttachError::Ns)?,
         (None, Some(pid)) => Target::Pid(pid),
@@ -99,12 +102,12 @@ pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
     }
     // No lifeline: what made the namespace is not podwire's to end.
     let attached = attach(Client::connect(socket)?, &request, &netns, None)?;
-    if args.json {
-        println!("{}", json(&attached.pod)?);
+    let said = if args.json {
+        json(&attached.pod)?
     } else {
-        println!("{}", sentence(&attached));
-    }
-    Ok(())
+        format!("{}\n", sentence(&attached))
+    };
+    say_or_undo(&said, &attached.pod.pod, socket)
 }
 
 /// One friendly line.
@@ -121,12 +124,13 @@ pub fn sentence(attached: &Attached) -> String {
     )
 }
 
-/// `value` as indented JSON.
+/// `value` as indented JSON, with a line end.
 ///
 /// # Errors
 /// When it has no JSON form, which is a bug.
 pub fn json<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
-    serde_json::to_string_pretty(value).map_err(|e| Failure::new(Exit::Failed, e))
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::new(Exit::Failed, e))?;
+    Ok(text + "\n")
 }
 
 /// The node may run elsewhere in the tree, and outlives this shell's working directory.

@@ -1,9 +1,9 @@
 //! `podwire detach`: take a pod off the node.
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, say};
+use crate::api::place::Socket;
 use crate::api::{Client, Reply, Request};
 use crate::model::PodName;
-use std::path::Path;
 
 /// Take a pod off the node: its interface goes, its addresses become free.
 ///
@@ -23,7 +23,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When the node cannot be asked.
-pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
+pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     let mut client = Client::connect(socket)?;
     let existed = detach(&mut client, &args.name)?;
     let said = if existed {
@@ -31,8 +31,25 @@ pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
     } else {
         "was not attached"
     };
-    println!("{} {said}", args.name);
-    Ok(())
+    say(&format!("{} {said}\n", args.name))
+}
+
+/// Tell of a pod that was just made. One that nobody can be told of is taken off again, because a command that
+/// failed leaves nothing.
+///
+/// # Errors
+/// When standard output takes nothing.
+pub fn say_or_undo(text: &str, pod: &PodName, socket: &Socket) -> Result<(), Failure> {
+    say(text).map_err(|mut failure| {
+        let undone = Client::connect(socket)
+            .map_err(Failure::from)
+            .and_then(|mut client| detach(&mut client, pod));
+        failure.message += &match undone {
+            Ok(_) => format!("; the pod {pod} was taken off again"),
+            Err(e) => format!("; the pod {pod} is attached still: {}", e.message),
+        };
+        failure
+    })
 }
 
 /// Detach `pod`; whether there was one.

@@ -5,8 +5,8 @@ use crate::api::place::for_client;
 use crate::api::{Client, Reply, Request};
 use crate::daemon::config::{DEFAULT_BUFFER, DEFAULT_PORT};
 use crate::daemon::links::{Host, Link};
+use crate::sys::net;
 use crate::sys::probe::{self, Sandbox};
-use rustix::net::sockopt;
 use serde::Serialize;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -96,6 +96,7 @@ pub fn run(args: &Args, socket: Option<&Path>) -> Result<Exit, Failure> {
     checks.extend(udp());
     checks.extend(buffers(args.buffer));
     checks.push(port(args.port, &host.links, socket));
+    checks.push(loopback(&host.links));
     checks.extend(mtus(&host));
     checks.push(files());
     if args.json {
@@ -285,29 +286,22 @@ fn udp() -> [Check; 2] {
     ]
 }
 
-/// What the kernel grants of `asked` bytes; it reports twice what may be used.
+/// What the kernel grants of `asked` bytes.
 fn buffers(asked: usize) -> Vec<Check> {
     let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) else {
         return Vec::new();
     };
-    let receive = sockopt::set_socket_recv_buffer_size(&socket, asked)
-        .and_then(|()| sockopt::socket_recv_buffer_size(&socket));
-    let send = sockopt::set_socket_send_buffer_size(&socket, asked)
-        .and_then(|()| sockopt::socket_send_buffer_size(&socket));
-    let check = |name, granted: rustix::io::Result<usize>, sysctl: &str| match granted {
-        Ok(n) if n / 2 >= asked => Check::ok(name, format!("{asked} bytes are granted")),
-        Ok(n) => Check::bad(
+    let (receive, send) = net::buffers(&socket, asked, asked);
+    let check = |name, granted: usize, sysctl: &str| {
+        if granted >= asked {
+            return Check::ok(name, format!("{asked} bytes are granted"));
+        }
+        Check::bad(
             name,
             Verdict::Warn,
-            format!("{} of {asked} bytes are granted", n / 2),
+            format!("{granted} of {asked} bytes are granted"),
             format!("as root: sysctl -w net.core.{sysctl}={asked} (fewer drops under bursts)"),
-        ),
-        Err(e) => Check::bad(
-            name,
-            Verdict::Warn,
-            e.to_string(),
-            "podwire works with the default",
-        ),
+        )
     };
     vec![
         check("receive buffer", receive, "rmem_max"),
@@ -402,6 +396,21 @@ fn holder(port: u16) -> String {
     }
 }
 
+fn loopback(links: &[Link]) -> Check {
+    const NAME: &str = "loopback";
+    if links.iter().any(|l| l.loopback && l.up) {
+        return Check::ok(NAME, "lo is up");
+    }
+    let remedy = "as root of this network namespace: ip link set lo up (nodes at 127.0.0.1 reach each other \
+                  then; podwire demo does it by itself)";
+    Check::bad(
+        NAME,
+        Verdict::Warn,
+        "lo is down, as in a new network namespace",
+        remedy,
+    )
+}
+
 fn mtus(host: &Host) -> Vec<Check> {
     const NAME: &str = "MTU";
     let used = host
@@ -443,19 +452,20 @@ fn mtus(host: &Host) -> Vec<Check> {
 
 fn files() -> Check {
     const NAME: &str = "open files";
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    match limit.current {
-        Some(n) if n < 1024 => Check::bad(
+    // A node raises the soft limit to this.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let Some(n) = limit else {
+        return Check::ok(NAME, "without limit");
+    };
+    let found = format!("{n} at most, enough for {} pods", n.saturating_sub(128) / 3);
+    match n < 1024 {
+        true => Check::bad(
             NAME,
             Verdict::Warn,
-            format!("{n} at most"),
-            "ulimit -n 65536 (each pod takes three)",
+            found,
+            "as root: ulimit -n 65536 (each pod takes three)",
         ),
-        Some(n) => Check::ok(
-            NAME,
-            format!("{n} at most, enough for {} pods", n.saturating_sub(128) / 3),
-        ),
-        None => Check::ok(NAME, "without limit"),
+        false => Check::ok(NAME, found),
     }
 }
 
@@ -542,6 +552,7 @@ mod tests {
             .into_iter()
             .chain(udp())
             .chain(buffers(1 << 40))
+            .chain([loopback(&[])])
             .chain(mtus(&Host::default()));
         for c in checks {
             assert_eq!(c.verdict != Verdict::Ok, c.remedy.is_some(), "{c:?}");

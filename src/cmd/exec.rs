@@ -2,17 +2,22 @@
 
 use super::{Exit, Failure};
 use crate::api::Client;
+use crate::api::place::Socket;
 use crate::model::PodName;
 use crate::pod::attach::AttachError;
 use crate::pod::hidden;
 use crate::sys::ns::{self, NetNs, Target};
+use crate::sys::rights::Whose;
 use std::ffi::OsString;
-use std::path::Path;
 
 /// Run a command in a pod.
 ///
 /// The command takes the place of podwire: it gets its terminal and its signals, and its exit code is the
 /// result. All commands in a pod share its network, localhost included.
+///
+/// In a pod that another user made, whose programs are that user's, the command is run as the pod's root with
+/// nothing of yours: no groups, no open files but standard input and output, and of the environment only
+/// PATH, TERM, COLORTERM, NO_COLOR, LANG and LC_*. A pod without a root is refused.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -30,7 +35,7 @@ pub struct Args {
 ///
 /// # Errors
 /// No such pod, or it cannot be entered.
-pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
+pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     let found = super::pods::find(&mut Client::connect(socket)?, &args.name)?;
     let Some(pod) = found else {
         let message = format!(
@@ -39,19 +44,21 @@ pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
         );
         return Err(Failure::new(Exit::NotFound, message));
     };
-    match (pod.holder, pod.netns) {
+    let whose = match (pod.holder, pod.netns) {
         (Some(pid), _) => ns::join(pid).map_err(AttachError::Ns)?,
         (None, Some(path)) => {
             let netns = NetNs::open(&Target::Path(path)).map_err(AttachError::Ns)?;
             netns.enter().map_err(AttachError::Ns)?;
+            // The files are still the host's.
+            Whose::Own
         }
         (None, None) => {
             let message = format!("nobody told the node where the namespaces of {} are", args.name);
             return Err(Failure::new(Exit::Failed, message));
         }
-    }
+    };
     // Nothing needs to be dropped on this side: descriptors close on exec, and on failure this process ends.
-    let code = hidden::exec(&command_or_shell(args.command));
+    let code = hidden::exec(&command_or_shell(args.command), whose);
     std::process::exit(code.into())
 }
 

@@ -1,10 +1,12 @@
 //! One file (or folder) per subcommand, and what they share: the socket, exit codes, and how failures are told.
 
 pub mod attach;
+pub mod bench;
 pub mod demo;
 pub mod detach;
 pub mod doctor;
 pub mod exec;
+mod lab;
 pub mod node;
 pub mod pods;
 pub mod run;
@@ -13,6 +15,7 @@ pub mod table;
 
 use crate::api::place::{PlaceError, for_client};
 use crate::api::{ApiError, ErrorKind};
+use crate::sys::ns::NsError;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -32,7 +35,7 @@ pub enum Exit {
     Permission = 3,
     /// No node answers.
     Unavailable = 4,
-    /// The name, address, MAC or socket is taken.
+    /// The name, address, MAC, port, socket or default route is taken.
     Taken = 5,
     /// No such pod, namespace or process.
     NotFound = 6,
@@ -74,10 +77,22 @@ impl From<ErrorKind> for Exit {
 impl From<ApiError> for Failure {
     fn from(e: ApiError) -> Failure {
         let exit = match &e {
-            ApiError::Permission { .. } => Exit::Permission,
+            ApiError::Permission { .. } | ApiError::Stranger { .. } => Exit::Permission,
             ApiError::Refused { kind, .. } => Exit::from(*kind),
             ApiError::NoNode { .. } | ApiError::Timeout { .. } | ApiError::Broken { .. } => Exit::Unavailable,
             ApiError::Version { .. } | ApiError::Garbled { .. } => Exit::Unavailable,
+        };
+        Failure::new(exit, e)
+    }
+}
+
+impl From<NsError> for Failure {
+    fn from(e: NsError) -> Failure {
+        let exit = match &e {
+            NsError::Permission(_) | NsError::Rights { .. } => Exit::Permission,
+            NsError::Missing(_) | NsError::NoProcess(_) => Exit::NotFound,
+            NsError::NotNetns(_) => Exit::Usage,
+            NsError::Call { .. } => Exit::Failed,
         };
         Failure::new(exit, e)
     }
@@ -98,6 +113,9 @@ const EXAMPLES: &str = "\
 See it work:
   podwire demo
 
+Measure it beside the kernel's own:
+  podwire bench --quick
+
 Two nodes, a pod on each:
   n1$ podwire node --name n1 --subnet 10.244.1.0/24 --peers peers.toml
   n1$ podwire attach --name a --netns /run/netns/a
@@ -106,8 +124,8 @@ Two nodes, a pod on each:
 
 Exit codes:
   0 done    1 failed    2 wrong usage or configuration    3 not permitted    4 no node answers
-  5 name, address, MAC, port or socket taken    6 no such pod, namespace or process
-  7 out of addresses or ports
+  5 name, address, MAC, port, socket or default route taken
+  6 no such pod, namespace or process    7 out of addresses or ports
 run and exec end with their command's code; 126 and 127 tell that it could not be run.";
 
 /// A pod network in user space: TAP, VXLAN over UDP, no root and no kernel module.
@@ -139,9 +157,13 @@ enum Command {
     /// Try to make a pod's namespaces and TAP; the exit code tells how far it came.
     #[command(name = doctor::PROBE, hide = true)]
     ProbeSandbox,
-    /// Ping, or move bytes, from inside a pod of the demo.
-    #[command(name = demo::load::VERB, hide = true)]
-    DemoLoad(demo::load::Args),
+    Bench(bench::Args),
+    /// Measure, within the sandbox of a benchmark.
+    #[command(name = bench::VERB, hide = true)]
+    BenchInside(bench::Args),
+    /// Make traffic, or take it, inside a pod of a demo or a measurement.
+    #[command(name = lab::load::VERB, hide = true)]
+    Load(lab::load::Args),
 }
 
 /// Entry point of the binary.
@@ -163,7 +185,7 @@ pub fn main() -> ExitCode {
     match dispatch(cli) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "podwire: {}", failure.message);
+            complain(&failure.message);
             ExitCode::from(failure.exit as u8)
         }
     }
@@ -181,7 +203,9 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Exec(args) => exec::run(args, &for_client(socket)?).map(done),
         Command::Status(args) => status::run(&args, &for_client(socket)?).map(done),
         Command::Demo(args) => demo::run(&args),
-        Command::DemoLoad(args) => demo::load::run(args).map(done),
+        Command::Bench(args) => bench::run(&args),
+        Command::BenchInside(args) => bench::inside(&args),
+        Command::Load(args) => lab::load::run(args).map(done),
         Command::Doctor(args) => doctor::run(&args, socket),
         Command::ProbeSandbox => doctor::probe(),
     }
@@ -195,6 +219,11 @@ pub fn say(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Write a line to standard error; when that takes nothing there is nobody left to tell.
+pub fn complain(what: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "podwire: {what}");
 }
 
 /// Colours, on a terminal whose user did not refuse them (<https://no-color.org>).

@@ -3,16 +3,20 @@
 use super::{Exit, Failure, say};
 use crate::api::place;
 use crate::control::file::PeersFile;
+use crate::control::strict::Origin;
 use crate::daemon::admin::Worker;
+use crate::daemon::closer::Closer;
 use crate::daemon::command::Command;
 use crate::daemon::config::Config;
 use crate::daemon::config::given::Given;
 use crate::daemon::config::keys::{self, KEYS, Key};
 use crate::daemon::links::Host;
 use crate::daemon::listener::{ListenError, Listener};
+use crate::daemon::metrics::Endpoint;
 use crate::daemon::server::{End, Server, Wakers};
 use crate::daemon::worker;
 use clap::{Arg, ArgAction, ArgMatches};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::Read;
@@ -29,8 +33,8 @@ Examples:
       With peers, as [[peer]] name = \"n2\", underlay = \"192.0.2.2\", subnet = \"10.244.2.0/24\".
   podwire node --config n1.toml --port auto
       From a file, with a flag that overrides it.
-  podwire node --subnet 10.244.1.0/24 --print-config > n1.toml
-      Every key explained, ready to be edited.
+  podwire node --print-config > n1.toml
+      Every key explained, ready to be edited: a subnet is all it lacks.
 
 SIGHUP reads the peers again (changes of the file are noticed without it), SIGTERM and SIGINT end the node.";
 
@@ -52,16 +56,25 @@ impl clap::Args for Args {
             .long("print-config")
             .action(ArgAction::SetTrue)
             .help("Print the configuration in force, explained, and do nothing");
-        let flags = flags().map(|key| {
+        let explained = |key: &Key| {
             let arg = Arg::new(key.flag).long(key.flag).value_name(key.value);
-            let arg = arg.help(format!("{} [default: {}]", key.help, key.fallback));
+            arg.help(format!("{} [default: {}]", key.help, key.fallback))
+        };
+        // Beside the flag of all subcommands, which finds a node, this is where a new one will be.
+        let socket = explained(&keys::SOCKET).value_parser(clap::value_parser!(PathBuf));
+        let flags = flags().map(|key| {
+            let arg = explained(key);
             if key.list {
                 arg.action(ArgAction::Append).value_delimiter(',')
             } else {
                 arg
             }
         });
-        cmd.after_help(EXAMPLES).arg(config).arg(print).args(flags)
+        cmd.after_help(EXAMPLES)
+            .arg(config)
+            .arg(print)
+            .arg(socket)
+            .args(flags)
     }
 
     fn augment_args_for_update(cmd: clap::Command) -> clap::Command {
@@ -103,6 +116,7 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         .filter_level(config.log)
         .format_target(false)
         .init();
+    take_all_files();
     let failed = |what: String| Failure::new(Exit::Failed, what);
     let signal = |e: std::io::Error| failed(format!("signals cannot be taken: {e}"));
     // Signals first: one that comes while the node starts ends it as cleanly as a later one.
@@ -128,30 +142,30 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         };
         Failure::new(exit, e.to_string())
     })?;
+    let metrics = config.metrics.map(Endpoint::bind).transpose();
+    let metrics = metrics.map_err(|e| Failure::new(exit_for(e.kind()), e))?;
     let (lifeline, worker_end) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
     let mut ended = worker_end.try_clone().map_err(|e| failed(e.to_string()))?;
-    let handle = worker::spawn(&config, lifeline).map_err(|e| {
-        let exit = match e.kind {
-            std::io::ErrorKind::AddrInUse => Exit::Taken,
-            std::io::ErrorKind::PermissionDenied => Exit::Permission,
-            _ => Exit::Failed,
-        };
-        Failure::new(exit, e.message)
-    })?;
+    let handle = worker::spawn(&config, lifeline).map_err(|e| Failure::new(exit_for(e.kind), e.message))?;
     let wakers = Wakers {
         stop,
         reload,
         worker: worker_end,
     };
-    let end = Server::new(config.clone(), &handle, listener, peers, wakers).and_then(|server| {
-        announce(&config, &handle.underlay(), &path);
+    let scraped = metrics.as_ref().map(Endpoint::address);
+    let end = Server::new(config.clone(), &handle, listener, metrics, peers, wakers).and_then(|server| {
+        announce(&config, &handle.underlay(), &path, scraped);
         server.run()
     });
     // A failure to tell the service manager changes nothing.
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let _ = handle.send(Command::Stop);
     if has_ended(&mut ended) {
-        handle.join();
+        let closer = Closer::default();
+        for tap in handle.join() {
+            closer.close(tap, || {});
+        }
+        closer.finish();
     } else {
         log::warn!("the data path did not end within 500 ms and is abandoned");
     }
@@ -164,6 +178,28 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
             "the data path ended by itself (the log tells why; report it)".into(),
         )),
         Err(e) => Err(failed(format!("the control thread failed: {e}"))),
+    }
+}
+
+/// The exit code when a socket cannot be bound.
+fn exit_for(kind: std::io::ErrorKind) -> Exit {
+    match kind {
+        std::io::ErrorKind::AddrInUse => Exit::Taken,
+        std::io::ErrorKind::PermissionDenied => Exit::Permission,
+        _ => Exit::Failed,
+    }
+}
+
+/// Raise the limit of open files as far as it goes without asking: each pod takes three, and the usual soft limit
+/// is for programs that call select.
+fn take_all_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(e) = setrlimit(Resource::Nofile, most) {
+        log::debug!("the limit of open files stays at {:?}: {e}", limit.current);
     }
 }
 
@@ -184,26 +220,36 @@ fn configuration(args: &Args, socket: Option<&Path>) -> Result<Config, Failure> 
     for (key, values) in &args.flags {
         given.flag(key, values.clone());
     }
-    if let Some(path) = socket {
+    // The environment speaks where neither flag nor file does.
+    let unsaid = given.origin(&keys::SOCKET) == Origin::Default;
+    let environment = std::env::var_os("PODWIRE_SOCKET").filter(|p| unsaid && !p.is_empty());
+    if let Some(path) = socket.map(Path::as_os_str).or(environment.as_deref()) {
         given.flag(&keys::SOCKET, vec![path.to_string_lossy().into_owned()]);
     }
-    Config::understand(&given, &Host::ask()).map_err(|e| usage(e.to_string()))
+    let understand = if args.print {
+        Config::draft
+    } else {
+        Config::understand
+    };
+    understand(&given, &Host::ask()).map_err(|e| usage(e.to_string()))
 }
 
 /// The one line that tells the node is up, and the service manager's share.
-fn announce(config: &Config, underlay: &[SocketAddr], path: &Path) {
+fn announce(config: &Config, underlay: &[SocketAddr], path: &Path, metrics: Option<SocketAddr>) {
     let four = config.subnet4.map(|n| n.to_string());
     let six = config.subnet6.map(|n| n.to_string());
     let subnets: Vec<_> = four.into_iter().chain(six).collect();
     let at: Vec<_> = underlay.iter().map(ToString::to_string).collect();
+    let metrics = metrics.map(|at| format!(", metrics at http://{at}/metrics"));
     let line = format!(
-        "node {} is up: pods {}, VXLAN {} at {}, MTU {}, socket {}",
+        "node {} is up: pods {}, VXLAN {} at {}, MTU {}, socket {}{}",
         config.node,
         subnets.join(" and "),
         u32::from(config.vni),
         at.join(" and "),
         config.pod_mtu.0,
-        path.display()
+        path.display(),
+        metrics.unwrap_or_default()
     );
     // The line is for who waits for the node; nobody may.
     let _ = say(&format!("{line}\n"));
@@ -226,5 +272,14 @@ fn has_ended(end: &mut UnixStream) -> bool {
     let waits = end
         .set_nonblocking(false)
         .and_then(|()| end.set_read_timeout(Some(Duration::from_millis(500))));
-    waits.is_ok() && end.read(&mut [0]).is_ok()
+    // What it had to tell may be in there still.
+    waits.is_ok()
+        && loop {
+            match end.read(&mut [0; 64]) {
+                Ok(0) => break true,
+                Ok(_) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break false,
+            }
+        }
 }

@@ -2,10 +2,10 @@
 
 use super::attach::json;
 use super::table::{age, bytes, table};
-use super::{Exit, Failure};
+use super::{Exit, Failure, say};
+use crate::api::place::Socket;
 use crate::api::{Client, PodInfo, Reply, Request};
 use crate::model::PodName;
-use std::path::Path;
 
 /// List the pods of this node, with their addresses and traffic.
 #[derive(Debug, clap::Args)]
@@ -23,14 +23,13 @@ pub struct Args {
 ///
 /// # Errors
 /// When the node cannot be asked.
-pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
+pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     let pods = pods(&mut Client::connect(socket)?)?;
     if args.json {
-        println!("{}", json(&pods)?);
+        say(&json(&pods)?)
     } else {
-        print!("{}", listing(&pods));
+        say(&listing(&pods))
     }
-    Ok(())
 }
 
 /// The pods of the node.

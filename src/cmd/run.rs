@@ -1,16 +1,22 @@
 //! `podwire run`: make a pod, run a command in it, and leave nothing behind.
 
 use super::attach::{Wishes, json, sentence};
+use super::detach::say_or_undo;
 use super::exec::command_or_shell;
-use super::{Exit, Failure};
+use super::{Exit, Failure, complain};
 use crate::api::Client;
+use crate::api::place::Socket;
 use crate::pod::sandbox::{Sandbox, SandboxError, Spec};
+use crate::sys::children;
 use crate::sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, Signals};
 use rustix::process::{Pid, Signal};
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{Child, ExitStatus};
+use std::time::Duration;
+
+/// How long what a command left running may take to die.
+const END: Duration = Duration::from_secs(2);
 
 /// Make a pod and run a command in it.
 ///
@@ -19,7 +25,8 @@ use std::process::{Child, ExitStatus};
 ///
 /// The pod has namespaces of its own for users, network, mounts, host name and IPC; files and processes are
 /// the host's. You are root inside. When the command ends, so does the pod, and the command's exit code is the
-/// result (128 and the signal's number when a signal ended it). No root needed.
+/// result (128 and the signal's number when a signal ended it). What the command left running is killed then, in
+/// the background or not; what `podwire exec` started lives on without a network. No root needed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -46,7 +53,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Whatever keeps the pod from being made or the command from being started; nothing is left then.
-pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
+pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     // Ask first: without a node there is no need to make anything.
     drop(Client::connect(socket)?);
     let failed = |e: std::io::Error| Failure::new(Exit::Failed, e);
@@ -56,15 +63,17 @@ pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
     let mut sandbox = spec.spawn()?;
     let attached = sandbox.attach(socket, args.wishes.request())?;
     if args.detach {
-        let pid = sandbox.release();
-        if args.json {
-            println!("{}", json(&attached.pod)?);
+        let said = if args.json {
+            json(&attached.pod)?
         } else {
-            println!("{}, held by process {pid}", sentence(&attached));
-        }
+            format!("{}, held by process {}\n", sentence(&attached), sandbox.pid())
+        };
+        say_or_undo(&said, &attached.pod.pod, socket)?;
+        sandbox.release();
         return Ok(());
     }
     sandbox.leave_to_node();
+    children::inherit().map_err(failed)?;
     let command = command_or_shell(args.command);
     let child = sandbox.command(&command[0], &command[1..]).spawn();
     let status = child.and_then(|child| look_after(child, &sandbox, &signals));
@@ -74,6 +83,10 @@ pub fn run(args: Args, socket: &Path) -> Result<(), Failure> {
         let _ = super::detach::detach(&mut client, &args.wishes.name);
     }
     drop(sandbox);
+    let left = children::end(END);
+    if !left.is_empty() {
+        complain(format_args!("processes of the pod do not end: {left:?}"));
+    }
     match code(status.map_err(failed)?) {
         0 => Ok(()),
         code => std::process::exit(code),
@@ -89,7 +102,7 @@ fn look_after(mut child: Child, sandbox: &Sandbox, signals: &Signals) -> std::io
             return Ok(status);
         }
         if sandbox.ended() && !told {
-            eprintln!("podwire: the pod was detached, or its node ended; its command is told to end");
+            complain("the pod was detached, or its node ended; its command is told to end");
             send(&child, SIGTERM);
             told = true;
         }
@@ -98,6 +111,7 @@ fn look_after(mut child: Child, sandbox: &Sandbox, signals: &Signals) -> std::io
         if caught.signal != SIGCHLD && !caught.by_kernel {
             send(&child, caught.signal);
         }
+        children::bury_others(&[child.id(), sandbox.pid()]);
     }
 }
 

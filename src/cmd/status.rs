@@ -3,10 +3,10 @@
 use super::pods::listing;
 use super::table::{age, bytes, table};
 use super::{Exit, Failure, Paint, say};
+use crate::api::place::Socket;
 use crate::api::{Client, PeerInfo, Reply, Request, Status};
 use crate::model::{DropReason, NodeCounters, OffloadMode};
 use std::fmt::Write;
-use std::path::Path;
 
 /// The flags of `podwire status`.
 #[derive(clap::Args)]
@@ -25,7 +25,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When it does not answer.
-pub fn run(args: &Args, socket: &Path) -> Result<(), Failure> {
+pub fn run(args: &Args, socket: &Socket) -> Result<(), Failure> {
     let mut client = Client::connect(socket)?;
     let status = match client.call(&Request::Status)? {
         Reply::Status(status) => *status,
@@ -79,7 +79,7 @@ pub fn show(s: &Status, paint: Paint) -> String {
         let _ = writeln!(out, "  {} {problem}", paint.with(33, "!"));
     }
     let head = [
-        "PEER", "UNDERLAY", "SUBNETS", "HEARD", "RTT", "LOSS", "MTU", "SENT", "RECEIVED",
+        "PEER", "UNDERLAY", "SUBNETS", "HEARD", "RTT", "LOSS", "MTU", "GSO", "SENT", "RECEIVED",
     ];
     let peers: Vec<_> = s.peers.iter().map(peer).collect();
     list(&mut out, paint, "peers", peers.len(), &table(&head, &peers));
@@ -99,7 +99,6 @@ pub fn show(s: &Status, paint: Paint) -> String {
 }
 
 fn offloads(s: &Status) -> String {
-    let on = |b: bool| if b { "on" } else { "off" };
     let o = &s.offloads;
     format!(
         "TAP {}, UDP GSO {}, UDP GRO {}, {} segments a send, buffers {} in, {} out",
@@ -110,6 +109,10 @@ fn offloads(s: &Status) -> String {
         bytes(o.receive_buffer as u64),
         bytes(o.send_buffer as u64)
     )
+}
+
+fn on(b: bool) -> &'static str {
+    if b { "on" } else { "off" }
 }
 
 fn traffic(c: &NodeCounters) -> String {
@@ -139,6 +142,7 @@ fn peer(p: &PeerInfo) -> Vec<String> {
             .map_or("-".into(), |us| format!("{:.2} ms", us as f64 / 1000.0)),
         p.loss_percent.map_or("-".into(), |l| format!("{l} %")),
         p.pod_mtu.0.to_string(),
+        on(p.gso).into(),
         bytes(p.bytes_to_peer),
         bytes(p.bytes_from_peer),
     ]
@@ -165,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_page_aligns_and_explains() {
-        let status = Status {
+        let mut status = Status {
             node: "n1".into(),
             version: "0".into(),
             uptime_s: 200,
@@ -185,12 +189,28 @@ mod tests {
             drops: [("wrong_vni".to_string(), 3), ("ttl_exceeded".to_string(), 1234)].into(),
             problems: vec!["look here".into()],
         };
+        status.peers.push(PeerInfo {
+            name: "n2".into(),
+            underlay: "192.0.2.2:8472".parse().unwrap(),
+            subnets: vec!["10.244.2.0/24".parse().unwrap()],
+            last_heard_ms: Some(3000),
+            rtt_us: Some(250),
+            loss_percent: Some(0),
+            pod_mtu: PodMtu(1450),
+            gso: false,
+            datagrams_to_peer: 1,
+            bytes_to_peer: 100,
+            datagrams_from_peer: 1,
+            bytes_from_peer: 100,
+        });
         let page = show(&status, Paint(false));
         for line in [
             "n1  podwire 0, pid 1, up 3m",
             "  traffic   64K a TAP read, 0B a TAP write, 0.0 datagrams a send, 0.0 a receive, 0 dropped",
             "problems",
             "  ! look here",
+            "  PEER  UNDERLAY        SUBNETS        HEARD   RTT      LOSS   MTU  GSO  SENT  RECEIVED",
+            "  n2    192.0.2.2:8472  10.244.2.0/24  3s ago  0.25 ms  0 %   1450  off  100B  100B",
             "  ttl_exceeded   1234  TTL or hop limit ran out here.",
             "  wrong_vni         3  The VXLAN network identifier is not ours.",
         ] {

@@ -1,17 +1,12 @@
 //! The peers file, watched: every change of it becomes [`Change`]s at once.
 //!
-//! The directory is watched, not the file, since editors and configuration management replace files by
-//! renaming (Kubernetes renames a link beside it). What is read must be proof before peers are removed: a
-//! file that is missing, unreadable, invalid or of zero length leaves the peers as they were.
+//! What is read must be proof before peers are removed: a file that is missing, unreadable, invalid or of zero
+//! length leaves the peers as they were.
 
 use super::peers;
+use super::trail::Trail;
 use crate::model::{Change, LocalNode, Snapshot};
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::io::Errno;
-use std::ffi::OsStr;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 /// A peers file and the state it last gave.
@@ -20,7 +15,7 @@ pub struct PeersFile {
     own: LocalNode,
     port: u16,
     state: Snapshot,
-    watch: Option<OwnedFd>,
+    watch: Option<Trail>,
     /// The last complaint, so that each is made once.
     complaint: Option<String>,
 }
@@ -32,15 +27,15 @@ impl PeersFile {
     /// # Errors
     /// The sentence for a file that is missing or wrong: at start a person is there to put it right.
     pub fn open(path: &Path, own: &LocalNode, port: u16) -> Result<PeersFile, String> {
+        let mut watch = None;
         // Watch first: a change between the two steps must not be missed.
-        let watch = watch(path)
-            .inspect_err(|e| {
-                log::warn!(
-                    "{} cannot be watched: {e} (send SIGHUP after a change)",
-                    path.display()
-                );
-            })
-            .ok();
+        let followed = Trail::new(path).and_then(|trail| watch.insert(trail).follow());
+        if let Err(e) = followed {
+            log::warn!(
+                "{} cannot be watched: {e} (send SIGHUP after a change)",
+                path.display()
+            );
+        }
         let mut file = PeersFile {
             path: path.into(),
             own: own.clone(),
@@ -73,11 +68,17 @@ impl PeersFile {
 
     /// Take what the watch tells, and the changes that follow from it.
     pub fn changes(&mut self) -> Vec<Change> {
-        if self.drain() { self.reload() } else { Vec::new() }
+        match self.watch.as_mut().is_some_and(Trail::news) {
+            true => self.reload(),
+            false => Vec::new(),
+        }
     }
 
     /// Read the file again, whatever the watch tells.
     pub fn reload(&mut self) -> Vec<Change> {
+        if let Some(Err(e)) = self.watch.as_mut().map(Trail::follow) {
+            log::debug!("{} is watched in part: {e}", self.path.display());
+        }
         let next = match read(&self.path) {
             Ok(Some(text)) => {
                 peers::parse(&self.path, &text, &self.own, self.port).map_err(|e| e.to_string())
@@ -106,49 +107,16 @@ impl PeersFile {
             }
         }
     }
-
-    /// Empty the watch; whether anything concerned the file.
-    fn drain(&mut self) -> bool {
-        let Some(watch) = &self.watch else { return false };
-        let name = self.path.file_name().unwrap_or(OsStr::new(""));
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        let mut space = [MaybeUninit::uninit(); 4096];
-        let mut reader = inotify::Reader::new(watch, &mut space);
-        let mut news = false;
-        loop {
-            match reader.next() {
-                Ok(event) => {
-                    let of = event.file_name().map(|n| OsStr::from_bytes(n.to_bytes()));
-                    // A created plain file is empty still: its closing tells. A link is complete at once.
-                    let link = || of.is_some_and(|n| dir.join(n).is_symlink());
-                    news |= match event.events() {
-                        e if e.contains(ReadFlags::CLOSE_WRITE) => of == Some(name),
-                        e if e.contains(ReadFlags::CREATE) => link(),
-                        _ => true,
-                    };
-                }
-                Err(Errno::INTR) => {}
-                Err(_) => return news,
-            }
-        }
-    }
-}
-
-fn watch(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let dir = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-    let what = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::ONLYDIR;
-    inotify::add_watch(&fd, dir, what)?;
-    Ok(fd)
 }
 
 /// The text of the file; `None` for one without any.
 fn read(path: &Path) -> Result<Option<String>, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| format!("{}: {e} (peers are read from this file)", path.display()))?;
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        format!(
+            "{}: {e} (peers are read from there: write it, or name another file with --peers)",
+            path.display()
+        )
+    })?;
     Ok(Some(text).filter(|t| !t.trim().is_empty()))
 }
 
@@ -157,6 +125,7 @@ mod tests {
     use super::*;
     use crate::control::peers::tests::own;
     use std::fs;
+    use std::os::unix::fs::symlink;
 
     fn peer(n: u8) -> String {
         format!("[[peer]]\nname = \"n{n}\"\nunderlay = \"192.0.2.{n}\"\nsubnet = \"10.244.{n}.0/24\"\n")
@@ -204,5 +173,77 @@ mod tests {
         fs::write(&path, "peer = []\n").unwrap();
         assert_eq!(file.changes().len(), 1);
         assert!(file.complaint().is_none());
+    }
+
+    #[test]
+    fn a_file_that_goes_is_told_and_its_peers_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("peers.toml");
+        for away in [
+            |path: &Path| fs::remove_file(path),
+            |path: &Path| fs::rename(path, path.with_extension("old")),
+        ] {
+            fs::write(&path, peer(2)).unwrap();
+            let mut file = PeersFile::open(&path, &own(), 8472).unwrap();
+            away(&path).unwrap();
+            assert!(file.changes().is_empty());
+            assert!(
+                file.complaint().is_some_and(|c| c.contains("No such file")),
+                "{:?}",
+                file.complaint()
+            );
+            assert_eq!(file.state().peers.len(), 1);
+            fs::write(&path, peer(3)).unwrap();
+            assert_eq!(file.changes().len(), 2);
+            assert!(file.complaint().is_none());
+        }
+    }
+
+    #[test]
+    fn the_file_behind_links_is_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["etc", "a", "b", "one"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        // peers.toml -> ../link/peers.toml -> (a|b)/peers.toml -> DIR/one/real
+        let path = at("etc").join("peers.toml");
+        symlink("../link/peers.toml", &path).unwrap();
+        symlink("a", at("link")).unwrap();
+        symlink(at("one/real"), at("a/peers.toml")).unwrap();
+        fs::write(at("one/real"), peer(2)).unwrap();
+        let mut file = PeersFile::open(&path, &own(), 8472).unwrap();
+        let mut names = |what: &str, n: u8| {
+            let changes = file.changes();
+            let set = changes.iter().find_map(|c| match c {
+                Change::PeerSet(p) => Some(p.name.to_string()),
+                Change::PeerGone(_) => None,
+            });
+            assert_eq!(
+                set,
+                Some(format!("n{n}")),
+                "{what}: {changes:?}, {:?}",
+                file.complaint()
+            );
+        };
+        fs::write(at("one/real"), peer(3)).unwrap();
+        names("edited in place", 3);
+        fs::write(at("one/new"), peer(4)).unwrap();
+        fs::rename(at("one/new"), at("one/real")).unwrap();
+        names("replaced", 4);
+        fs::write(at("b/peers.toml"), peer(5)).unwrap();
+        symlink("b", at("link.new")).unwrap();
+        fs::rename(at("link.new"), at("link")).unwrap();
+        names("a link on the way turned", 5);
+        fs::write(at("b/peers.toml"), peer(6)).unwrap();
+        names("edited at the new place", 6);
+        fs::write(at("one/real"), peer(7)).unwrap();
+        fs::write(at("etc/other"), peer(7)).unwrap();
+        assert!(file.changes().is_empty(), "no longer its place, or never");
+        fs::remove_file(at("b/peers.toml")).unwrap();
+        assert!(file.changes().is_empty() && file.complaint().is_some());
+        symlink("peers.toml", at("b/peers.toml")).unwrap();
+        assert!(file.changes().is_empty() && file.complaint().is_some(), "a loop");
+        assert_eq!(file.state().peers.len(), 1);
     }
 }

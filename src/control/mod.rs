@@ -7,6 +7,7 @@
 pub mod file;
 pub mod peers;
 pub mod strict;
+mod trail;
 
 use crate::model::Mac;
 use ipnet::{Ipv4Net, Ipv6Net};

@@ -96,7 +96,8 @@ pub fn parse(path: &Path, text: &str, own: &LocalNode, port: u16) -> Result<Snap
         }
     }
     if peers.len() > MAX_PEERS {
-        return Err(doc.mistake(0, "peer", format!("more than {MAX_PEERS} peers")));
+        let what = format!("there are {} peers (a node takes {MAX_PEERS})", peers.len());
+        return Err(doc.mistake(0, "peer", what));
     }
     Ok(Snapshot { peers })
 }
@@ -190,14 +191,21 @@ impl Entry<'_, '_> {
         match others.iter().find(same) {
             Some(o) if o.underlay == new.underlay => Err(self.mistake(
                 "underlay",
-                format!("{} is that of peer {} too", new.underlay, o.name),
+                format!(
+                    "{} is that of peer {} too (each node has its own)",
+                    new.underlay, o.name
+                ),
             )),
             Some(o) => Err(self.mistake(
                 "vtep_mac",
-                format!("{} is that of peer {} too", new.vtep_mac, o.name),
+                format!(
+                    "{} is that of peer {} too (each node has its own)",
+                    new.vtep_mac, o.name
+                ),
             )),
             None if new.vtep_mac == own.vtep_mac => {
-                Err(self.mistake("vtep_mac", format!("{} is that of this node", new.vtep_mac)))
+                let what = format!("{} is that of this node (each node has its own)", new.vtep_mac);
+                Err(self.mistake("vtep_mac", what))
             }
             None => Ok(()),
         }
@@ -404,5 +412,85 @@ pub(crate) mod tests {
             .replace("10.244.2.0/24", "10.244.2.128/25");
         let overlap = read(&format!("{TWO}{overlap}")).unwrap_err();
         assert!(overlap.contains("of peer n2"), "{overlap}");
+    }
+
+    /// Whatever is wrong with whichever key: line, peer, key, and in parentheses what would be right.
+    #[test]
+    fn each_key_says_what_would_be_right() {
+        let good = [
+            ("name", "\"n2\""),
+            ("underlay", "\"192.0.2.2\""),
+            ("underlay6", "\"2001:db8::2\""),
+            ("subnet", "\"10.244.2.0/24\""),
+            ("subnet6", "\"fd00:2::/64\""),
+            ("vtep_mac", "\"02:00:00:00:00:02\""),
+            ("vtep_mac6", "\"02:00:00:00:00:03\""),
+            ("mtu", "1500"),
+        ];
+        assert_eq!(good.map(|(key, _)| key), KEYS);
+        let wrong = [
+            "1.5",
+            "true",
+            "[]",
+            "{}",
+            "\"\"",
+            "\"?\"",
+            "-1",
+            "70000",
+            "99999999999999999999",
+        ];
+        for (at, (key, _)) in good.iter().enumerate() {
+            for value in wrong {
+                let lines = good.map(|(k, v)| format!("{k} = {}\n", if k == *key { value } else { v }));
+                let told = read(&format!("[[peer]]\n{}", lines.concat())).unwrap_err();
+                let of = if *key == "name" && !value.starts_with('"') {
+                    ""
+                } else {
+                    " (n2)"
+                };
+                let begins = match (*key, value) {
+                    ("name", _) => told.starts_with("peers.toml:2: peer[1]"),
+                    _ => told.starts_with(&format!("peers.toml:{}: peer[1]{of}.{key}: ", at + 2)),
+                };
+                assert!(
+                    begins && told.contains(" (") && !told.contains('\n'),
+                    "{key} = {value}: {told}"
+                );
+            }
+        }
+    }
+
+    /// What two peers, or a peer and this node, cannot have both.
+    #[test]
+    fn what_must_be_ones_own_is_named_with_its_other_owner() {
+        let peer = |n: u8, more: &str| {
+            format!(
+                "[[peer]]\nname = \"n{n}\"\nunderlay = \"192.0.2.{n}\"\nsubnet = \"10.244.{n}.0/24\"\n{more}\n"
+            )
+        };
+        let mac = "vtep_mac = \"02:00:00:00:00:02\"";
+        let own = format!("vtep_mac = \"{}\"", own().vtep_mac);
+        let cases = [
+            (
+                peer(2, "") + &peer(3, "").replace("192.0.2.3", "192.0.2.2"),
+                "peer[2] (n3).underlay: 192.0.2.2:8472 is that of peer n2 too (",
+            ),
+            (
+                peer(2, mac) + &peer(3, mac),
+                "peer[2] (n3).vtep_mac: 02:00:00:00:00:02 is that of peer n2 too (",
+            ),
+            (
+                peer(2, &own),
+                "peer[1] (n2).vtep_mac: 0e:57:0a:f4:01:00 is that of this node (",
+            ),
+            (
+                peer(2, "") + &peer(2, ""),
+                "peer[2] (n2).name: n2 is the name of peer[1] too (",
+            ),
+        ];
+        for (text, want) in cases {
+            let told = read(&text).unwrap_err();
+            assert!(told.contains(want), "{told}\n  not  {want}");
+        }
     }
 }

@@ -128,7 +128,10 @@ pub fn scalar(value: &DeValue<'_>, allowed: Allowed) -> Result<String, String> {
         DeValue::String(s) if allowed.text => Ok(s.to_string()),
         DeValue::Integer(i) if allowed.number => match i64::from_str_radix(i.as_str(), i.radix()) {
             Ok(n) => Ok(n.to_string()),
-            Err(_) => Err(format!("{} is out of range", i.as_str())),
+            Err(_) => Err(format!(
+                "{} is out of range (fewer digits are wanted)",
+                i.as_str()
+            )),
         },
         other => {
             let wanted = match (allowed.text, allowed.number) {

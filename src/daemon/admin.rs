@@ -88,7 +88,17 @@ pub struct Reservation {
     pub request: AttachRequest,
     /// What was promised.
     pub plan: AttachPlan,
+    /// When it was asked.
+    pub since: Instant,
     lease: Lease,
+}
+
+/// What a pod had.
+pub struct Detached {
+    /// Its addresses, which rest for a while.
+    pub lease: Lease,
+    /// Its TAP, to be closed: its interface is there until then.
+    pub tap: Option<OwnedFd>,
 }
 
 struct Pod {
@@ -164,7 +174,12 @@ impl<'w> Admin<'w> {
             tx_queue_len: TX_QUEUE_LEN,
             offload: self.offload,
         };
-        Ok(Reservation { request, plan, lease })
+        Ok(Reservation {
+            request,
+            plan,
+            since: now,
+            lease,
+        })
     }
 
     /// Give a reservation back.
@@ -183,7 +198,9 @@ impl<'w> Admin<'w> {
         tap: OwnedFd,
         now: Instant,
     ) -> Result<PodInfo, Refusal> {
-        let Reservation { request, plan, lease } = reservation;
+        let Reservation {
+            request, plan, lease, ..
+        } = reservation;
         let name = request.pod.clone();
         let port = rustix::io::ioctl_fionbio(&tap, true)
             .map_err(|e| format!("the TAP cannot be made non-blocking: {e}"))
@@ -220,18 +237,35 @@ impl<'w> Admin<'w> {
         Ok(info)
     }
 
-    /// Remove a pod's port; its addresses, when there was one.
-    pub fn detach(&mut self, pod: &PodName, now: Instant) -> Option<Lease> {
+    /// Remove a pod's port; what it had, when there was one.
+    pub fn detach(&mut self, pod: &PodName, now: Instant) -> Option<Detached> {
         self.pods.remove(pod)?;
         let (reply, done) = bounded(1);
         let sent = self.worker.send(Command::RemovePort {
             pod: pod.clone(),
             reply,
         });
-        if sent.is_err() || done.recv_timeout(PATIENCE).is_err() {
-            log::warn!("the data path did not confirm within 1 s that pod {pod} is removed");
-        }
-        self.ipam.release(pod, now)
+        let tap = match sent.map(|()| done.recv_timeout(PATIENCE)) {
+            Ok(Ok(tap)) => tap,
+            _ => {
+                log::warn!("the data path did not confirm within 1 s that pod {pod} is removed");
+                None
+            }
+        };
+        let lease = self.ipam.release(pod, now)?;
+        Some(Detached { lease, tap })
+    }
+
+    /// The pods whose interface is gone, with its name.
+    pub fn lost(&self) -> Vec<(PodName, String)> {
+        let (reply, lost) = bounded(1);
+        let sent = self.worker.send(Command::Lost { reply });
+        let lost = sent.ok().and_then(|()| lost.recv_timeout(PATIENCE).ok());
+        let ifname = |pod: PodName| {
+            let ifname = self.pods.get(&pod)?.request.ifname.clone();
+            Some((pod, ifname))
+        };
+        lost.unwrap_or_default().into_iter().filter_map(ifname).collect()
     }
 
     /// All pods, by name.

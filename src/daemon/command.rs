@@ -18,12 +18,17 @@ pub enum Command {
         /// Where the port's id, or the sentence why not, goes.
         reply: Sender<Result<PortId, String>>,
     },
-    /// Close a pod's TAP and forget the port.
+    /// Forget a pod's port.
     RemovePort {
         /// The pod.
         pod: PodName,
         /// Gets the TAP, if there was one, to be closed.
         reply: Sender<Option<OwnedFd>>,
+    },
+    /// Tell which pods have lost their interface. A byte in the worker's stream says that it is worth asking.
+    Lost {
+        /// Gets their names.
+        reply: Sender<Vec<PodName>>,
     },
     /// Report counters and peers.
     Report {

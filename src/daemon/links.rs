@@ -19,6 +19,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is a loopback.
     pub loopback: bool,
+    /// Whether it was brought up.
+    pub up: bool,
     /// The UDP port of a kernel VXLAN device.
     pub vxlan: Option<u16>,
     /// Its addresses.
@@ -110,6 +112,7 @@ pub fn links() -> io::Result<Vec<Link>> {
 fn link(m: &LinkMessage) -> Link {
     let mut link = Link {
         loopback: m.header.flags.contains(LinkFlags::Loopback),
+        up: m.header.flags.contains(LinkFlags::Up),
         ..Link::default()
     };
     for attribute in &m.attributes {

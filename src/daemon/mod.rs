@@ -1,12 +1,14 @@
 //! The node as a process: configuration, the worker thread that owns the data path, and the control thread
-//! that owns admin socket, peers file, signals and addresses.
+//! that owns admin socket, metrics endpoint, peers file, signals and addresses.
 
 pub mod admin;
+pub mod closer;
 pub mod command;
 pub mod config;
 pub mod ipam;
 pub mod links;
 pub mod listener;
+pub mod metrics;
 pub mod server;
 #[cfg(test)]
 pub mod standin;

@@ -1,23 +1,32 @@
-//! The control thread: one loop over the admin socket and its conversations, the peers file, the pods'
-//! namespaces and holders, signals, and the worker's end. It sleeps until one of them has something to say.
+//! The control thread: one loop over the admin socket and its conversations, the metrics endpoint and its
+//! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, signals, and the
+//! worker's end. It sleeps until one of them has something to say.
 
-use super::admin::{Admin, Refusal, Reservation, Worker};
+use super::admin::{Admin, Detached, Refusal, Reservation, Worker};
+use super::closer::Closer;
 use super::command::Command;
 use super::config::Config;
+use super::ipam::Lease;
 use super::listener::Listener;
+use super::metrics::{self, Endpoint, Page};
 use super::status::status;
 use super::watch::NetnsWatch;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
 use crate::control::file::PeersFile;
 use crate::model::{Change, Instant, PodName, TapCaps};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use std::collections::HashMap;
+use mio::{Events, Interest, Poll, Token, Waker};
+use prometheus_client::metrics::histogram::Histogram;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
@@ -25,7 +34,9 @@ const RELOAD: Token = Token(2);
 const PEERS: Token = Token(3);
 const NETNS: Token = Token(4);
 const WORKER: Token = Token(5);
-/// The first token of conversations and holders.
+const METRICS: Token = Token(6);
+const CLOSED: Token = Token(7);
+/// The first token of conversations, scrapers and holders.
 const FIRST: usize = 16;
 /// Most conversations at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -41,7 +52,7 @@ pub struct Wakers {
     pub stop: UnixStream,
     /// SIGHUP came.
     pub reload: UnixStream,
-    /// The worker ended: its other end is closed.
+    /// The worker has something to tell, or ended: its other end is closed.
     pub worker: UnixStream,
 }
 
@@ -58,6 +69,16 @@ struct Conversation {
     wire: Connection,
     greeted: bool,
     reserved: Option<Reservation>,
+    /// What goes on once the TAP of this pod is closed.
+    pending: Option<(PodName, Pending)>,
+}
+
+/// A step of a conversation that waits.
+enum Pending {
+    /// This is the answer.
+    Answer(Reply),
+    /// This is to be answered.
+    Question(Request),
 }
 
 /// The control thread's state.
@@ -75,8 +96,24 @@ pub struct Server<'w> {
     holders: HashMap<Token, (PodName, OwnedFd)>,
     /// What keeps the pause processes of pods that podwire made; closed with their ports.
     lifelines: HashMap<PodName, OwnedFd>,
+    metrics: Option<Endpoint>,
+    /// How long attaches took, in seconds.
+    attaches: Histogram,
+    closer: Closer,
+    /// Pods that are gone, and whose interface is there until the TAP is closed.
+    closing: HashSet<PodName>,
+    /// Tells of TAPs that are closed now: one for each pod in `closing` at most.
+    closed: (Sender<PodName>, Receiver<PodName>),
+    waker: Arc<Waker>,
+    /// Makes room for turning a client away.
+    spare: Option<OwnedFd>,
+    /// Clients may wait at the door.
+    retry: bool,
+    /// The last client could not be served, and a warning said so.
+    short: bool,
     next: usize,
     start: std::time::Instant,
+    born: SystemTime,
 }
 
 impl<'w> Server<'w> {
@@ -88,12 +125,14 @@ impl<'w> Server<'w> {
         config: Config,
         worker: &'w dyn Worker,
         listener: Listener,
+        mut metrics: Option<Endpoint>,
         peers: Option<PeersFile>,
         wakers: Wakers,
     ) -> io::Result<Server<'w>> {
         let poll = Poll::new()?;
         let netns = NetnsWatch::new()?;
         let admin = Admin::new(&config, worker);
+        let waker = Arc::new(Waker::new(poll.registry(), CLOSED)?);
         wakers.stop.set_nonblocking(true)?;
         wakers.reload.set_nonblocking(true)?;
         wakers.worker.set_nonblocking(true)?;
@@ -104,6 +143,9 @@ impl<'w> Server<'w> {
         watch(&poll, netns.as_fd(), NETNS)?;
         if let Some(fd) = peers.as_ref().and_then(PeersFile::watch_fd) {
             watch(&poll, fd, PEERS)?;
+        }
+        if let Some(endpoint) = &mut metrics {
+            endpoint.register(poll.registry(), METRICS)?;
         }
         let server = Server {
             config,
@@ -117,8 +159,18 @@ impl<'w> Server<'w> {
             conversations: HashMap::new(),
             holders: HashMap::new(),
             lifelines: HashMap::new(),
+            metrics,
+            attaches: metrics::attach_histogram(),
+            closer: Closer::default(),
+            closing: HashSet::new(),
+            closed: unbounded(),
+            waker,
+            spare: spare(),
+            retry: false,
+            short: false,
             next: FIRST,
             start: std::time::Instant::now(),
+            born: SystemTime::now(),
         };
         let known = server.peers.iter().flat_map(|f| f.state().peers.clone());
         server.tell(known.map(Change::PeerSet).collect());
@@ -132,14 +184,23 @@ impl<'w> Server<'w> {
     pub fn run(mut self) -> io::Result<End> {
         let mut events = Events::with_capacity(256);
         loop {
-            match self.poll.poll(&mut events, None) {
+            let now = self.now();
+            let patience = self.metrics.as_ref().and_then(|m| m.patience(now));
+            match self.poll.poll(&mut events, patience) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
             for event in &events {
                 match event.token() {
                     STOP => return Ok(End::Asked),
-                    WORKER => return Ok(End::WorkerGone),
+                    WORKER => {
+                        if drain(&mut self.wakers.worker) {
+                            return Ok(End::WorkerGone);
+                        }
+                        for (pod, ifname) in self.admin.lost() {
+                            self.lose(&pod, &format!("its interface {ifname} was deleted"));
+                        }
+                    }
                     RELOAD => {
                         drain(&mut self.wakers.reload);
                         log::info!("reading the peers again");
@@ -156,6 +217,9 @@ impl<'w> Server<'w> {
                         }
                     }
                     LISTENER => self.accept(),
+                    METRICS => self.accept_scrapers(),
+                    token if self.metrics.as_ref().is_some_and(|m| m.has(token)) => self.scrape(token),
+                    CLOSED => self.go_on(),
                     token if self.holders.contains_key(&token) => {
                         let pod = self.holders.get(&token).map(|(pod, _)| pod.clone());
                         if let Some(pod) = pod {
@@ -164,6 +228,17 @@ impl<'w> Server<'w> {
                     }
                     token => self.converse(token),
                 }
+            }
+            let now = self.now();
+            if let Some(endpoint) = &mut self.metrics {
+                endpoint.expire(now);
+            }
+            // One of those may have given a descriptor back.
+            if self.retry {
+                self.accept();
+            }
+            if self.metrics.as_ref().is_some_and(Endpoint::is_short) {
+                self.accept_scrapers();
             }
         }
     }
@@ -185,22 +260,41 @@ impl<'w> Server<'w> {
         }
     }
 
+    /// Take in all who wait. The listener tells of newcomers only, so that whoever is left waits for `retry`.
     fn accept(&mut self) {
+        self.retry = false;
         loop {
             let stream = match self.listener.socket.accept() {
                 Ok((stream, _)) => stream,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                // A client that went away again is no reason to look at the next one differently.
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+                    ) =>
+                {
+                    continue;
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.raw_os_error() == Some(libc::EMFILE) => match self.turn_one_away(&e) {
+                    Ok(()) => continue,
+                    Err(now) if now.kind() == io::ErrorKind::WouldBlock => return,
+                    Err(_) => {
+                        self.warn_of(&e);
+                        self.retry = true;
+                        return;
+                    }
+                },
                 Err(e) => {
-                    log::warn!("the admin socket accepts nobody: {e} (raise the limit of open files)");
+                    self.warn_of(&e);
+                    self.retry = true;
                     return;
                 }
             };
             if self.conversations.len() >= MAX_CONNECTIONS {
                 log::debug!("more than {MAX_CONNECTIONS} clients at once: one is turned away");
                 let what = format!("{MAX_CONNECTIONS} clients are being served (try again)");
-                let reply = Refusal::new(ErrorKind::Internal, what).into();
-                let _ = Connection::new(stream).map(|mut wire| wire.reply(&reply));
+                turn_away(stream, Refusal::new(ErrorKind::Internal, what));
                 continue;
             }
             let token = self.token();
@@ -218,12 +312,64 @@ impl<'w> Server<'w> {
                         wire,
                         greeted: false,
                         reserved: None,
+                        pending: None,
                     };
                     self.conversations.insert(token, conversation);
+                    self.short = false;
                 }
                 Err(e) => log::warn!("a client could not be served: {e}"),
             }
         }
+    }
+
+    fn accept_scrapers(&mut self) {
+        let now = self.now();
+        if let Some(endpoint) = &mut self.metrics {
+            endpoint.accept(self.poll.registry(), now, || take_token(&mut self.next));
+        }
+    }
+
+    /// Go on with a scraper, and make a page when it is time for one.
+    fn scrape(&mut self, token: Token) {
+        let now = self.now();
+        if let Some(endpoint) = &mut self.metrics {
+            let (config, born, attaches, admin) = (&self.config, self.born, &self.attaches, &self.admin);
+            endpoint.serve(token, now, || {
+                let report = admin.report()?;
+                Some(Page::new(config, born, attaches, report).text())
+            });
+        }
+    }
+
+    /// Answer one client though there is no descriptor for it (`why`): the spare one makes room.
+    fn turn_one_away(&mut self, why: &io::Error) -> io::Result<()> {
+        self.spare = None;
+        let outcome = self.listener.socket.accept().map(|(stream, _)| {
+            self.warn_of(why);
+            turn_away(stream, self.out_of_files());
+        });
+        self.spare = spare();
+        outcome
+    }
+
+    /// Say once that clients are not served.
+    fn warn_of(&mut self, why: &io::Error) {
+        if !std::mem::replace(&mut self.short, true) {
+            let remedy = match why.raw_os_error() {
+                Some(libc::EMFILE) => " (raise `ulimit -n` where it is started)",
+                _ => "",
+            };
+            log::warn!("the admin socket serves nobody more: {why}{remedy}");
+        }
+    }
+
+    fn out_of_files(&self) -> Refusal {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let what = format!(
+            "all {limit} files that node {} may open are open (raise `ulimit -n` where it is started)",
+            self.config.node
+        );
+        Refusal::new(ErrorKind::Internal, what)
     }
 
     /// Go on with a conversation until it has nothing more to say.
@@ -238,6 +384,9 @@ impl<'w> Server<'w> {
                 if !matches!(end, Broken::Eof) {
                     log::debug!("a client's connection ended: {end}");
                 }
+                if matches!(end, Broken::OutOfFiles) {
+                    let _ = conversation.wire.reply(&self.out_of_files().into());
+                }
                 if let Some(reservation) = conversation.reserved.take() {
                     log::debug!("pod {} was not committed", reservation.request.pod);
                     self.admin.cancel(reservation);
@@ -250,16 +399,28 @@ impl<'w> Server<'w> {
     fn serve(&mut self, token: Token, conversation: &mut Conversation) -> Result<(), Broken> {
         conversation.wire.flush()?;
         for _ in 0..MAX_REQUESTS {
-            let Some((request, fds)) = conversation.wire.receive()? else {
-                return Ok(());
+            let (request, fds) = match conversation.pending.take() {
+                Some((pod, step)) if self.closing.contains(&pod) => {
+                    conversation.pending = Some((pod, step));
+                    return Ok(());
+                }
+                Some((_, Pending::Answer(reply))) => {
+                    conversation.wire.reply(&reply)?;
+                    continue;
+                }
+                Some((_, Pending::Question(request))) => (Ok(request), Vec::new()),
+                None => match conversation.wire.receive()? {
+                    Some(received) => received,
+                    None => return Ok(()),
+                },
             };
-            let reply = match request {
-                Ok(request) => self
-                    .answer(conversation, request, fds)
-                    .unwrap_or_else(Reply::from),
-                Err(what) => Refusal::new(ErrorKind::Usage, what).into(),
+            let answer = match request {
+                Ok(request) => self.answer(conversation, request, fds),
+                Err(what) => Err(Refusal::new(ErrorKind::Usage, what)),
             };
-            conversation.wire.reply(&reply)?;
+            if let Some(reply) = answer.unwrap_or_else(|refusal| Some(refusal.into())) {
+                conversation.wire.reply(&reply)?;
+            }
         }
         // Others have their turn first; registering again makes the poll tell of what is left.
         let fd = conversation.wire.as_fd().as_raw_fd();
@@ -269,29 +430,37 @@ impl<'w> Server<'w> {
             .map_err(Broken::Io)
     }
 
+    /// The answer to a request; none when the conversation waits with it.
     fn answer(
         &mut self,
         from: &mut Conversation,
         request: Request,
         fds: Vec<OwnedFd>,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Option<Reply>, Refusal> {
         let now = self.now();
-        match request {
+        let reply = match request {
             Request::Hello { protocol } => {
                 from.greeted = protocol == PROTOCOL;
-                Ok(Reply::Hello {
+                Reply::Hello {
                     protocol: PROTOCOL,
                     node: self.config.node.to_string(),
                     version: env!("CARGO_PKG_VERSION").into(),
-                })
+                }
             }
-            _ if !from.greeted => Err(Refusal::new(
-                ErrorKind::Usage,
-                format!(
-                    "say hello with protocol {PROTOCOL} first (this node is {})",
-                    self.config.node
-                ),
-            )),
+            _ if !from.greeted => {
+                return Err(Refusal::new(
+                    ErrorKind::Usage,
+                    format!(
+                        "say hello with protocol {PROTOCOL} first (this node is {})",
+                        self.config.node
+                    ),
+                ));
+            }
+            // The interface of the pod's former self may have the name that this one shall have.
+            Request::Attach(wish) if self.closing.contains(&wish.pod) => {
+                from.pending = Some((wish.pod.clone(), Pending::Question(Request::Attach(wish))));
+                return Ok(None);
+            }
             Request::Attach(request) => {
                 if let Some(earlier) = from.reserved.take() {
                     self.admin.cancel(earlier);
@@ -299,7 +468,7 @@ impl<'w> Server<'w> {
                 let reservation = self.admin.attach(request, now)?;
                 let plan = reservation.plan.clone();
                 from.reserved = Some(reservation);
-                Ok(Reply::Plan(plan))
+                Reply::Plan(plan)
             }
             Request::Commit { caps, lifeline } => {
                 let Some(reservation) = from.reserved.take() else {
@@ -308,30 +477,30 @@ impl<'w> Server<'w> {
                         "there is nothing to commit (ask to attach first)",
                     ));
                 };
-                self.commit(reservation, caps, fds, lifeline)
+                self.commit(reservation, caps, fds, lifeline)?
             }
             Request::Detach { pod } => {
-                self.forget(&pod);
-                let lease = self.admin.detach(&pod, now);
-                if lease.is_some() {
+                let existed = self.remove(&pod).is_some();
+                if existed {
                     log::info!("pod {pod} is detached");
                 }
-                Ok(Reply::Detached {
-                    existed: lease.is_some(),
-                })
+                // Told once its interface is gone, so that one of that name can be made at once.
+                from.pending = Some((pod, Pending::Answer(Reply::Detached { existed })));
+                return Ok(None);
             }
             Request::Pods => {
                 let report = self.admin.report();
-                Ok(Reply::Pods {
+                Reply::Pods {
                     pods: self.admin.pods(report.as_ref(), now),
-                })
+                }
             }
             Request::Status => {
                 let complaint = self.peers.as_ref().and_then(PeersFile::complaint);
                 let status = status(&self.config, &self.admin, self.worker, complaint, now);
-                Ok(Reply::Status(Box::new(status)))
+                Reply::Status(Box::new(status))
             }
-        }
+        };
+        Ok(Some(reply))
     }
 
     fn commit(
@@ -355,7 +524,10 @@ impl<'w> Server<'w> {
             of.request.netns.clone(),
             of.request.holder,
         );
+        let since = of.since;
         let info = self.admin.commit(of, caps, tap, self.now())?;
+        let took = self.now() - since;
+        self.attaches.observe(took.total_micros() as f64 / 1e6);
         if let Some(lifeline) = lifeline {
             self.lifelines.insert(pod.clone(), lifeline);
         }
@@ -387,10 +559,9 @@ impl<'w> Server<'w> {
         Ok(Reply::Attached(info))
     }
 
-    /// Remove a pod whose namespace went away by itself.
+    /// Remove a pod whose namespace or interface went away by itself.
     fn lose(&mut self, pod: &PodName, why: &str) {
-        self.forget(pod);
-        if let Some(lease) = self.admin.detach(pod, self.now()) {
+        if let Some(lease) = self.remove(pod) {
             let four = lease.ip4.map(|ip| ip.to_string());
             let six = lease.ip6.map(|ip| ip.to_string());
             let addresses: Vec<_> = four.into_iter().chain(six).collect();
@@ -398,6 +569,34 @@ impl<'w> Server<'w> {
                 "pod {pod} is gone: {why}; {} is free again after 60 s",
                 addresses.join(" and ")
             );
+        }
+    }
+
+    /// Remove a pod and have its TAP closed; its addresses, when it was there.
+    fn remove(&mut self, pod: &PodName) -> Option<Lease> {
+        self.forget(pod);
+        let Detached { lease, tap } = self.admin.detach(pod, self.now())?;
+        if let Some(tap) = tap {
+            self.closing.insert(pod.clone());
+            let (pod, done, waker) = (pod.clone(), self.closed.0.clone(), self.waker.clone());
+            self.closer.close(tap, move || {
+                // Both fail only when the server is gone.
+                let _ = done.send(pod);
+                let _ = waker.wake();
+            });
+        }
+        Some(lease)
+    }
+
+    /// Go on with the conversations that waited for TAPs that are closed now.
+    fn go_on(&mut self) {
+        for pod in self.closed.1.try_iter() {
+            self.closing.remove(&pod);
+        }
+        let waiting = self.conversations.iter().filter(|(_, c)| c.pending.is_some());
+        let waiting: Vec<Token> = waiting.map(|(token, _)| *token).collect();
+        for token in waiting {
+            self.converse(token);
         }
     }
 
@@ -419,9 +618,7 @@ impl<'w> Server<'w> {
     }
 
     fn token(&mut self) -> Token {
-        let token = Token(self.next);
-        self.next = self.next.wrapping_add(1).max(FIRST);
-        token
+        take_token(&mut self.next)
     }
 
     fn unwatch(&self, fd: BorrowedFd<'_>) {
@@ -429,9 +626,24 @@ impl<'w> Server<'w> {
     }
 }
 
+fn take_token(next: &mut usize) -> Token {
+    let token = Token(*next);
+    *next = next.wrapping_add(1).max(FIRST);
+    token
+}
+
 fn watch(poll: &Poll, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
     poll.registry()
         .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
+}
+
+fn spare() -> Option<OwnedFd> {
+    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+/// Answer a client that will not be served; nobody else waits for it.
+fn turn_away(stream: UnixStream, why: Refusal) {
+    let _ = Connection::new(stream).map(|mut wire| wire.reply(&why.into()));
 }
 
 /// A pidfd of the process that holds the namespace: the one named, or the one in `/proc/PID/ns/net`.
@@ -444,9 +656,17 @@ fn open_holder(pid: Option<u32>, netns: Option<&Path>) -> Option<OwnedFd> {
     pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()
 }
 
-fn drain(pipe: &mut UnixStream) {
+/// Empty a pipe; whether its other end is closed.
+fn drain(pipe: &mut UnixStream) -> bool {
     let mut space = [0; 64];
-    while pipe.read(&mut space).is_ok_and(|n| n > 0) {}
+    loop {
+        match pipe.read(&mut space) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return e.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use super::config::Config;
 use crate::api::PortCounters;
 use crate::model::{PodName, PortId};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use std::net::{SocketAddr, UdpSocket};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
@@ -82,8 +83,11 @@ fn work(orders: &Receiver<Command>) {
                 let _ = reply.send(Ok(PortId(next)));
             }
             Command::RemovePort { pod, reply } => {
-                ports.retain(|(p, _)| *p != pod);
-                let _ = reply.send(None);
+                let at = ports.iter().position(|(p, _)| *p == pod);
+                let _ = reply.send(at.map(|at| ports.swap_remove(at).1));
+            }
+            Command::Lost { reply } => {
+                let _ = reply.send(Vec::new());
             }
             Command::Report { reply } => {
                 let ports = ports.iter().map(|(p, _)| (p.clone(), PortCounters::default()));
@@ -95,4 +99,16 @@ fn work(orders: &Receiver<Command>) {
             Command::Stop => return,
         }
     }
+}
+
+/// A descriptor that takes long to close, as a TAP does: until the other end is dropped. The kernel waits for
+/// what was not read yet, for ten seconds at most.
+pub fn slow() -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut slow = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (other, _) = listener.accept().unwrap();
+    rustix::net::sockopt::set_socket_linger(&slow, Some(Duration::from_secs(10))).unwrap();
+    slow.set_nonblocking(true).unwrap();
+    while slow.write(&[0; 65_536]).is_ok() {}
+    (slow.into(), other)
 }

@@ -49,7 +49,15 @@ pub fn status(
 /// What in `report` a person should look at, worst first.
 pub fn problems(config: &Config, report: &Report) -> Vec<String> {
     let mut found = Vec::new();
+    let segments = report.offloads.udp_gso;
     for peer in &report.peers {
+        if segments && !peer.gso {
+            found.push(format!(
+                "the kernel refuses trains of datagrams (UDP_SEGMENT) on the way to peer {}, so each costs a call; it \
+                 is tried again each minute (look at checksum offload and IPsec on that way)",
+                peer.name
+            ));
+        }
         if peer.last_heard_ms.is_none() && peer.datagrams_to_peer > 0 {
             found.push(format!(
                 "peer {} was sent {} datagrams and was never heard: check that a node runs at {}, that its \
@@ -65,7 +73,6 @@ pub fn problems(config: &Config, report: &Report) -> Vec<String> {
         found.extend(hint(reason).map(|hint| format!("{n} drops for {}: {hint}", reason.label())));
     }
     let o = &report.offloads;
-    // The kernel grants what is asked up to rmem_max, and counts double.
     let buffer = |what: &str, got: usize, want: usize, sysctl: &str| {
         (got > 0 && got < want).then(|| {
             format!(
@@ -142,8 +149,8 @@ mod tests {
         report.drops.add(DropReason::WrongVni, 3);
         report.drops.add(DropReason::TtlExceeded, 3);
         report.offloads = OffloadInfo {
-            receive_buffer: 425_984,
-            send_buffer: 16 << 20,
+            receive_buffer: 4 << 20,
+            send_buffer: 8 << 20,
             udp_gro: true,
             ..OffloadInfo::default()
         };
@@ -167,5 +174,14 @@ mod tests {
         assert!(found[1].contains("overlay.vni"));
         assert!(found[2].contains("net.core.rmem_max=8388608"));
         assert!(found[3].contains("UDP_SEGMENT"));
+        // A kernel that segments, but not along this way.
+        report.offloads.udp_gso = true;
+        report.peers[0].gso = false;
+        let found = problems(&config, &report);
+        assert_eq!(found.len(), 4, "{found:#?}");
+        assert!(
+            found[0].contains("UDP_SEGMENT) on the way to peer n2"),
+            "{found:#?}"
+        );
     }
 }

@@ -5,7 +5,9 @@
 //! ```
 //!
 //! Readiness is edge-triggered, so a TAP or socket stays on the list of the ready until a read says that it is
-//! empty. An idle node sleeps in `poll` without a timeout. When the underlay is full the worker stops reading
+//! empty. An idle node sleeps in `poll` without a timeout. One that passes single packets to and fro looks again
+//! for some microseconds (`limits.linger_us`) before it sleeps: being woken costs more than a round trip. It does
+//! not when the last wait was long, or bulk came a moment ago. When the underlay is full the worker stops reading
 //! TAPs and waits for room: back-pressure, and the pods' own queues decide what is lost.
 
 use super::admin::{self, Worker};
@@ -22,6 +24,7 @@ use ipnet::IpNet;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -33,6 +36,13 @@ use std::time::Duration;
 const BUDGET: usize = 32;
 /// Memory for frames of pods: a super-frame and its headers, and many small ones.
 const ARENA: usize = 4 * FRAME_ROOM;
+/// The node looks again before sleeping only when the last wait was no longer than this, or than it may look: who is
+/// rarely woken saves nothing by staying awake.
+const SOON: Duration = Duration::from_micros(100);
+/// A turn that moved more than this was bulk, which fills queues while nobody looks: for some time the processor
+/// is better left to the pods, also when only acknowledgements come.
+const BULK: usize = 16 << 10;
+const BULK_LASTS: Duration = Duration::from_millis(5);
 /// Orders that may wait.
 const ORDERS: usize = 256;
 
@@ -46,10 +56,11 @@ pub struct Handle {
     orders: Outlet<Command>,
     waker: Arc<Waker>,
     underlay: Vec<SocketAddr>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Vec<OwnedFd>>,
 }
 
-/// Bind the sockets and start the thread; `lifeline` is held until it ends.
+/// Bind the sockets and start the thread. It holds `lifeline` until it ends, and writes a byte there when
+/// [`Command::Lost`] has something to tell.
 ///
 /// # Errors
 /// A sentence for people: which socket cannot be bound, and what to set.
@@ -71,6 +82,7 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
         },
         udp_gso: sender.gso,
         partial_checksums: config.partial_checksums,
+        merge_acks: config.merge_acks,
         broadcast_per_second: config.broadcast_per_second,
         sockets: config.source_ports,
         underlay: sender.families(),
@@ -88,12 +100,14 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
             .register(source, Token(RECEIVE + i), Interest::READABLE)
             .map_err(failed)?;
     }
+    lifeline.set_nonblocking(true).map_err(failed)?;
     let (orders, inlet) = bounded(ORDERS);
     let sockets = underlay.len();
     let mut worker = Loop {
         node,
         exits: Outlets {
             taps: Vec::new(),
+            lost: false,
             sender,
         },
         receiver,
@@ -103,13 +117,19 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
         ready_taps: Vec::new(),
         ready_sockets: vec![true; sockets],
         blocked: false,
+        moved: 0,
+        bulk: std::time::Instant::now(),
+        soon: false,
+        linger: config.linger,
         mode: config.tap,
         counters: NodeCounters::default(),
         start: std::time::Instant::now(),
+        lifeline,
     };
     let thread = std::thread::Builder::new().name("worker".into()).spawn(move || {
-        let _held = lifeline;
         worker.run();
+        let taps = worker.exits.taps.into_iter().flatten();
+        taps.map(OwnedFd::from).collect()
     });
     Ok(Handle {
         orders,
@@ -120,9 +140,9 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
 }
 
 impl Handle {
-    /// Wait for its end, which [`Command::Stop`] brings about.
-    pub fn join(self) {
-        let _ = self.thread.join();
+    /// Wait for its end, which [`Command::Stop`] brings about; the TAPs it had, to be closed.
+    pub fn join(self) -> Vec<OwnedFd> {
+        self.thread.join().unwrap_or_default()
     }
 }
 
@@ -142,13 +162,20 @@ impl Worker for Handle {
 /// Where the data path's frames go.
 struct Outlets {
     taps: Vec<Option<Tap>>,
+    /// One of them has lost its interface, and the control thread was not told yet.
+    lost: bool,
     sender: Sender,
 }
 
 impl Exits for Outlets {
     fn to_pod(&mut self, port: PortId, vnet: &VnetHdr, head: &[u8], memory: &[u8], pieces: &[Span]) -> bool {
         match self.taps.get_mut(usize::from(port.0)) {
-            Some(Some(tap)) => tap.write(vnet, head, memory, pieces),
+            Some(Some(tap)) => {
+                let before = tap.lost;
+                let written = tap.write(vnet, head, memory, pieces);
+                self.lost |= tap.lost != before;
+                written
+            }
             _ => false,
         }
     }
@@ -170,10 +197,20 @@ struct Loop {
     ready_sockets: Vec<bool>,
     /// The underlay is full.
     blocked: bool,
+    /// Bytes taken in during this turn.
+    moved: usize,
+    /// The last turn that was bulk.
+    bulk: std::time::Instant,
+    /// The last wait was a short one.
+    soon: bool,
+    /// How long to look again before sleeping.
+    linger: Duration,
     mode: OffloadMode,
     /// Of TAPs that are gone, and wake-ups.
     counters: NodeCounters,
     start: std::time::Instant,
+    /// To the control thread.
+    lifeline: UnixStream,
 }
 
 impl Loop {
@@ -181,8 +218,7 @@ impl Loop {
         let mut events = Events::with_capacity(256);
         loop {
             let busy = self.ready_sockets.contains(&true) || !(self.blocked || self.ready_taps.is_empty());
-            let timeout = busy.then_some(Duration::ZERO);
-            match self.poll.poll(&mut events, timeout) {
+            match self.wait(&mut events, busy) {
                 Ok(()) => {}
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(e) => {
@@ -190,7 +226,6 @@ impl Loop {
                     return;
                 }
             }
-            self.counters.wakeups += u64::from(!busy);
             let mut woken = false;
             for event in &events {
                 match event.token() {
@@ -205,6 +240,27 @@ impl Loop {
             }
             self.turn();
         }
+    }
+
+    /// Take the events there are; wait for the first unless there is other work.
+    fn wait(&mut self, events: &mut Events, busy: bool) -> std::io::Result<()> {
+        if busy {
+            return self.poll.poll(events, Some(Duration::ZERO));
+        }
+        let begun = std::time::Instant::now();
+        let linger = self.soon && !self.blocked && begun - self.bulk > BULK_LASTS;
+        while linger && begun.elapsed() < self.linger {
+            self.poll.poll(events, Some(Duration::ZERO))?;
+            if !events.is_empty() {
+                return Ok(());
+            }
+            // Whoever has something to send may be waiting for this very processor.
+            std::thread::yield_now();
+        }
+        self.counters.wakeups += 1;
+        let waited = self.poll.poll(events, None);
+        self.soon = begun.elapsed() < SOON.max(2 * self.linger);
+        waited
     }
 
     fn now(&self) -> Instant {
@@ -222,6 +278,7 @@ impl Loop {
     /// Each ready TAP and socket once.
     fn turn(&mut self) {
         let now = self.now();
+        self.moved = 0;
         if !self.blocked {
             let mut ready = std::mem::take(&mut self.ready_taps);
             ready.retain(|port| self.drain_tap(*port, now));
@@ -233,9 +290,16 @@ impl Loop {
                 self.ready_sockets[i] = self.drain_socket(i, now);
             }
         }
+        if self.moved >= BULK {
+            self.bulk = std::time::Instant::now();
+        }
         if !self.blocked {
             self.node.send_own(&mut self.arena, now, &mut self.exits);
             self.flush(now);
+        }
+        if std::mem::take(&mut self.exits.lost) {
+            // A stream that is full has not been read yet.
+            let _ = self.lifeline.write(&[0]);
         }
     }
 
@@ -254,10 +318,15 @@ impl Loop {
                 return false;
             };
             match tap.read(&mut self.arena) {
-                Ok(Some(frame)) => self
-                    .node
-                    .from_pod(port, &mut self.arena, frame, now, &mut self.exits),
-                Ok(None) => return false,
+                Ok(Some(frame)) => {
+                    self.moved += frame.len();
+                    self.node
+                        .from_pod(port, &mut self.arena, frame, now, &mut self.exits);
+                }
+                Ok(None) => {
+                    self.exits.lost |= tap.lost;
+                    return false;
+                }
                 Err(e) => {
                     let pod = self.node.ports().spec(port).map(|s| s.pod.to_string());
                     log::warn!("the TAP of pod {} cannot be read: {e}", pod.unwrap_or_default());
@@ -276,6 +345,7 @@ impl Loop {
             self.node.lost_by_kernel(outcome.lost);
             let (memory, messages) = self.receiver.batch();
             for message in messages {
+                self.moved += message.span.len();
                 self.node.from_peer(memory, message, now, &mut self.exits);
             }
             self.node.deliver_trains(memory, &mut self.exits);
@@ -339,9 +409,11 @@ impl Loop {
                     let _ = reply.send(self.add_port(spec, tap));
                 }
                 Command::RemovePort { pod, reply } => {
-                    // Closing a TAP takes the kernel some 15 ms (it awaits a grace period): the control thread's
-                    // to do, not that of all other pods.
                     let _ = reply.send(self.remove_port(&pod));
+                }
+                Command::Lost { reply } => {
+                    // Who waits no longer is told again.
+                    self.exits.lost |= reply.send(self.lost()).is_err();
                 }
                 Command::Report { reply } => {
                     let now = self.now();
@@ -387,6 +459,16 @@ impl Loop {
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         add(&mut self.counters, &tap);
         Some(tap.into())
+    }
+
+    /// The pods whose interface is gone.
+    fn lost(&self) -> Vec<PodName> {
+        let lost = |port: PortId| {
+            let tap = self.exits.taps.get(usize::from(port.0));
+            tap.and_then(Option::as_ref).is_some_and(|tap| tap.lost)
+        };
+        let ports = self.node.ports().iter().filter(|(port, _)| lost(*port));
+        ports.map(|(_, spec)| spec.pod.clone()).collect()
     }
 
     fn report(&self, now: Instant) -> Report {

@@ -6,7 +6,7 @@ use super::way::is_routable;
 use super::{Exits, Node, Way};
 use crate::buf::{Arena, Span};
 use crate::model::{DropReason, Instant, PeerId, PodMtu, PortId};
-use crate::offload::{self, Segments, segment};
+use crate::offload::{self, Segments, ack};
 use crate::overlay;
 use crate::stack::Trouble;
 use crate::switch::{Neighbour, guard, neighbour};
@@ -85,10 +85,10 @@ impl Node {
         let frame = span.of(arena.memory());
         let h = Headers::parse(frame)?;
         guard::check(spec, frame, &h)?;
+        offload::check(frame, &h, &vnet)?;
         if h.l3 == L3::Arp || neighbour::is_neighbour_discovery(frame, &h) {
             return self.neighbour(port, frame, &h, now, exits);
         }
-        offload::check(frame, &h, &vnet)?;
         let f = Parsed { span, h, vnet };
         let mac = EthView(frame).dst();
         if mac.is_multicast() {
@@ -335,7 +335,13 @@ impl Node {
         // The VXLAN header takes the place of the virtio-net header: one piece in all.
         let datagram = Span::new(f.span.start() - VXLAN_LEN, f.span.start() + f.h.end);
         overlay::encap(datagram.of_mut(arena.memory_mut()), vni, own_mac, peer_mac);
-        self.outbox.push(dest, datagram);
+        let frame = datagram.part(VXLAN_LEN, datagram.len()).of(arena.memory());
+        let is_ack = self.settings.merge_acks && ack::is_pure(frame, &f.h);
+        if is_ack && self.outbox.merge_ack(&dest, arena.memory(), datagram, &f.h) {
+            self.counters.acks_merged += 1;
+            return Ok(());
+        }
+        self.outbox.push(dest, datagram, is_ack);
         self.counters.frames_to_peers += 1;
         Ok(())
     }
@@ -376,7 +382,7 @@ impl Node {
                 let (frame, free) = arena.memory_mut().split_at_mut(block.start());
                 let frame = &frame[span.start()..span.end()];
                 put(free, 0, &vxlan);
-                segments.header(frame, i, &mut free[VXLAN_LEN..VXLAN_LEN + segment::MAX_HEADER]);
+                segments.header(frame, i, &mut free[VXLAN_LEN..header_len]);
                 i += 1;
             }
             if i == segments.count() {

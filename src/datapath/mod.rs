@@ -72,6 +72,8 @@ pub struct Settings {
     pub udp_gso: bool,
     /// Whether checksums stay partial between pods of this node.
     pub partial_checksums: bool,
+    /// Whether the newest of several acknowledgements that wait may stand for all.
+    pub merge_acks: bool,
     /// Broadcasts per second and port.
     pub broadcast_per_second: u32,
     /// Sending sockets per address family; flows are spread over them.
@@ -225,9 +227,9 @@ impl Node {
         let to = message.to;
         match why {
             Refusal::NoOffload if message.gso => {
-                // Not along this way: one by one from now on, these datagrams too.
+                // Not along this way: one by one for a while, these datagrams too.
                 if let Some(state) = self.peers.state_mut(peer) {
-                    state.gso = false;
+                    state.refuse_gso(now);
                 }
                 self.outbox.without_gso(to);
             }

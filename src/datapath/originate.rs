@@ -4,7 +4,6 @@ use super::from_pod::Parsed;
 use super::{Exits, FRAME_ROOM, HEADROOM, Node};
 use crate::buf::Arena;
 use crate::model::{DropReason, Instant, Mac, PeerId, PortId};
-use crate::offload;
 use crate::stack::{Trouble, icmp, probe};
 use crate::switch::neighbour;
 use crate::wire::bytes::put;
@@ -119,7 +118,7 @@ impl Node {
         let Some(state) = self.peers.state_mut(id) else {
             return;
         };
-        state.forget_old_mtu(now);
+        state.forget_old(now);
         let four = vtep4.zip(state.peer.subnet4.map(|n| n.network()));
         let six = vtep6.zip(state.peer.subnet6.map(|n| n.network()));
         let four = four.map(|(a, b)| (IpAddr::V4(a), IpAddr::V4(b)));
@@ -137,11 +136,8 @@ impl Node {
 
     /// A packet for the node's own addresses.
     pub(super) fn stack(&mut self, memory: &mut [u8], f: &Parsed, now: Instant) -> Result<(), DropReason> {
-        let frame = f.span.of_mut(memory);
-        // The gateway does not look at those of TCP and UDP.
-        if let Some(partial) = f.vnet.partial.filter(|_| f.h.checksum_at().is_none()) {
-            offload::complete(frame, &f.h, partial)?;
-        }
+        // A checksum that is not finished is one of TCP or UDP, which the gateway does not look at.
+        let frame = f.span.of(memory);
         let packet = &frame[ETH_LEN..f.h.end];
         match probe::parse_echo_reply(packet) {
             Some((from, ident, seq)) if ident == self.probe_ident() => {

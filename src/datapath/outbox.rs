@@ -6,14 +6,18 @@
 
 use crate::buf::{Message, Span};
 use crate::model::PeerId;
+use crate::offload::ack;
+use crate::offload::segment::MAX_HEADER;
+use crate::wire::Headers;
+use crate::wire::vxlan::VXLAN_LEN;
 use std::net::SocketAddr;
 
 /// Messages that may wait.
 const MESSAGES: usize = 64;
 /// Datagrams of one message (UDP_MAX_SEGMENTS of kernels before 6.9).
 const DATAGRAMS: usize = 64;
-/// Header blocks of one message: VXLAN, Ethernet, IPv6 and TCP with options for each datagram.
-pub const HEADERS_ROOM: usize = DATAGRAMS * (8 + 114);
+/// Header blocks of one message: VXLAN and all headers of a segment for each datagram.
+pub const HEADERS_ROOM: usize = DATAGRAMS * (VXLAN_LEN + MAX_HEADER);
 
 /// Most bytes of one message: the kernel takes 65,535 with the outer headers, and silently sends datagrams
 /// one by one when those and Ethernet's 14 exceed 65,535.
@@ -35,6 +39,8 @@ pub(super) struct Destination {
 #[derive(Debug, Default)]
 pub struct Outbox {
     slots: Vec<Message>,
+    /// For each slot how many acknowledgements its last datagram stands for; zero when it is none.
+    acks: Vec<u8>,
     first: usize,
     len: usize,
 }
@@ -64,8 +70,33 @@ impl Outbox {
         }
     }
 
-    /// Put a small frame's datagram in; the outbox must not be full.
-    pub(super) fn push(&mut self, to: Destination, datagram: Span) {
+    /// Put an acknowledgement in the place of the one that waits last for the same destination, if it says all
+    /// that one says and more. `memory` is what spans point into; `h` are the headers of the frame in `datagram`.
+    pub(super) fn merge_ack(&mut self, to: &Destination, memory: &[u8], datagram: Span, h: &Headers) -> bool {
+        let waits = self.first..self.len;
+        let same = |i: &usize| self.slots[*i].is_for(to);
+        let Some(i) = waits
+            .rev()
+            .find(same)
+            .filter(|i| (1..ack::MOST).contains(&self.acks[*i]))
+        else {
+            return false;
+        };
+        let Some(last) = self.slots[i].pieces.last_mut() else {
+            return false;
+        };
+        let frame = |span: Span| span.part(VXLAN_LEN, span.len()).of(memory);
+        if last.len() != datagram.len() || !ack::supersedes(frame(datagram), h, frame(*last)) {
+            return false;
+        }
+        *last = datagram;
+        self.acks[i] += 1;
+        true
+    }
+
+    /// Put a small frame's datagram in; the outbox must not be full. `is_ack` tells that it is an
+    /// acknowledgement and nothing else, which a later one may supersede.
+    pub(super) fn push(&mut self, to: Destination, datagram: Span, is_ack: bool) {
         let fits = |m: &Message| {
             !m.closed
                 && m.pieces_each == 1
@@ -75,9 +106,10 @@ impl Outbox {
                 && m.bytes as usize + datagram.len() <= most_bytes(to.to)
         };
         // Only the newest message of the same destination, or the flow would be reordered.
-        let same = |m: &&mut Message| m.peer == to.peer && m.socket == to.socket && m.to == to.to;
-        let open = self.slots[self.first..self.len].iter_mut().rev().find(same);
-        if let Some(message) = open.filter(|m| m.class == to.class && fits(m)) {
+        let open = (self.first..self.len).rev().find(|i| self.slots[*i].is_for(&to));
+        if let Some(i) = open.filter(|i| self.slots[*i].class == to.class && fits(&self.slots[*i])) {
+            self.acks[i] = u8::from(is_ack);
+            let message = &mut self.slots[i];
             message.closed = datagram.len() < usize::from(message.segment);
             message.datagrams += 1;
             message.frames += 1;
@@ -88,6 +120,7 @@ impl Outbox {
         let message = self.begin(to, datagram.len(), 1);
         message.frames = 1;
         add(message, datagram.len(), &[datagram]);
+        self.acks[self.len - 1] = u8::from(is_ack);
     }
 
     /// Begin a message of datagrams of `segment` bytes in `pieces_each` pieces; the outbox must not be full.
@@ -107,7 +140,9 @@ impl Outbox {
                 pieces: Vec::with_capacity(2 * DATAGRAMS),
                 closed: false,
             });
+            self.acks.push(0);
         }
+        self.acks[self.len] = 0;
         let message = &mut self.slots[self.len];
         self.len += 1;
         message.peer = to.peer;
@@ -130,6 +165,13 @@ impl Outbox {
         for message in &mut self.slots[self.first..self.len] {
             message.gso &= message.to != to;
         }
+    }
+}
+
+impl Message {
+    /// Whether it takes the same way: what joins the newest such message is in order.
+    fn is_for(&self, to: &Destination) -> bool {
+        self.peer == to.peer && self.socket == to.socket && self.to == to.to
     }
 }
 
@@ -170,14 +212,14 @@ mod tests {
     fn equal_datagrams_share_a_message_and_a_shorter_one_ends_it() {
         let mut o = Outbox::default();
         for len in [100, 100, 60, 100, 120] {
-            o.push(to(1, 0), Span::new(0, len));
+            o.push(to(1, 0), Span::new(0, len), false);
         }
         assert_eq!(lengths(&o), [(1, 3, 260), (1, 1, 100), (1, 1, 120)]);
-        o.push(to(2, 0), Span::new(0, 120));
-        o.push(to(1, 0), Span::new(0, 120));
-        o.push(to(1, 1), Span::new(0, 120));
-        o.push(Destination { class: 4, ..to(1, 0) }, Span::new(0, 120));
-        o.push(to(1, 0), Span::new(0, 120));
+        o.push(to(2, 0), Span::new(0, 120), false);
+        o.push(to(1, 0), Span::new(0, 120), false);
+        o.push(to(1, 1), Span::new(0, 120), false);
+        o.push(Destination { class: 4, ..to(1, 0) }, Span::new(0, 120), false);
+        o.push(to(1, 0), Span::new(0, 120), false);
         assert_eq!(
             lengths(&o)[2..],
             [(1, 2, 240), (2, 1, 120), (1, 1, 120), (1, 1, 120), (1, 1, 120)]
@@ -192,12 +234,12 @@ mod tests {
     fn a_message_is_bounded() {
         let mut o = Outbox::default();
         for _ in 0..100 {
-            o.push(to(1, 0), Span::new(0, 60));
+            o.push(to(1, 0), Span::new(0, 60), false);
         }
         assert_eq!(lengths(&o), [(1, 64, 64 * 60), (1, 36, 36 * 60)]);
         let mut o = Outbox::default();
         for _ in 0..45 {
-            o.push(to(1, 0), Span::new(0, 1472));
+            o.push(to(1, 0), Span::new(0, 1472), false);
         }
         assert_eq!(lengths(&o), [(1, 44, 64_768), (1, 1, 1472)]);
         let mut o = Outbox::default();
@@ -208,6 +250,7 @@ mod tests {
                     ..to(1, 0)
                 },
                 Span::new(0, 60),
+                false,
             );
         }
         assert_eq!(lengths(&o), [(1, 1, 60), (1, 1, 60)]);

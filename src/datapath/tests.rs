@@ -1,5 +1,8 @@
 //! The node as a whole, with frames in vectors. Stories over many nodes are in `tests/sim`.
 
+mod refused;
+mod super_frames;
+
 use super::*;
 use crate::buf::Received;
 use crate::model::{Mac, Peer, PodMtu, TapCaps, UnderlayMtu};
@@ -28,8 +31,10 @@ struct Out {
     /// Outer traffic class of each message.
     classes: Vec<u8>,
     refuse: Option<Refusal>,
+    /// Refuse only what goes there.
+    refuse_to: Option<SocketAddr>,
     blocked: bool,
-    /// Calls to be taken before the underlay is full.
+    /// Messages to be taken before the underlay is full.
     room: Option<usize>,
 }
 
@@ -45,20 +50,25 @@ impl Exits for Out {
         if self.blocked || self.room == Some(0) {
             return Progress::Blocked { sent: 0 };
         }
-        if let Some(why) = self
-            .refuse
-            .filter(|r| *r != Refusal::NoOffload || messages[0].gso)
-        {
-            return Progress::Refused { sent: 0, why };
-        }
-        self.room = self.room.map(|n| n - 1);
-        for m in messages {
+        let some = self.room.unwrap_or(messages.len()).min(messages.len());
+        for (sent, m) in messages[..some].iter().enumerate() {
+            let here = self.refuse_to.is_none_or(|to| to == m.to);
+            if let Some(why) = self
+                .refuse
+                .filter(|r| here && (*r != Refusal::NoOffload || m.gso))
+            {
+                return Progress::Refused { sent, why };
+            }
+            self.room = self.room.map(|n| n - 1);
             let datagrams = m.pieces.chunks(usize::from(m.pieces_each));
             let joined = datagrams.map(|d| d.iter().flat_map(|p| p.of(memory).to_vec()).collect());
             self.to_peers.push((m.to, joined.collect()));
             self.classes.push(m.class);
         }
-        Progress::All
+        match some == messages.len() {
+            true => Progress::All,
+            false => Progress::Blocked { sent: some },
+        }
     }
 }
 
@@ -66,6 +76,7 @@ struct Lab {
     node: Node,
     /// Outer traffic class of what is received.
     class: u8,
+    now: Instant,
     arena: Arena,
     out: Out,
 }
@@ -122,6 +133,7 @@ impl Lab {
             dscp: None,
             udp_gso: true,
             partial_checksums: true,
+            merge_acks: true,
             broadcast_per_second: 10,
             sockets: 4,
             underlay: (true, false),
@@ -135,6 +147,7 @@ impl Lab {
         Lab {
             node,
             class: 0,
+            now: NOW,
             arena: Arena::new(4 * FRAME_ROOM),
             out: Out::default(),
         }
@@ -145,18 +158,23 @@ impl Lab {
     }
 
     fn send(&mut self, port: u16, vnet: &VnetHdr, frame: &[u8]) {
+        self.read(port, vnet, frame);
+        self.settle();
+    }
+
+    /// A frame in the midst of a turn, which stays in its batch until the next [`Lab::settle`].
+    fn read(&mut self, port: u16, vnet: &VnetHdr, frame: &[u8]) {
         self.arena.free_mut()[..HEADROOM].copy_from_slice(&vnet.emit());
         self.arena.take(HEADROOM);
         self.arena.free_mut()[..frame.len()].copy_from_slice(frame);
         let span = self.arena.take(frame.len());
         self.node
-            .from_pod(PortId(port), &mut self.arena, span, NOW, &mut self.out);
-        self.settle();
+            .from_pod(PortId(port), &mut self.arena, span, self.now, &mut self.out);
     }
 
     fn settle(&mut self) {
-        self.node.send_own(&mut self.arena, NOW, &mut self.out);
-        if self.node.flush(&mut self.arena, NOW, &mut self.out) {
+        self.node.send_own(&mut self.arena, self.now, &mut self.out);
+        if self.node.flush(&mut self.arena, self.now, &mut self.out) {
             self.arena.rewind(0);
         }
     }
@@ -170,7 +188,8 @@ impl Lab {
             from: IpAddr::from([192, 0, 2, from]),
             class: self.class,
         };
-        self.node.from_peer(&mut memory, &message, NOW, &mut self.out);
+        self.node
+            .from_peer(&mut memory, &message, self.now, &mut self.out);
         self.node.deliver_trains(&mut memory, &mut self.out);
         self.settle();
     }
@@ -274,6 +293,44 @@ fn a_super_frame_crosses_the_tunnel_and_is_whole_again() {
     b.balanced();
 }
 
+/// Acknowledgements with these numbers, in one batch to a peer: the numbers that leave.
+fn acks(lab: &mut Lab, numbers: &[u32]) -> Vec<u32> {
+    // The first frame to a peer has a probe beside it.
+    lab.node.probe_peers(NOW);
+    lab.settle();
+    lab.out.to_peers.clear();
+    for number in numbers {
+        let mut tcp = [
+            0x30, 0x39, 0, 80, 0, 0, 1, 0, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0,
+        ];
+        tcp[8..12].copy_from_slice(&number.to_be_bytes());
+        let frame = ipv4(lab.gateway(), 2, Ipv4Addr::new(10, 244, 2, 2), 6, &tcp);
+        lab.read(0, &VnetHdr::default(), &frame);
+    }
+    lab.settle();
+    let datagrams = lab.out.to_peers.iter().flat_map(|(_, datagrams)| datagrams);
+    datagrams
+        .map(|d| u32::from_be_bytes(d[8 + 42..8 + 46].try_into().unwrap()))
+        .collect()
+}
+
+#[test]
+fn the_newest_acknowledgement_of_a_batch_stands_for_all() {
+    let mut lab = Lab::new(1);
+    assert_eq!(acks(&mut lab, &[1000, 2000, 3000]), [3000]);
+    assert_eq!(acks(&mut lab, &[4000]), [4000], "none waits for the next batch");
+    assert_eq!(lab.node.counters().acks_merged, 2);
+    // Repeated ones tell of a loss: all of them arrive.
+    assert_eq!(acks(&mut lab, &[5000, 5000, 5000, 6000]), [5000, 5000, 6000]);
+    // And the sender's window moves by bounded steps.
+    let many: Vec<u32> = (1..=20).map(|n| 10_000 * n).collect();
+    assert_eq!(acks(&mut lab, &many), [80_000, 160_000, 200_000]);
+    lab.balanced();
+    lab.node.settings.merge_acks = false;
+    assert_eq!(acks(&mut lab, &[1, 2, 3]), [1, 2, 3]);
+    lab.balanced();
+}
+
 #[test]
 fn a_plain_tap_gets_ordinary_frames() {
     let mut lab = Lab::new(1);
@@ -300,56 +357,6 @@ fn a_plain_tap_gets_ordinary_frames() {
     lab.send(0, &vnet, &frame);
     let (_, vnet, f) = lab.out.to_pods.last().unwrap();
     assert!(transport_is_right(f, &Headers::parse(f).unwrap()) && *vnet == VnetHdr::default());
-    lab.balanced();
-}
-
-#[test]
-fn what_the_kernel_refuses_is_counted_and_learned_from() {
-    let dst = Ipv4Addr::new(10, 244, 2, 2);
-    // No segmentation along this way: the same datagrams go one by one.
-    let mut lab = Lab::new(1);
-    let (vnet, frame) = bulk(lab.gateway(), dst, 5000);
-    lab.out.refuse = Some(Refusal::NoOffload);
-    lab.send(0, &vnet, &frame);
-    assert_eq!(lab.out.to_peers[0].1.len(), 4);
-    assert_eq!(
-        lab.node.peers().iter().filter(|(_, s)| s.gso).count(),
-        1,
-        "the other peer's stays"
-    );
-    lab.balanced();
-    // Too big: the pod is told the size that fits, and the next packet of that size is refused here.
-    let mut lab = Lab::new(1);
-    lab.out.refuse = Some(Refusal::TooBig {
-        mtu: Some(UnderlayMtu(1400)),
-    });
-    lab.send(0, &vnet, &frame);
-    lab.out.refuse = None;
-    lab.settle();
-    assert!(lab.dropped(DropReason::TooBig) >= 1);
-    let (port, _, error) = lab.out.to_pods.first().unwrap();
-    assert_eq!(
-        (*port, &error[34..36], be16(error, 40)),
-        (PortId(0), &[3, 4][..], 1350)
-    );
-    let before = lab.out.to_peers.len();
-    lab.send(0, &vnet, &frame);
-    assert_eq!((lab.out.to_peers.len(), lab.out.to_pods.len()), (before, 2));
-    lab.balanced();
-    // Full: nothing is lost, it waits.
-    let mut lab = Lab::new(1);
-    lab.out.blocked = true;
-    lab.send(0, &vnet, &frame);
-    assert!(lab.node.is_blocked() && lab.out.to_peers.is_empty());
-    lab.out.blocked = false;
-    lab.settle();
-    assert!(!lab.node.is_blocked() && !lab.out.to_peers.is_empty());
-    lab.balanced();
-    // Anything else: dropped, and the next goes on.
-    let mut lab = Lab::new(1);
-    lab.out.refuse = Some(Refusal::Other);
-    lab.send(0, &vnet, &frame);
-    assert!(lab.dropped(DropReason::UnderlaySend) >= 1);
     lab.balanced();
 }
 
@@ -459,35 +466,6 @@ fn broadcasts_reach_the_others_within_a_limit() {
         (20, 2)
     );
     assert!(lab.out.to_pods.iter().all(|(p, ..)| *p != PortId(0)) && lab.out.to_peers.is_empty());
-    lab.balanced();
-}
-
-/// A super-frame of very small segments takes many messages; the underlay may fill up between two of them.
-#[test]
-fn a_super_frame_stopped_half_way_is_a_drop() {
-    let mut lab = Lab::new(1);
-    let (vnet, frame) = bulk(lab.gateway(), Ipv4Addr::new(10, 244, 2, 2), 60_000);
-    let tiny = VnetHdr { gso_size: 8, ..vnet };
-    // The node's own probe of the path goes first, so that it is not in the
-    // counts below.
-    lab.send(0, &tiny, &frame);
-    lab.settle();
-    lab.out.to_peers.clear();
-    lab.out.room = Some(1);
-    lab.send(0, &tiny, &frame);
-    let sent: usize = lab.out.to_peers.iter().map(|(_, d)| d.len()).sum();
-    assert!(sent > 0 && sent < 7500, "{sent} of 7500 segments are out");
-    assert_eq!(lab.dropped(DropReason::UnderlayFull), 1);
-    assert_eq!(lab.node.port_counters(PortId(0)).unwrap().drops, 1);
-    lab.out.room = None;
-    lab.settle();
-    lab.balanced();
-    // With room it goes out whole, and counts as one frame.
-    let mut lab = Lab::new(1);
-    lab.send(0, &tiny, &frame);
-    // A probe goes with it.
-    let sent: usize = lab.out.to_peers.iter().map(|(_, d)| d.len()).sum();
-    assert_eq!((sent, lab.node.counters().frames_to_peers), (7501, 2));
     lab.balanced();
 }
 

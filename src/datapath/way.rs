@@ -29,9 +29,12 @@ pub struct Unreachable {
 }
 
 impl Node {
-    /// The way of a unicast frame, remembered.
+    /// The way of a unicast frame, remembered. Nothing is sent or counted.
+    ///
+    /// # Errors
+    /// It goes nowhere; the reason, and what its sender is to be told.
     #[inline]
-    pub(super) fn way(&mut self, key: FlowKey) -> Result<Way, Unreachable> {
+    pub fn way(&mut self, key: FlowKey) -> Result<Way, Unreachable> {
         if let Some(way) = self.flows.lookup(&key) {
             return Ok(way);
         }

@@ -16,6 +16,8 @@ const SLICES: usize = 2 + 128;
 pub struct Tap {
     fd: OwnedFd,
     vnet_hdr: bool,
+    /// Whether the interface is gone: somebody deleted it in the pod, and the descriptor is of no more use.
+    pub lost: bool,
     /// Read calls that gave a frame.
     pub reads: u64,
     /// Bytes of those frames.
@@ -38,6 +40,7 @@ impl Tap {
         Tap {
             fd,
             vnet_hdr,
+            lost: false,
             reads: 0,
             read_bytes: 0,
             writes: 0,
@@ -51,10 +54,10 @@ impl Tap {
     }
 
     /// Read one frame into the arena, its virtio-net header (or room for one) before it. `None` when there is
-    /// none.
+    /// none, as from a TAP that is [lost](Tap::lost).
     ///
     /// # Errors
-    /// The TAP is of no more use.
+    /// What else the kernel says.
     pub fn read(&mut self, arena: &mut Arena) -> Result<Option<Span>, Errno> {
         let before = if self.vnet_hdr { 0 } else { VNET_HDR_LEN };
         let free = arena.free_mut();
@@ -65,6 +68,10 @@ impl Tap {
                 Ok(n) => break n,
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => {}
+                Err(Errno::BADFD | Errno::NODEV) => {
+                    self.lost = true;
+                    return Ok(None);
+                }
                 Err(e) => return Err(e),
             }
         };
@@ -86,7 +93,13 @@ impl Tap {
         } else {
             self.gather(&mut [IoSlice::new(&[]); SLICES], first, head, memory, pieces)
         };
-        let Some(n) = written else { return false };
+        let n = match written {
+            Ok(n) => n,
+            Err(e) => {
+                self.lost |= matches!(e, Errno::BADFD | Errno::NODEV);
+                return false;
+            }
+        };
         self.writes += 1;
         self.written_bytes += (n - first.len().min(n)) as u64;
         true
@@ -99,7 +112,7 @@ impl Tap {
         head: &'a [u8],
         memory: &'a [u8],
         pieces: &[Span],
-    ) -> Option<usize> {
+    ) -> Result<usize, Errno> {
         let parts = [vnet, head].into_iter().filter(|s| !s.is_empty());
         let all = parts.chain(pieces.iter().map(|p| p.of(memory)));
         let mut used = 0;
@@ -109,10 +122,39 @@ impl Tap {
         }
         loop {
             match rustix::io::writev(&self.fd, &slices[..used]) {
-                Ok(n) => return Some(n),
                 Err(Errno::INTR) => {}
-                Err(_) => return None,
+                other => return other,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::Arena;
+
+    /// A descriptor of the driver without an interface answers as one whose interface was deleted.
+    #[test]
+    fn a_tap_without_its_interface_is_lost() {
+        for vnet_hdr in [true, false] {
+            let tap = || {
+                let tun = std::fs::File::options()
+                    .read(true)
+                    .write(true)
+                    .open("/dev/net/tun");
+                Tap::new(tun.unwrap().into(), vnet_hdr)
+            };
+            let mut read = tap();
+            assert_eq!(read.read(&mut Arena::new(1 << 18)), Ok(None));
+            assert!(read.lost);
+            let mut written = tap();
+            let vnet = VnetHdr::default();
+            assert!(!written.write(&vnet, &[0; 60], &[], &[]) && written.lost);
+            assert_eq!((read.reads, written.writes), (0, 0));
+        }
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut other = Tap::new(full.into(), false);
+        assert!(!other.write(&VnetHdr::default(), &[0; 60], &[], &[]) && !other.lost);
     }
 }

@@ -242,92 +242,98 @@ impl Sender {
 
     /// Send messages in their order, as far as it goes.
     pub fn send(&mut self, messages: &[Message], memory: &[u8]) -> Progress {
-        let mut sent = 0;
-        while let Some(first) = messages.get(sent) {
-            let whole = first.gso || first.datagrams == 1;
-            let like = |m: &&Message| {
-                m.socket == first.socket
-                    && m.to.is_ipv4() == first.to.is_ipv4()
-                    && (m.gso || m.datagrams == 1)
-            };
-            let result = if whole {
-                // All that go through the same socket, in one call.
-                let run = messages[sent..].iter().take(BATCH).take_while(like).count();
-                self.whole(&messages[sent..sent + run], memory)
-                    .inspect(|n| sent += n)
-            } else {
-                self.one_by_one(first, memory)
-                    .inspect(|done| sent += usize::from(*done > 0))
-            };
-            let Err(e) = result else { continue };
-            let why = match e.raw_os_error() {
-                Some(libc::EAGAIN) => return Progress::Blocked { sent },
-                Some(libc::EINTR) => continue,
-                Some(libc::EMSGSIZE) => Refusal::TooBig {
-                    mtu: net::path_mtu(messages[sent].to).map(UnderlayMtu),
-                },
-                Some(libc::EIO | libc::EINVAL) if messages[sent].gso && messages[sent].datagrams > 1 => {
-                    Refusal::NoOffload
-                }
-                _ => Refusal::Other,
-            };
-            // Either it is given up, or nothing of it was sent yet.
-            self.resume = 0;
-            return Progress::Refused { sent, why };
-        }
-        Progress::All
-    }
-
-    fn whole(&mut self, messages: &[Message], memory: &[u8]) -> io::Result<usize> {
-        let first = &messages[0];
-        let none = Outgoing {
-            to: first.to,
-            class: 0,
-            segment: None,
-            pieces: &[],
-        };
-        let mut out = [none; BATCH];
-        for (out, m) in out.iter_mut().zip(messages) {
-            *out = Outgoing {
-                to: m.to,
-                class: m.class,
-                segment: (m.datagrams > 1).then_some(m.segment),
-                pieces: &m.pieces,
-            };
-        }
-        self.calls += 1;
-        let sockets = if first.to.is_ipv4() { &self.four } else { &self.six };
-        let socket = pick(sockets, first.socket)?;
-        self.batch.send(socket, memory, &out[..messages.len().min(BATCH)])
-    }
-
-    /// A message along a path that does not segment. Gives 1 when all its datagrams are sent.
-    fn one_by_one(&mut self, message: &Message, memory: &[u8]) -> io::Result<usize> {
-        let each = usize::from(message.pieces_each.max(1));
-        let sockets = if message.to.is_ipv4() {
-            &self.four
-        } else {
-            &self.six
-        };
-        let socket = pick(sockets, message.socket)?;
-        while self.resume < usize::from(message.datagrams) {
-            let none = Outgoing {
-                to: message.to,
-                class: message.class,
-                segment: None,
-                pieces: &[],
-            };
-            let mut out = [none; BATCH];
-            let mut n = 0;
-            for (out, pieces) in out.iter_mut().zip(message.pieces.chunks(each).skip(self.resume)) {
-                out.pieces = pieces;
-                n += 1;
-            }
+        let (four, six) = (&self.four, &self.six);
+        carry(messages, &mut self.resume, |first, out| {
             self.calls += 1;
-            self.resume += self.batch.send(socket, memory, &out[..n])?;
+            let sockets = if first.to.is_ipv4() { four } else { six };
+            self.batch.send(pick(sockets, first.socket)?, memory, out)
+        })
+    }
+}
+
+/// Send messages in their order, as far as it goes. `call` makes one system call through the socket of the first
+/// message, and gives how many of the outgoing ones the kernel took: at least one, or why not the first.
+/// `resume` is how many datagrams of the first message were sent one by one already.
+fn carry(
+    messages: &[Message],
+    resume: &mut usize,
+    mut call: impl FnMut(&Message, &[Outgoing<'_>]) -> io::Result<usize>,
+) -> Progress {
+    let mut sent = 0;
+    while let Some(first) = messages.get(sent) {
+        let whole = first.gso || first.datagrams == 1;
+        let like = |m: &&Message| {
+            m.socket == first.socket && m.to.is_ipv4() == first.to.is_ipv4() && (m.gso || m.datagrams == 1)
+        };
+        let result = if whole {
+            // All that go through the same socket, in one call.
+            let run = messages[sent..].iter().take(BATCH).take_while(like).count();
+            self::whole(&messages[sent..sent + run], &mut call).map(|n| sent += n)
+        } else {
+            one_by_one(first, resume, &mut call).map(|()| sent += 1)
+        };
+        let Err(e) = result else { continue };
+        let why = match e.raw_os_error() {
+            Some(libc::EAGAIN) => return Progress::Blocked { sent },
+            Some(libc::EINTR) => continue,
+            Some(libc::EMSGSIZE) => Refusal::TooBig {
+                mtu: net::path_mtu(messages[sent].to).map(UnderlayMtu),
+            },
+            Some(libc::EIO | libc::EINVAL) if messages[sent].gso && messages[sent].datagrams > 1 => {
+                Refusal::NoOffload
+            }
+            _ => Refusal::Other,
+        };
+        // Either it is given up, or nothing of it was sent yet.
+        *resume = 0;
+        return Progress::Refused { sent, why };
+    }
+    Progress::All
+}
+
+fn whole(
+    messages: &[Message],
+    call: &mut impl FnMut(&Message, &[Outgoing<'_>]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let first = &messages[0];
+    let mut out = [outgoing(first); BATCH];
+    for (out, m) in out.iter_mut().zip(messages) {
+        *out = Outgoing {
+            segment: (m.datagrams > 1).then_some(m.segment),
+            pieces: &m.pieces,
+            ..outgoing(m)
+        };
+    }
+    call(first, &out[..messages.len().min(BATCH)])
+}
+
+/// A message along a path that does not segment. Succeeds when all its datagrams are sent.
+fn one_by_one(
+    message: &Message,
+    resume: &mut usize,
+    call: &mut impl FnMut(&Message, &[Outgoing<'_>]) -> io::Result<usize>,
+) -> io::Result<()> {
+    let each = usize::from(message.pieces_each.max(1));
+    while *resume < usize::from(message.datagrams) {
+        let mut out = [outgoing(message); BATCH];
+        let mut n = 0;
+        for (out, pieces) in out.iter_mut().zip(message.pieces.chunks(each).skip(*resume)) {
+            out.pieces = pieces;
+            n += 1;
         }
-        self.resume = 0;
-        Ok(1)
+        *resume += call(message, &out[..n])?;
+    }
+    *resume = 0;
+    Ok(())
+}
+
+/// Where a message goes, with nothing in it yet.
+fn outgoing(message: &Message) -> Outgoing<'static> {
+    Outgoing {
+        to: message.to,
+        class: message.class,
+        segment: None,
+        pieces: &[],
     }
 }
 
@@ -336,4 +342,214 @@ fn pick(sockets: &[UdpSocket], socket: u8) -> io::Result<&UdpSocket> {
     let n = sockets.len().max(1);
     let none = || io::Error::from_raw_os_error(libc::EAFNOSUPPORT);
     sockets.get(usize::from(socket) % n).ok_or_else(none)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::PeerId;
+
+    fn message(n: u8, datagrams: u16, gso: bool) -> Message {
+        Message {
+            peer: PeerId(n.into()),
+            to: SocketAddr::from(([192, 0, 2, n], 8472)),
+            socket: 0,
+            class: 0,
+            gso,
+            segment: 100,
+            datagrams,
+            frames: 1,
+            bytes: u32::from(datagrams) * 100,
+            pieces_each: 1,
+            pieces: (0..usize::from(datagrams))
+                .map(|i| Span::new(i * 100, i * 100 + 100))
+                .collect(),
+            closed: false,
+        }
+    }
+
+    /// A kernel that refuses what goes to one address, in the way of sendmmsg: the messages before it are sent,
+    /// and the reason comes with the next call.
+    struct Kernel {
+        to: SocketAddr,
+        errno: Option<i32>,
+        /// Whether single datagrams are refused too.
+        singles: bool,
+        calls: usize,
+        /// Destination and segment size of what was sent, and how many pieces it had.
+        sent: Vec<(SocketAddr, Option<u16>, usize)>,
+    }
+
+    impl Kernel {
+        fn new(errno: i32, singles: bool) -> Kernel {
+            Kernel {
+                to: message(2, 1, true).to,
+                errno: Some(errno),
+                singles,
+                calls: 0,
+                sent: Vec::new(),
+            }
+        }
+
+        fn take(&mut self, out: &[Outgoing<'_>]) -> io::Result<usize> {
+            self.calls += 1;
+            for (i, o) in out.iter().enumerate() {
+                let refused = o.to == self.to && (self.singles || o.segment.is_some());
+                match self.errno.filter(|_| refused) {
+                    Some(errno) if i == 0 => return Err(io::Error::from_raw_os_error(errno)),
+                    Some(_) => return Ok(i),
+                    None => self.sent.push((o.to, o.segment, o.pieces.len())),
+                }
+            }
+            Ok(out.len())
+        }
+
+        fn carry(&mut self, messages: &[Message], resume: &mut usize) -> Progress {
+            carry(messages, resume, |_, out| self.take(out))
+        }
+    }
+
+    /// Messages of which the kernel refuses the second one.
+    fn three() -> [Message; 3] {
+        [message(1, 1, true), message(2, 4, true), message(3, 3, true)]
+    }
+
+    #[test]
+    fn each_refusal_is_understood_and_stops_nobody_else() {
+        let plain = [
+            libc::EPERM,
+            libc::EACCES,
+            libc::ENOBUFS,
+            libc::ENOMEM,
+            libc::ECONNREFUSED,
+            libc::ENETUNREACH,
+            libc::EHOSTUNREACH,
+            libc::ENETDOWN,
+        ];
+        let plain = plain.map(|errno| (errno, Refusal::Other));
+        let offload = [libc::EIO, libc::EINVAL].map(|errno| (errno, Refusal::NoOffload));
+        for (errno, why) in plain.into_iter().chain(offload) {
+            let (messages, mut resume) = (three(), 0);
+            let mut kernel = Kernel::new(errno, true);
+            assert_eq!(
+                kernel.carry(&messages, &mut resume),
+                Progress::Refused { sent: 1, why },
+                "errno {errno}"
+            );
+            assert_eq!(kernel.calls, 2, "it is told once, and not asked again");
+            // The data path goes on with the next one, and the refused way may be free again at once.
+            assert_eq!(kernel.carry(&messages[2..], &mut resume), Progress::All);
+            kernel.errno = None;
+            assert_eq!(kernel.carry(&messages[1..2], &mut resume), Progress::All);
+            let sent: Vec<_> = kernel
+                .sent
+                .iter()
+                .map(|(to, segment, _)| (to.ip(), *segment))
+                .collect();
+            let at = |n: usize| messages[n].to.ip();
+            assert_eq!(sent, [(at(0), None), (at(2), Some(100)), (at(1), Some(100))]);
+        }
+        // A single datagram was no train to begin with.
+        for errno in [libc::EIO, libc::EINVAL] {
+            let progress = Kernel::new(errno, true).carry(&[message(2, 1, true)], &mut 0);
+            assert_eq!(
+                progress,
+                Progress::Refused {
+                    sent: 0,
+                    why: Refusal::Other
+                }
+            );
+        }
+        // Too big for a path whose MTU the kernel tells, or does not know yet.
+        let progress = Kernel::new(libc::EMSGSIZE, true).carry(&three(), &mut 0);
+        assert!(matches!(
+            progress,
+            Progress::Refused {
+                sent: 1,
+                why: Refusal::TooBig { .. }
+            }
+        ));
+    }
+
+    #[test]
+    fn a_train_that_is_refused_goes_in_pieces_without_loss_or_doubles() {
+        let mut kernel = Kernel::new(libc::EIO, false);
+        let (mut messages, mut resume) = (three(), 0);
+        let refused = kernel.carry(&messages, &mut resume);
+        assert_eq!(
+            refused,
+            Progress::Refused {
+                sent: 1,
+                why: Refusal::NoOffload
+            }
+        );
+        messages[1].gso = false;
+        assert_eq!(kernel.carry(&messages[1..], &mut resume), Progress::All);
+        let to: Vec<_> = kernel
+            .sent
+            .iter()
+            .map(|(to, segment, _)| (to.ip(), *segment))
+            .collect();
+        let at = |n: usize| messages[n].to.ip();
+        let two = (at(1), None);
+        assert_eq!(to, [(at(0), None), two, two, two, two, (at(2), Some(100))]);
+    }
+
+    #[test]
+    fn a_full_socket_half_way_goes_on_where_it_stopped() {
+        let messages = [message(1, 1, true), message(2, 5, false)];
+        let (mut resume, mut room, mut sent) = (0, 3, Vec::new());
+        let mut take = |out: &[Outgoing<'_>], room: &mut usize| {
+            let n = out.len().min(*room);
+            *room -= n;
+            sent.extend(out[..n].iter().map(|o| (o.to, o.pieces[0].start())));
+            match n {
+                0 => Err(io::Error::from_raw_os_error(libc::EAGAIN)),
+                n => Ok(n),
+            }
+        };
+        let stopped = carry(&messages, &mut resume, |_, out| take(out, &mut room));
+        assert_eq!(stopped, Progress::Blocked { sent: 1 });
+        room = 9;
+        let done = carry(&messages[1..], &mut resume, |_, out| take(out, &mut room));
+        assert_eq!((done, resume), (Progress::All, 0));
+        let parts: Vec<usize> = sent
+            .iter()
+            .filter(|(to, _)| *to == messages[1].to)
+            .map(|(_, at)| *at)
+            .collect();
+        assert_eq!(parts, [0, 100, 200, 300, 400]);
+    }
+
+    /// A real kernel, which refuses trains on sockets that leave the checksum out.
+    #[test]
+    fn a_real_socket_refuses_trains_and_takes_their_pieces() {
+        let here = SocketAddr::from(([127, 0, 0, 1], 0));
+        let options = Options {
+            senders: 1,
+            gso: true,
+            gro: false,
+            receive_buffer: 1 << 20,
+            send_buffer: 1 << 20,
+        };
+        let (mut receiver, mut sender) = open(&[here], &options).unwrap();
+        let memory = [7; 400];
+        let mut train = message(2, 4, true);
+        train.to = receiver.addresses()[0];
+        net::without_checksums(&sender.four[0]).unwrap();
+        let messages = [train.clone()];
+        let refused = sender.send(&messages, &memory);
+        assert_eq!(
+            refused,
+            Progress::Refused {
+                sent: 0,
+                why: Refusal::NoOffload
+            }
+        );
+        train.gso = false;
+        assert_eq!(sender.send(&[train], &memory), Progress::All);
+        receiver.receive(0);
+        let lengths: Vec<usize> = receiver.batch().1.iter().map(|r| r.span.len()).collect();
+        assert_eq!(lengths, [100; 4]);
+    }
 }

@@ -27,6 +27,8 @@ pub struct NodeCounters {
     pub datagrams_from_peers: u64,
     /// Datagrams that were merged into the super-frame before them.
     pub coalesced: u64,
+    /// Acknowledgements of pods that a newer one stood for on the way to a peer.
+    pub acks_merged: u64,
     /// Frames the node made itself (answers, ICMP errors, probes).
     pub originated: u64,
     /// Extra copies of broadcast and multicast frames.
@@ -70,6 +72,7 @@ impl NodeCounters {
         let went = i128::from(self.frames_to_pods)
             + i128::from(self.frames_to_peers)
             + i128::from(self.coalesced)
+            + i128::from(self.acks_merged)
             + i128::from(self.consumed)
             + i128::from(self.dropped);
         came - went

@@ -75,6 +75,8 @@ reasons! {
     NotRoutable = "not_routable",
     /// The node itself has no use for this packet (no service at that port).
     NotForNode = "not_for_node",
+    /// A fragment for the node itself, which puts none together (a ping of it must fit one packet).
+    FragmentForNode = "fragment_for_node",
     // What the underlay brought.
     /// The datagram came from an address that is no peer.
     UnknownPeer = "unknown_peer",

@@ -45,6 +45,8 @@ pub struct Train<T> {
     payload: usize,
     flags: u8,
     frames: usize,
+    /// The IPv4 identification stands still; told by the second frame.
+    fixed_id: bool,
     /// No frame may follow: the last was short, or carried a flag that ends a train.
     closed: bool,
     /// The first frame's checksum: not looked at yet, right, or wrong.
@@ -120,6 +122,7 @@ impl<T: Copy> Coalescer<T> {
                 payload,
                 flags: 0,
                 frames: 1,
+                fixed_id: false,
                 closed: true,
                 checksum: Checksum::Unknown,
                 pieces: Vec::with_capacity(FRAMES),
@@ -138,6 +141,7 @@ impl<T: Copy> Coalescer<T> {
         train.frames = 1;
         train.closed = alone || ends || payload == 0;
         train.checksum = Checksum::Unknown;
+        train.fixed_id = false;
         train.pieces.clear();
         train.pieces.push(frame.part(0, h.end));
     }
@@ -209,6 +213,7 @@ impl<T> Train<T> {
             self.closed = true;
             return false;
         }
+        self.fixed_id = self.stands_still(memory, bytes, h);
         self.pieces.push(frame.part(m.header_len, h.end));
         self.payload += payload;
         self.frames += 1;
@@ -225,10 +230,12 @@ impl<T> Train<T> {
                 let (a, b) = (array::<10>(first, ETH_LEN), array::<10>(bytes, ETH_LEN));
                 // Type of service; flags and fragment offset; TTL.
                 let same = a[1] == b[1] && a[6..9] == b[6..9];
-                let (id, next) = (be16(&a, 4), be16(&b, 4));
-                let counts = next == id.wrapping_add(self.frames as u16);
-                // With DF the identification means nothing and may stand still (RFC 6864).
-                same && (counts || a[6] & 0x40 != 0 && next == id)
+                let step = if self.stands_still(memory, bytes, h) {
+                    0
+                } else {
+                    self.frames as u16
+                };
+                same && be16(&b, 4) == be16(&a, 4).wrapping_add(step)
             }
             // Version, traffic class and flow label; hop limit.
             _ => be32(first, ETH_LEN) == be32(bytes, ETH_LEN) && first[ETH_LEN + 7] == bytes[ETH_LEN + 7],
@@ -244,6 +251,16 @@ impl<T> Train<T> {
             && be16(bytes, l4 + 14) == be16(first, l4 + 14)
             // Urgent pointer and options.
             && bytes.get(l4 + 18..m.header_len) == first.get(l4 + 18..m.header_len)
+    }
+
+    /// Whether the identification is to stay as it is in the first frame, which it may with DF, as it means nothing
+    /// then (RFC 6864). The second frame decides for all, as in the kernel (inet_gro_flush).
+    fn stands_still(&self, memory: &[u8], bytes: &[u8], h: &Headers) -> bool {
+        if self.frames > 1 || h.l3 != L3::Ipv4 {
+            return self.fixed_id;
+        }
+        let first = self.frame.of(memory);
+        be16(first, ETH_LEN + 4) == be16(bytes, ETH_LEN + 4) && first[ETH_LEN + 6] & 0x40 != 0
     }
 
     /// Make the headers those of all frames together.

@@ -1,52 +1,22 @@
 //! Finish the checksum of one ordinary frame, and what a virtio-net header may claim at all.
 
-use super::Segments;
 use crate::model::DropReason;
 use crate::wire::bytes::{be16, put_be16};
 use crate::wire::checksum::Sum;
-use crate::wire::{Gso, Headers, VnetHdr, proto};
+use crate::wire::{Headers, proto};
 
-/// Ports, or type and code of ICMP: what was decided by, and no checksum field can be.
+/// Ports, or type and code of ICMP: what was decided by. ICMP's own checksum lies there too; Linux always finishes
+/// that itself.
 const DECIDED: usize = 4;
-
-/// Check all claims of a virtio-net header about its frame. A pod with raw sockets writes most of it itself
-/// (PACKET_VNET_HDR), so that a checksum could be asked for where an address or a port is.
-///
-/// # Errors
-/// [`DropReason::BadVnetHdr`] when they do not fit the frame, [`DropReason::BadL4Header`] when the transport
-/// header of a super-frame is malformed.
-pub fn check(frame: &[u8], h: &Headers, v: &VnetHdr) -> Result<(), DropReason> {
-    match (v.gso, v.partial) {
-        (Gso::None, Some(partial)) if !fits(h, partial) => return Err(DropReason::BadVnetHdr),
-        (Gso::None, _) => {}
-        _ => {
-            Segments::checked(frame, h, v)?;
-        }
-    }
-    // The kernel's own rules where the frame goes on to another TAP (tun_get_user, virtio_net_hdr_to_skb).
-    if usize::from(v.hdr_len) > frame.len() || v.ecn && v.gso == Gso::None {
-        return Err(DropReason::BadVnetHdr);
-    }
-    Ok(())
-}
-
-/// Whether a checksum may be put there: within the packet, and behind everything that was decided by. What the
-/// pod itself tunnels has its checksum farther back than `l4`.
-fn fits(h: &Headers, (start, offset): (u16, u16)) -> bool {
-    let (start, field) = (usize::from(start), usize::from(start) + usize::from(offset));
-    start >= h.l4 && field >= h.l4 + DECIDED && field + 2 <= h.end
-}
 
 /// Sum `frame` from `start` to the end of its packet and store the checksum at `start + offset`, whose field
 /// holds the pseudo-header sum (virtio 1.2 section 5.1.6.2: VIRTIO_NET_HDR_F_NEEDS_CSUM).
 ///
 /// # Errors
 /// The header's claims do not fit the frame.
-pub fn complete(frame: &mut [u8], h: &Headers, partial: (u16, u16)) -> Result<(), DropReason> {
-    let (start, offset) = (usize::from(partial.0), usize::from(partial.1));
-    if !fits(h, partial) || h.end > frame.len() {
-        return Err(DropReason::BadVnetHdr);
-    }
+pub fn complete(frame: &mut [u8], h: &Headers, (start, offset): (u16, u16)) -> Result<(), DropReason> {
+    check(frame, h, (start, offset))?;
+    let (start, offset) = (usize::from(start), usize::from(offset));
     let mut sum = Sum::default().with(&frame[start..h.end]).finish();
     // A UDP checksum of zero would mean "none" (RFC 768); all ones is the same number.
     if sum == 0 && h.proto == proto::UDP {
@@ -57,10 +27,25 @@ pub fn complete(frame: &mut [u8], h: &Headers, partial: (u16, u16)) -> Result<()
     Ok(())
 }
 
+/// Whether there is a field to store a checksum in: within the packet, and behind everything that was decided by.
+/// The kernel asks for 20 bytes of IP header only (virtio_net_hdr_to_skb), so that a pod could have the sum stored
+/// in the source address of its IPv6 packet, behind the source guard's back. What the pod itself tunnels has its
+/// checksum farther back than `l4`.
+///
+/// # Errors
+/// [`DropReason::BadVnetHdr`].
+pub fn check(frame: &[u8], h: &Headers, (start, offset): (u16, u16)) -> Result<(), DropReason> {
+    let (start, field) = (usize::from(start), usize::from(start) + usize::from(offset));
+    let fits = start >= h.l4 && field >= h.l4 + DECIDED && field + 2 <= h.end && h.end <= frame.len();
+    fits.then_some(()).ok_or(DropReason::BadVnetHdr)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::offload::check;
     use crate::offload::testing::{super_frame, vnet};
+    use crate::wire::VnetHdr;
 
     #[test]
     fn a_checksum_goes_nowhere_but_behind_what_was_decided_by() {

@@ -6,14 +6,15 @@
 use crate::model::DropReason;
 use crate::wire::bytes::{be16, be32, put_be16, put_be32};
 use crate::wire::checksum::{Sum, pseudo};
-use crate::wire::{ETH_LEN, Gso, Headers, L3, UDP_LEN, VnetHdr, proto};
+use crate::wire::{ETH_LEN, Gso, Headers, IPV6_LEN, L3, UDP_LEN, VnetHdr, proto};
 use std::ops::Range;
 
-/// Longest header block: Ethernet, IPv6 and TCP with all options. Super-frames have no IP options.
-pub const MAX_HEADER: usize = ETH_LEN + 40 + 60;
-
-/// Most wire frames of a UDP super-frame: the kernel takes no more from a TAP (UDP_MAX_SEGMENTS).
-const UDP_SEGMENTS: usize = 128;
+/// Longest header block: Ethernet, IPv6 and TCP with all options, and some 140 bytes of extension headers. IPv4
+/// with all options is shorter.
+pub const MAX_HEADER: usize = 256;
+/// Most wire frames of one super-frame: what UDP_SEGMENT takes. A pod's own kernel makes no more than its
+/// interface's `gso_max_segs`, which is less; a header that asks for thousands would keep other pods waiting.
+pub const MAX_SEGMENTS: usize = 128;
 
 const TCP_FIN: u8 = 0x01;
 const TCP_PSH: u8 = 0x08;
@@ -47,7 +48,7 @@ impl Segments {
         // The kernel keeps 65,535 for itself (GSO_BY_FRAGS), and no super-frame was ever padded.
         let possible =
             !matches!(v.gso_size, 0 | u16::MAX) && h.end == frame.len() && !(v.ecn && v.gso == Gso::Udp);
-        if !fits || !partial_fits || !h.plain || h.fragment || !possible {
+        if !fits || !partial_fits || h.fragment || !possible {
             return Err(DropReason::BadVnetHdr);
         }
         let l4_len = if h.proto == proto::TCP {
@@ -66,7 +67,7 @@ impl Segments {
         let (payload, mss) = (h.end - header_len, usize::from(v.gso_size));
         // An empty super-frame is still one packet.
         let count = payload.div_ceil(mss).max(1);
-        if v.gso == Gso::Udp && count > UDP_SEGMENTS {
+        if count > MAX_SEGMENTS || header_len > MAX_HEADER {
             return Err(DropReason::BadVnetHdr);
         }
         Ok(Segments {
@@ -123,7 +124,8 @@ impl Segments {
                     Sum::default().with(&out[ETH_LEN..h.l4]).finish(),
                 );
             }
-            _ => put_be16(out, ETH_LEN + 4, l4_len as u16),
+            // Extension headers count as payload.
+            _ => put_be16(out, ETH_LEN + 4, (h.l4 - ETH_LEN - IPV6_LEN + l4_len) as u16),
         }
         let checksum_at = if h.proto == proto::TCP {
             put_be32(
@@ -143,12 +145,24 @@ impl Segments {
             h.l4 + 6
         };
         put_be16(out, checksum_at, 0);
-        let mut sum = pseudo(from, h, l4_len).with(&out[h.l4..]).with(bytes).finish();
+        let sum = self.pseudo(from, checksum_at, l4_len);
+        let mut sum = sum.with(&out[h.l4..]).with(bytes).finish();
         if sum == 0 && h.proto == proto::UDP {
             sum = 0xffff;
         }
         put_be16(out, checksum_at, sum);
         self.header_len
+    }
+
+    /// The pseudo-header sum of a segment of `len` bytes. With a source route or a routing header it has the
+    /// final destination, which only the sender's own sum tells (RFC 8200 section 8.1): its length is replaced.
+    fn pseudo(&self, frame: &[u8], checksum_at: usize, len: usize) -> Sum {
+        let h = &self.headers;
+        if h.plain {
+            return pseudo(frame, h, len);
+        }
+        let whole = Sum::default().with16(be16(frame, checksum_at));
+        whole.with16(!((h.end - h.l4) as u16)).with16(len as u16)
     }
 }
 
@@ -163,11 +177,11 @@ mod tests {
         #[test]
         fn wire_frames_are_right_and_hold_the_payload(
             v6: bool, tcp: bool, options in 0usize..=10, flags: u8,
-            payload in proptest::collection::vec(any::<u8>(), 1..9000), mss in 1u16..2000,
+            payload in proptest::collection::vec(any::<u8>(), 1..9000), mss in 71u16..2000,
         ) {
             let f = super_frame(v6, tcp, options, &payload, flags);
             let h = Headers::parse(&f).unwrap();
-            let mss = if tcp { mss } else { mss.max(payload.len().div_ceil(UDP_SEGMENTS) as u16) };
+            let mss = mss.max(payload.len().div_ceil(MAX_SEGMENTS) as u16);
             let s = Segments::checked(&f, &h, &vnet(v6, tcp, mss)).unwrap();
             let mut joined: Vec<u8> = Vec::new();
             for i in 0..s.count() {
@@ -217,6 +231,66 @@ mod tests {
         }
     }
 
+    /// [eth | ip | options | tcp]: options and extension headers are copied to each wire frame, and the sum
+    /// over the pseudo header stays the sender's, which may know of another destination.
+    #[test]
+    fn options_are_in_every_wire_frame() {
+        let payload: Vec<u8> = (0..3000u32).map(|i| i as u8).collect();
+        for (v6, chain) in [
+            (false, &[1u8; 8][..]),
+            (true, &[6, 0, 1, 4, 0, 0, 0, 0]),
+            (
+                true,
+                &[
+                    6, 2, 4, 1, 0, 0, 0, 0, 0xfe, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+                ],
+            ),
+        ] {
+            let mut f = super_frame(v6, true, 3, &payload, 0x18);
+            let l4 = if v6 { 54 } else { 34 };
+            f.splice(l4..l4, chain.iter().copied());
+            if v6 {
+                f[20] = if chain.len() == 24 { 43 } else { 60 };
+                let len = be16(&f, 18) + chain.len() as u16;
+                put_be16(&mut f, 18, len);
+            } else {
+                f[14] = 0x47;
+                let len = be16(&f, 16) + 8;
+                put_be16(&mut f, 16, len);
+                put_be16(&mut f, 24, 0);
+                let sum = Sum::default().with(&f[14..42]).finish();
+                put_be16(&mut f, 24, sum);
+            }
+            let h = Headers::parse(&f).unwrap();
+            // A routing header's last address is the one the receiver sums over.
+            let mut seen = f.clone();
+            if v6 && f[20] == 43 {
+                seen[38..54].copy_from_slice(&chain[8..24]);
+            }
+            let partial = pseudo(&seen, &h, h.end - h.l4).fold();
+            put_be16(&mut f, h.l4 + 16, partial);
+            let v = VnetHdr {
+                partial: Some((h.l4 as u16, 16)),
+                ..vnet(v6, true, 1000)
+            };
+            let s = Segments::checked(&f, &h, &v).unwrap();
+            for i in 0..3 {
+                let mut wire = vec![0; MAX_HEADER];
+                let n = s.header(&f, i, &mut wire);
+                wire.truncate(n);
+                assert_eq!(wire[l4..h.l4], *chain, "frame {i}");
+                wire.extend(&f[s.payload(i)]);
+                if v6 && f[20] == 43 {
+                    wire[38..54].copy_from_slice(&chain[8..24]);
+                }
+                assert!(
+                    transport_is_right(&wire, &Headers::parse(&wire).unwrap()),
+                    "frame {i} of {chain:?}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn lying_headers_are_refused() {
         let f = super_frame(false, true, 0, &[7; 3000], 0x18);
@@ -225,6 +299,7 @@ mod tests {
         assert_eq!(Segments::checked(&f, &h, &good).unwrap().count(), 3);
         for bad in [
             VnetHdr { gso_size: 0, ..good },
+            VnetHdr { gso_size: 23, ..good },
             VnetHdr {
                 gso: Gso::Tcp6,
                 ..good

@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 const MIN_POD_MTU4: u16 = 576;
 const MIN_POD_MTU6: u16 = 1280;
 
-/// How long a learned path MTU is believed, in seconds.
-const MTU_EXPIRES_S: u64 = 60;
+/// How long what the kernel's refusals taught is believed, in seconds.
+const EXPIRES_S: u64 = 60;
 
 /// A peer, and what is known of the way to it.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct PeerState {
     pub learned_mtu: Option<(UnderlayMtu, Instant)>,
     /// Whether UDP_SEGMENT works towards it.
     pub gso: bool,
+    /// When the kernel refused it along this way.
+    pub gso_refused: Option<Instant>,
     /// When the last valid datagram came from it.
     pub last_heard: Option<Instant>,
     /// Datagrams sent to it.
@@ -73,11 +75,22 @@ impl PeerState {
         self.learned_mtu = Some((least, now));
     }
 
-    /// Try the configured MTU again once what was learned is old: paths get better too (RFC 1191 section 6.3).
-    pub fn forget_old_mtu(&mut self, now: Instant) {
-        let old = |(_, at): (UnderlayMtu, Instant)| (now - at).secs() >= MTU_EXPIRES_S;
-        if self.learned_mtu.is_some_and(old) {
+    /// The kernel refused a train: datagrams go one by one for now.
+    pub fn refuse_gso(&mut self, now: Instant) {
+        self.gso = false;
+        self.gso_refused = Some(now);
+    }
+
+    /// Try the configured MTU, and trains, again once what was learned is old: paths get better too (RFC 1191
+    /// section 6.3).
+    pub fn forget_old(&mut self, now: Instant) {
+        let old = |at: Instant| (now - at).secs() >= EXPIRES_S;
+        if self.learned_mtu.is_some_and(|(_, at)| old(at)) {
             self.learned_mtu = None;
+        }
+        if self.gso_refused.is_some_and(old) {
+            self.gso_refused = None;
+            self.gso = true;
         }
     }
 
@@ -189,6 +202,7 @@ impl Peers {
                 peer,
                 learned_mtu: None,
                 gso,
+                gso_refused: None,
                 last_heard: None,
                 ..old
             },
@@ -196,6 +210,7 @@ impl Peers {
                 peer,
                 learned_mtu: None,
                 gso,
+                gso_refused: None,
                 last_heard: None,
                 datagrams_to: 0,
                 bytes_to: 0,
@@ -338,6 +353,31 @@ mod tests {
             (s.pod_mtu(false, own), s.pod_mtu(true, own)),
             (PodMtu(576), PodMtu(1280))
         );
+    }
+
+    #[test]
+    fn refusals_are_believed_for_a_while_only() {
+        let mut p = Peers::default();
+        let id = p.set(peer("a", 1, 1), true).unwrap();
+        let at = Instant::from_secs(100);
+        let later = |s: i64| Instant::from_secs(100 + s);
+        let s = p.state_mut(id).unwrap();
+        s.refuse_gso(at);
+        s.learn_mtu(UnderlayMtu(1400), at);
+        s.forget_old(later(59));
+        assert!(!s.gso && s.learned_mtu.is_some());
+        s.forget_old(later(60));
+        assert!(s.gso && s.learned_mtu.is_none());
+        // What was switched off stays off.
+        let off = p.set(peer("b", 2, 2), false).unwrap();
+        let s = p.state_mut(off).unwrap();
+        s.forget_old(later(60));
+        assert!(!s.gso);
+        // Another way may be another matter.
+        p.state_mut(id).unwrap().refuse_gso(at);
+        let id = p.set(peer("a", 9, 1), true).unwrap();
+        let s = p.state(id).unwrap();
+        assert!(s.gso && s.gso_refused.is_none());
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Attaching a pod, from the first question to the node to the finished port.
 
 use super::link::{self, LinkError};
+use crate::api::place::Socket;
 use crate::api::{ApiError, AttachRequest, Client, ErrorKind, PodInfo, Reply, Request};
 use crate::sys::ns::{NetNs, NsError, Target};
 use crate::sys::tap::{self, TapError};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -64,7 +65,7 @@ pub enum Blame {
     Permission,
     /// No node answers.
     NoNode,
-    /// A name or an address is taken.
+    /// A name, an address or the default route is taken.
     Taken,
     /// Something named does not exist.
     NotFound,
@@ -78,7 +79,7 @@ impl AttachError {
     /// What kind of failure it is.
     pub fn blame(&self) -> Blame {
         match self {
-            AttachError::Api(ApiError::Permission { .. }) => Blame::Permission,
+            AttachError::Api(ApiError::Permission { .. } | ApiError::Stranger { .. }) => Blame::Permission,
             AttachError::Api(ApiError::NoNode { .. }) => Blame::NoNode,
             AttachError::Api(ApiError::Refused { kind, .. }) => match kind {
                 ErrorKind::Usage => Blame::Usage,
@@ -87,11 +88,12 @@ impl AttachError {
                 ErrorKind::Exhausted => Blame::Exhausted,
                 ErrorKind::Internal => Blame::Failed,
             },
-            AttachError::Ns(NsError::Permission(_)) => Blame::Permission,
+            AttachError::Ns(NsError::Permission(_) | NsError::Rights { .. }) => Blame::Permission,
             AttachError::Ns(NsError::Missing(_) | NsError::NoProcess(_)) => Blame::NotFound,
             AttachError::Ns(NsError::NotNetns(_)) => Blame::Usage,
             AttachError::Tap(TapError::DevicePermission | TapError::NotPermitted(_)) => Blame::Permission,
             AttachError::Tap(TapError::Taken(_)) => Blame::Taken,
+            AttachError::Link(LinkError::RouteTaken { .. }) => Blame::Taken,
             AttachError::Tap(TapError::BadName(_)) => Blame::Usage,
             AttachError::Relayed { blame, .. } => *blame,
             _ => Blame::Failed,
@@ -142,12 +144,12 @@ pub fn attach(
 /// See [`AttachError`]; those of the helper arrive as [`AttachError::Relayed`].
 pub fn in_child(
     program: &Path,
-    socket: &Path,
+    socket: Socket,
     request: &AttachRequest,
     lifeline: BorrowedFd<'_>,
 ) -> Result<Attached, AttachError> {
     let order = Order {
-        socket: socket.into(),
+        socket,
         request: request.clone(),
     };
     let order = serde_json::to_string(&order).map_err(|e| AttachError::Helper(e.into()))?;
@@ -166,7 +168,7 @@ pub fn in_child(
 
 #[derive(Serialize, Deserialize)]
 struct Order {
-    socket: PathBuf,
+    socket: Socket,
     request: AttachRequest,
 }
 

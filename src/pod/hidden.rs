@@ -3,8 +3,10 @@
 
 use super::{attach, pause};
 use crate::sys::ns;
+use crate::sys::rights::Whose;
 use std::ffi::OsString;
-use std::io;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -43,13 +45,29 @@ pub fn main() -> Option<ExitCode> {
     }
 }
 
-/// Replace this process by `command`; returns only when that fails, with the exit code shells use.
-pub fn exec(command: &[OsString]) -> u8 {
+/// What a program of another user's gets to know of our environment; what starts with `LC_` as well.
+const HARMLESS: [&str; 5] = ["PATH", "TERM", "COLORTERM", "NO_COLOR", "LANG"];
+
+/// Replace this process by `command`, a program of `whose`; returns only when that fails, with the exit code
+/// shells use.
+pub fn exec(command: &[OsString], whose: Whose) -> u8 {
     let Some((program, args)) = command.split_first() else {
         return 127;
     };
-    let e = Command::new(program).args(args).exec();
-    eprintln!("podwire: {} cannot be run in the pod: {e}", program.display());
+    let mut command = Command::new(program);
+    if whose == Whose::Others {
+        let harmless = |name: &OsString| {
+            let name = name.to_str().unwrap_or_default();
+            HARMLESS.contains(&name) || name.starts_with("LC_")
+        };
+        command.env_clear();
+        command.envs(std::env::vars_os().filter(|(name, _)| harmless(name)));
+    }
+    let e = command.args(args).exec();
+    complain(format_args!(
+        "{} cannot be run in the pod: {e}",
+        program.display()
+    ));
     if e.kind() == io::ErrorKind::NotFound {
         127
     } else {
@@ -58,27 +76,35 @@ pub fn exec(command: &[OsString]) -> u8 {
 }
 
 fn enter(pid: u32, parent: Option<u32>, command: Vec<OsString>) -> ExitCode {
-    if let Err(e) = ns::join(pid) {
-        eprintln!("podwire: {e}");
-        return ExitCode::from(126);
-    }
+    let whose = match ns::join(pid) {
+        Ok(whose) => whose,
+        Err(e) => {
+            complain(e);
+            return ExitCode::from(126);
+        }
+    };
     // After joining: a change of ids clears the death signal.
     if let Some(Err(e)) = parent.map(pause::die_with) {
-        eprintln!("podwire: {e}");
+        complain(e);
         return ExitCode::from(126);
     }
-    ExitCode::from(exec(&command))
+    ExitCode::from(exec(&command, whose))
 }
 
 fn tied(parent: Option<u32>, args: Vec<OsString>) -> ExitCode {
     if let Some(Err(e)) = parent.map(pause::die_with) {
-        eprintln!("podwire: {e}");
+        complain(e);
         return ExitCode::FAILURE;
     }
     // The death signal outlives exec.
     let e = Command::new("/proc/self/exe").arg0("podwire").args(args).exec();
-    eprintln!("podwire: it could not run itself: {e}");
+    complain(format_args!("it could not run itself: {e}"));
     ExitCode::FAILURE
+}
+
+/// One line to standard error, which may be closed or full.
+fn complain(what: impl Display) {
+    let _ = writeln!(io::stderr(), "podwire: {what}");
 }
 
 /// A process id, or `-` for none.

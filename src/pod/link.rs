@@ -5,15 +5,12 @@
 //! kernel neither derives a link-local address nor listens to router advertisements, and what podwire gives is
 //! usable at once, without duplicate address detection (the node lets nobody else use it).
 
-use super::netlink::{Batch, NetlinkError};
 use crate::api::AttachPlan;
+use crate::sys::netlink::{Batch, LOOPBACK, NetlinkError, address, family, link, up};
 use ipnet::IpNet;
-use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
-};
+use netlink_packet_route::address::AddressScope;
+use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -21,8 +18,6 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// Index of the loopback interface in every network namespace.
-const LOOPBACK: u32 = 1;
 /// Smallest MTU an IPv4 host must take (RFC 791).
 const MIN_MTU: u16 = 68;
 /// Smallest MTU of an IPv6 link (RFC 8200 section 5).
@@ -72,6 +67,18 @@ pub enum LinkError {
         name: String,
         /// The address it should have.
         address: Ipv6Addr,
+    },
+    /// Another interface is the way out already.
+    #[error(
+        "{name} cannot be the way to {gateway}: the pod's network namespace has a default route already (`ip {} \
+         route del default` in it, or detach the pod that brought it)",
+        if .gateway.is_ipv4() { "-4" } else { "-6" }
+    )]
+    RouteTaken {
+        /// The interface.
+        name: String,
+        /// The gateway it should lead to.
+        gateway: IpAddr,
     },
 }
 
@@ -199,10 +206,13 @@ fn batch(index: u32, plan: &AttachPlan) -> Batch {
     for (gateway, net) in [via4, via6].into_iter().flatten() {
         // A gateway outside of the pod's subnet is still on this link: there is nothing else on it.
         let onlink = !net.is_some_and(|n| n.contains(&gateway));
-        let route = default_route(index, gateway, onlink);
-        batch.create(&format!("adding the default route via {gateway}"), route);
+        batch.create(&route_step(gateway), default_route(index, gateway, onlink));
     }
     batch
+}
+
+fn route_step(gateway: IpAddr) -> String {
+    format!("adding the default route via {gateway}")
 }
 
 /// The limits an older kernel may not know; without them super-frames are split over more sends.
@@ -213,45 +223,6 @@ fn limits(plan: &AttachPlan) -> Vec<LinkAttribute> {
         LinkAttribute::GsoMaxSize(size),
         LinkAttribute::GsoIpv4MaxSize(size),
     ]
-}
-
-fn link(index: u32, attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.attributes = attributes;
-    RouteNetlinkMessage::SetLink(message)
-}
-
-fn up(index: u32) -> RouteNetlinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    RouteNetlinkMessage::SetLink(message)
-}
-
-fn address(index: u32, net: IpNet, scope: AddressScope) -> RouteNetlinkMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = family(net.addr());
-    message.header.prefix_len = net.prefix_len();
-    message.header.scope = scope;
-    message.header.index = index;
-    message.attributes = vec![
-        AddressAttribute::Local(net.addr()),
-        AddressAttribute::Address(net.addr()),
-    ];
-    match net {
-        IpNet::V4(net) if net.prefix_len() < 31 => {
-            message
-                .attributes
-                .push(AddressAttribute::Broadcast(net.broadcast()));
-        }
-        IpNet::V4(_) => {}
-        IpNet::V6(_) => message
-            .attributes
-            .push(AddressAttribute::Flags(AddressFlags::Nodad)),
-    }
-    RouteNetlinkMessage::NewAddress(message)
 }
 
 fn default_route(index: u32, gateway: IpAddr, onlink: bool) -> RouteNetlinkMessage {
@@ -271,14 +242,18 @@ fn default_route(index: u32, gateway: IpAddr, onlink: bool) -> RouteNetlinkMessa
     RouteNetlinkMessage::NewRoute(message)
 }
 
-fn family(ip: IpAddr) -> AddressFamily {
-    match ip {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
-    }
-}
-
 fn netlink_error(name: &str, plan: &AttachPlan, source: NetlinkError) -> LinkError {
+    let gateways = plan.gateway4.map(IpAddr::V4).into_iter();
+    let mut gateways = gateways.chain(plan.gateway6.map(IpAddr::V6));
+    if let NetlinkError::Refused { what, errno } = &source
+        && *errno == libc::EEXIST
+        && let Some(gateway) = gateways.find(|g| *what == route_step(*g))
+    {
+        return LinkError::RouteTaken {
+            name: name.into(),
+            gateway,
+        };
+    }
     let off = [libc::EACCES, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
     match (&source, plan.ip6) {
         // What the kernel answers to an IPv6 address while disable_ipv6 is set, or without IPv6 at all.

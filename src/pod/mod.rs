@@ -22,6 +22,5 @@ pub mod attach;
 pub mod hidden;
 mod idmap;
 pub mod link;
-mod netlink;
 pub mod pause;
 pub mod sandbox;

@@ -52,7 +52,7 @@ fn settle(hostname: &str, parent: Option<u32>) -> Result<(), (&'static str, io::
     // Away from the terminal's process group: Ctrl-C is for the command in the pod, not for the pod.
     let _ = rustix::process::setsid();
     ns::unshare_pod().map_err(|e| ("unshare", e))?;
-    println!("unshared");
+    say("unshared")?;
     let mut line = String::new();
     io::stdin()
         .lock()
@@ -74,13 +74,18 @@ fn settle(hostname: &str, parent: Option<u32>) -> Result<(), (&'static str, io::
         die_with(parent).map_err(|e| ("prctl", e))?;
     }
     std::env::set_current_dir("/").map_err(|e| ("chdir", e))?;
-    println!("ready");
+    say("ready")?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     let redirected = null.and_then(|null: OwnedFd| {
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)
     });
     redirected.map_err(|e| ("redirect", e.into()))
+}
+
+/// A word to the parent; without one there is no use in going on.
+fn say(word: &str) -> Result<(), (&'static str, io::Error)> {
+    writeln!(io::stdout(), "{word}").map_err(|e| ("handshake", e))
 }
 
 /// Ask for SIGKILL when the parent dies.

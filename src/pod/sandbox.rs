@@ -3,12 +3,13 @@
 use super::attach::{self, AttachError, Attached};
 use super::{hidden, idmap, pause};
 use crate::api::AttachRequest;
+use crate::api::place::Socket;
 use crate::sys::ns::{self, NsError};
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// Why a sandbox could not be made.
@@ -149,10 +150,14 @@ impl Sandbox {
     ///
     /// # Errors
     /// See [`AttachError`]; a sandbox that was left to a node cannot be attached once more.
-    pub fn attach(&self, socket: &Path, mut request: AttachRequest) -> Result<Attached, AttachError> {
+    pub fn attach(
+        &self,
+        socket: impl Into<Socket>,
+        mut request: AttachRequest,
+    ) -> Result<Attached, AttachError> {
         let lifeline = self.lifeline.as_ref().ok_or(NsError::NoProcess(self.pid()))?;
         request.holder = Some(self.pid());
-        attach::in_child(&self.spec.program, socket, &request, lifeline.as_fd())
+        attach::in_child(&self.spec.program, socket.into(), &request, lifeline.as_fd())
     }
 
     /// From now on the sandbox ends with the port of the pod that was made of it, at the latest: with a detach
@@ -161,12 +166,10 @@ impl Sandbox {
         self.lifeline = None;
     }
 
-    /// Let the pause live on as long as its pod has a port, and give its process id.
-    pub fn release(mut self) -> u32 {
-        let pid = self.pid();
+    /// Let the pause live on as long as its pod has a port.
+    pub fn release(mut self) {
         self.leave_to_node();
         self.pause.0 = None;
-        pid
     }
 }
 

@@ -106,12 +106,22 @@ pub fn can_segment(socket: &UdpSocket) -> bool {
     set(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok()
 }
 
-/// Ask for buffers of these sizes, and give the sizes the kernel granted (it counts double).
+/// Send without UDP checksums, over which the kernel refuses to segment.
+///
+/// # Errors
+/// What the kernel says.
+#[cfg(test)]
+pub fn without_checksums(socket: &UdpSocket) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)
+}
+
+/// Ask for buffers of these sizes, and give what the kernel granted of them: it keeps, and tells, twice as much
+/// for its own bookkeeping (socket(7)).
 pub fn buffers(socket: &UdpSocket, receive: usize, send: usize) -> (usize, usize) {
     let int = |n: usize| libc::c_int::try_from(n).unwrap_or(libc::c_int::MAX);
     let ask = |name, n| {
         let _ = set(socket, libc::SOL_SOCKET, name, int(n));
-        get(socket, libc::SOL_SOCKET, name).map_or(0, |n| n.max(0) as usize)
+        get(socket, libc::SOL_SOCKET, name).map_or(0, |n| n.max(0) as usize / 2)
     };
     (ask(libc::SO_RCVBUF, receive), ask(libc::SO_SNDBUF, send))
 }
@@ -492,6 +502,20 @@ mod tests {
             assert_eq!((second.len, second.segment, second.class), (10, None, 0));
             let none = batch.receive(&b, &mut into, &slots).unwrap_err();
             assert_eq!(none.kind(), io::ErrorKind::WouldBlock);
+        }
+    }
+
+    #[test]
+    fn buffers_are_told_as_they_are_asked() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(buffers(&socket, 100_000, 120_000), (100_000, 120_000));
+        // Absent in network namespaces other than the first.
+        let most = |name: &str| {
+            let text = std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).ok()?;
+            text.trim().parse::<usize>().ok().filter(|n| *n < 1 << 29)
+        };
+        if let (Some(receive), Some(send)) = (most("rmem_max"), most("wmem_max")) {
+            assert_eq!(buffers(&socket, receive + 1, send + 4096), (receive, send));
         }
     }
 

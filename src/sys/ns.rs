@@ -4,6 +4,7 @@
 //! commands that do it are processes of their own (`podwire attach`, or the hidden ones of `pod`).
 #![allow(unsafe_code)]
 
+use super::rights::{self, Whose};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
@@ -42,6 +43,17 @@ pub enum NsError {
     /// It belongs to somebody else.
     #[error("entering {0} is not permitted (run this as the user who made it, or as root)")]
     Permission(String),
+    /// Its programs are another user's, and would get what counts outside.
+    #[error(
+        "no command is run in {label}: the programs there are another user's, and would get {what} that you have \
+         outside (run this as that user, or let the user namespace be made with `unshare --map-root-user`)"
+    )]
+    Rights {
+        /// The namespaces.
+        label: String,
+        /// What cannot be left behind.
+        what: &'static str,
+    },
     /// A system call failed for another reason.
     #[error("entering {label} failed: {call}: {source}")]
     Call {
@@ -120,9 +132,46 @@ impl NetNs {
         Ok(NetNs { net, holder, label })
     }
 
+    /// A new one with nothing in it, owned by the user namespace of the caller, who must be root there. It
+    /// lives as long as this, or a process or socket in it.
+    ///
+    /// # Errors
+    /// [`NsError::Permission`].
+    pub fn make() -> Result<NetNs, NsError> {
+        let label = "a new network namespace".to_string();
+        let own = current(&label)?;
+        // SAFETY: unshare is unsafe because of CLONE_FILES, which is not asked for.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
+            .map_err(|e| call_error(&label, "unshare", e.into()))?;
+        let net = current(&label);
+        back_to(&own, &label)?;
+        Ok(NetNs {
+            net: net?,
+            holder: None,
+            label,
+        })
+    }
+
+    /// Do `work` with the calling thread in it. Sockets and processes made there stay in it.
+    ///
+    /// # Errors
+    /// [`NsError::Permission`] when the caller has no rights over it.
+    pub fn within<T>(&self, work: impl FnOnce() -> T) -> Result<T, NsError> {
+        let own = current(&self.label)?;
+        self.enter()?;
+        let result = work();
+        back_to(&own, &self.label)?;
+        Ok(result)
+    }
+
     /// A pidfd of the process that was named, when one was.
     pub fn holder(&self) -> Option<BorrowedFd<'_>> {
         self.holder.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Its descriptor, for netlink.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.net.as_fd()
     }
 
     /// Move the calling thread into it, through the user namespace that owns it when that is needed.
@@ -183,13 +232,16 @@ pub fn ended(pidfd: BorrowedFd<'_>) -> bool {
 }
 
 /// Move the calling process into the user, mount, UTS, IPC and network namespaces of process `pid`, those
-/// that differ from its own, and become root there if there is one.
+/// that differ from its own, and become root there if there is one. Whose programs are there.
 ///
-/// The working directory is kept by its path, or is `/` when the pod has none of that name.
+/// In a pod of another user the process is that pod's root or this fails; its groups, session keyring and the
+/// right to type into terminals stay behind, and its descriptors do so on exec. The environment is the
+/// caller's to clear. The working directory is kept by its path, or is `/` when the pod has none of that name.
 ///
 /// # Errors
-/// [`NsError::NoProcess`] and [`NsError::Permission`]; nothing is changed then.
-pub fn join(pid: u32) -> Result<(), NsError> {
+/// [`NsError::NoProcess`] and [`NsError::Permission`], with nothing changed. After any other error the process
+/// is of no more use, [`NsError::Rights`] above all.
+pub fn join(pid: u32) -> Result<Whose, NsError> {
     let holder = pidfd(pid)?;
     let label = format!("the namespaces of process {pid}");
     let kinds = [
@@ -211,29 +263,62 @@ pub fn join(pid: u32) -> Result<(), NsError> {
         }
     }
     if wanted.is_empty() {
-        return Ok(());
+        return Ok(Whose::Own);
+    }
+    let whose = match wanted.contains(ThreadNameSpaceType::USER) {
+        true => whose(pid).map_err(|e| call_error(&label, "looking at its user namespace", e))?,
+        false => Whose::Own,
+    };
+    if whose == Whose::Others {
+        rights::keep_files().map_err(|e| call_error(&label, "open", e))?;
+        // A user namespace may forbid it; whether it worked is seen in there.
+        rights::leave_groups();
     }
     let cwd = std::env::current_dir();
     rustix::thread::move_into_thread_name_spaces(holder.as_fd(), wanted)
         .map_err(|e| call_error(&label, "setns", e.into()))?;
-    if wanted.contains(ThreadNameSpaceType::USER) {
-        become_root();
+    match whose {
+        Whose::Others => become_theirs().map_err(|what| NsError::Rights {
+            label: label.clone(),
+            what,
+        })?,
+        // Where there is no root, or groups cannot be left, they stay what they are.
+        Whose::Own if wanted.contains(ThreadNameSpaceType::USER) => {
+            rights::leave_groups();
+            let _ = rights::become_root();
+        }
+        Whose::Own => {}
     }
     if wanted.contains(ThreadNameSpaceType::MOUNT) {
         let kept = cwd.and_then(std::env::set_current_dir);
         kept.or_else(|_| std::env::set_current_dir("/"))
             .map_err(|e| call_error(&label, "chdir", e))?;
     }
-    Ok(())
+    Ok(whose)
 }
 
-/// Take the ids of root in the user namespace just entered. A namespace may map no root, or forbid
-/// setgroups (that of an ordinary user does); the ids then stay what they are.
-pub fn become_root() {
-    let (uid, gid) = (rustix::process::Uid::ROOT, rustix::process::Gid::ROOT);
-    let _ = rustix::thread::set_thread_groups(&[]);
-    let _ = rustix::thread::set_thread_res_gid(gid, gid, gid);
-    let _ = rustix::thread::set_thread_res_uid(uid, uid, uid);
+/// Whose programs are in the user namespace of process `pid`.
+fn whose(pid: u32) -> io::Result<Whose> {
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/user"))?;
+    let mut owner: libc::uid_t = 0;
+    // SAFETY: NS_GET_OWNER_UID writes one uid_t through the pointer.
+    let rc = unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut owner) };
+    if rc < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let map = std::fs::read_to_string(format!("/proc/{pid}/uid_map"))?;
+    Ok(Whose::tell(&map, owner, rustix::process::geteuid().as_raw()))
+}
+
+/// Be root of a user namespace just entered, with nothing that counts outside; what cannot be left otherwise.
+fn become_theirs() -> Result<(), &'static str> {
+    let left = rights::leave_groups();
+    rights::become_root()?;
+    if !left {
+        return Err("the supplementary groups");
+    }
+    rights::leave_keys().map_err(|_| "the session keyring")?;
+    rights::leave_typing().map_err(|_| "the terminal")
 }
 
 /// Move the calling process into new user, network, mount, UTS and IPC namespaces.
@@ -256,6 +341,18 @@ fn same(fd: BorrowedFd<'_>, kind: &str) -> io::Result<bool> {
     let theirs = rustix::fs::fstat(fd)?;
     let ours = rustix::fs::stat(format!("/proc/self/ns/{kind}"))?;
     Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))
+}
+
+/// The network namespace of the calling thread.
+fn current(label: &str) -> Result<OwnedFd, NsError> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())
+        .map_err(|e| call_error(label, "open", e.into()))
+}
+
+fn back_to(own: &OwnedFd, label: &str) -> Result<(), NsError> {
+    rustix::thread::move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))
+        .map_err(|e| call_error(label, "setns back", e.into()))
 }
 
 fn call_error(label: &str, call: &'static str, source: io::Error) -> NsError {

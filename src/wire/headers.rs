@@ -62,7 +62,7 @@ pub struct Headers {
     pub fragment: bool,
     /// A fragment without the transport header.
     pub later_fragment: bool,
-    /// No IPv4 options and no IPv6 extension headers: the offload paths take only such packets.
+    /// No IPv4 options and no IPv6 extension headers: only such packets are merged.
     pub plain: bool,
 }
 

@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     Case::new("bulk_without_udp_gro", no_udp_gro)
         .whole_trains()
         .node_args(&["--offload-udp-gro", "off"]),
+    Case::new("bulk_with_each_acknowledgement", each_acknowledgement).node_args(&["--offload-acks", "off"]),
     Case::new("bulk_with_checksums_complete", complete_checksums)
         .pods(2)
         .node_args(&["--offload-checksum", "off"]),
@@ -73,6 +74,12 @@ fn no_udp_segment(world: &mut World) {
         offered >= datagrams,
         "{offered} packets for {datagrams} datagrams"
     );
+}
+
+fn each_acknowledgement(world: &mut World) {
+    across_some(world);
+    let merged: u64 = world.nodes.iter().map(|n| n.status().counters.acks_merged).sum();
+    assert_eq!(merged, 0);
 }
 
 /// Each datagram is a message of its own to the node, although it was part of a train on the link.

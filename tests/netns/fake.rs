@@ -6,6 +6,7 @@ use super::frames::{MARK, ethernet, ipv4, ipv4_with, ipv6, udp, udp6};
 use super::impair::Rng;
 use super::node::Node;
 use super::pod::{FAMILIES, Place};
+use super::raw::Raw;
 use super::world::{Case, World, eventually};
 use podwire::api::{AttachRequest, Client, Reply, Request};
 use podwire::model::{DropReason, Mac, OffloadMode, TapCaps};
@@ -18,6 +19,8 @@ use std::time::Duration;
 pub const CASES: &[Case] = &[
     Case::new("frames_of_any_length", lengths),
     Case::new("virtio_net_headers_that_lie", liars),
+    Case::new("a_checksum_cannot_become_an_address", address_for_a_sum).pods(2),
+    Case::new("a_frame_of_sixty_thousand_segments", crumbs).pods(2),
     Case::new("noise", noise),
     Case::new("a_tap_that_takes_nothing", full),
 ];
@@ -118,6 +121,10 @@ fn settled(world: &World, frames: u64) {
         fake.counters.frames_from_pod >= frames
     });
     let (a, b) = world.pair();
+    // What went to the other node may still fill its socket.
+    eventually("the other node reads everything", Duration::from_secs(5), || {
+        a.ping(b.ip4, 1, &[]).answered > 0
+    });
     for family in FAMILIES {
         a.reaches(b.ip(family), 3, &[]);
     }
@@ -196,7 +203,7 @@ fn liars(world: &mut World) {
                     (1, 13, 65_530),
                     (3, 34, 6),
                 ] {
-                    let hdr_len = if sent % 2 == 0 { 54 } else { 65_535 };
+                    let hdr_len = if sent % 2 == 0 { 34 } else { 65_535 };
                     fake.send(virtio(flags, gso, hdr_len, size, start, offset), frame);
                     sent += 1;
                 }
@@ -208,6 +215,61 @@ fn liars(world: &mut World) {
     for reason in [DropReason::BadVnetHdr, DropReason::BadL4Header] {
         assert!(drops.contains_key(reason.label()), "{drops:?}");
     }
+    assert!(
+        !drops.contains_key(DropReason::TapWrite.label()),
+        "a lie got as far as another pod's kernel: {drops:?}"
+    );
+}
+
+/// Not a fake at all: a pod that may open packet sockets tells its kernel where a checksum belongs, and the
+/// kernel passes it on. Stored in the source address, it would make the packet another pod's.
+fn address_for_a_sum(world: &mut World) {
+    let (eve, near, far) = (&world.pods[0][0], &world.pods[0][1], &world.pods[1][0]);
+    let mouth = Raw::sender_with_vnet_hdr(eve);
+    let node = &world.nodes[0];
+    // [eth 14 | version .. hops 8 | source 16 | destination 16]. Of a plain TAP the kernel itself stores the sum:
+    // then a packet is seen for what it became, and one to another address is as good as any.
+    let (starts, reason): (&[u16], _) = match world.mode {
+        OffloadMode::On => (&[34, 36, 38, 44, 52], DropReason::BadVnetHdr),
+        OffloadMode::Off => (&[34, 36], DropReason::SpoofedIp),
+    };
+    let mut sent = 0;
+    for (mac, to) in [(near.mac, near), (world.gateway_mac(1), far)] {
+        let ear = Raw::listener(to);
+        let packet = ipv6(eve.ip6, to.ip6, 64, 17, &udp6(eve.ip6, to.ip6, (9, 9), MARK));
+        let frame = ethernet(mac, eve.mac, 0x86dd, &packet);
+        for start in starts {
+            mouth.send(&[&virtio(1, 0, 0, 0, *start, 0)[..], &frame].concat());
+            sent += 1;
+        }
+        eventually("all are refused", Duration::from_secs(1), || {
+            node.drops(reason) == sent
+        });
+        assert!(!ear.heard(MARK), "{} hears it", to.name);
+    }
+}
+
+/// A super-frame whose header asks for segments of one byte costs its pod, and nobody waits for it.
+fn crumbs(world: &mut World) {
+    if world.mode == OffloadMode::Off {
+        // The kernel makes the segments then: no lie, but a flood (see floods.rs).
+        return;
+    }
+    let (eve, far) = (&world.pods[0][0], &world.pods[1][0]);
+    let mouth = Raw::sender_with_vnet_hdr(eve);
+    let mut tcp = vec![0; 20 + 60_000];
+    (tcp[12], tcp[13]) = (0x50, 0x10);
+    let packet = ipv4(eve.ip4, far.ip4, 6, &tcp);
+    let frame = ethernet(world.gateway_mac(1), eve.mac, 0x0800, &packet);
+    let bytes = [&virtio(1, 1, 54, 1, 34, 16)[..], &frame].concat();
+    super::hostile::undisturbed(world, || {
+        for _ in 0..200 {
+            mouth.send(&bytes);
+        }
+    });
+    eventually("all are refused", Duration::from_secs(2), || {
+        world.nodes[0].drops(DropReason::BadVnetHdr) == 200
+    });
 }
 
 /// Frames that are right but for some bytes, and bytes that never were a frame.

@@ -56,6 +56,16 @@ pub fn udp(src: u16, dst: u16, payload: &[u8]) -> Vec<u8> {
     [&head[..], payload].concat()
 }
 
+/// A UDP datagram over IPv4 with its checksum.
+pub fn udp4(src: Ipv4Addr, dst: Ipv4Addr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let mut datagram = udp(ports.0, ports.1, payload);
+    let len = (datagram.len() as u16).to_be_bytes();
+    let sum = checksum(&[&src.octets(), &dst.octets(), &[0, 17], &len, &datagram]);
+    let sum = if sum == 0 { 0xffff } else { sum };
+    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    datagram
+}
+
 /// A UDP datagram over IPv6, which needs its checksum.
 pub fn udp6(src: Ipv6Addr, dst: Ipv6Addr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     let mut datagram = udp(ports.0, ports.1, payload);
@@ -92,6 +102,12 @@ pub fn arp(operation: u8, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> V
     let (mac, ip) = sender;
     let (to_mac, to_ip) = target;
     [&head[..], &mac.0, &ip.octets(), &to_mac.0, &to_ip.octets()].concat()
+}
+
+/// A VXLAN datagram around an Ethernet frame.
+pub fn vxlan(flags: u8, vni: u32, inner: &[u8]) -> Vec<u8> {
+    let vni = vni.to_be_bytes();
+    [&[flags, 0, 0, 0, vni[1], vni[2], vni[3], 0][..], inner].concat()
 }
 
 fn pseudo6(src: Ipv6Addr, dst: Ipv6Addr, next: u8, message: &[u8]) -> u16 {

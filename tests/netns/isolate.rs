@@ -79,6 +79,9 @@ fn supervise() -> Result<ExitCode, String> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| failed(e.into()))?;
     let mut suite = Command::new("/proc/self/exe");
     suite.args(std::env::args_os().skip(1)).env(DIR, dir.path());
+    // Debian keeps some of the tools where only root's PATH leads.
+    let path = std::env::var("PATH").unwrap_or_default();
+    suite.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     // Ctrl-C and the like end the suite, not this process: it has to clear up.
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {

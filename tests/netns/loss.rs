@@ -10,6 +10,9 @@ use super::world::{Case, World};
 pub const CASES: &[Case] = &[
     Case::new("bulk_under_loss", loss),
     Case::new("bulk_under_loss_of_whole_trains", loss).whole_trains(),
+    Case::new("bulk_under_little_loss", little_loss),
+    Case::new("bulk_under_much_loss", much_loss),
+    Case::new("bulk_under_much_loss_of_whole_trains", much_loss).whole_trains(),
     Case::new("bulk_under_reordering_and_duplication", disorder),
     Case::new("bulk_under_reordering_of_whole_trains", disorder).whole_trains(),
     Case::new("bulk_under_corruption", corruption),
@@ -47,6 +50,22 @@ fn streams(world: &World, rules: Impairment, bytes: usize) {
 fn loss(world: &mut World) {
     let loss = PERCENT;
     streams(world, Impairment { loss, ..NONE }, 8 * MB);
+    let counters = world.underlay.relay.counters();
+    assert!(counters.lost > 5, "{counters:?}");
+}
+
+/// One in a thousand.
+fn little_loss(world: &mut World) {
+    let loss = PERCENT / 10;
+    streams(world, Impairment { loss, ..NONE }, 8 * MB);
+    let counters = world.underlay.relay.counters();
+    assert!(counters.lost > 0, "{counters:?}");
+}
+
+/// One in twenty, where TCP hardly moves.
+fn much_loss(world: &mut World) {
+    let loss = 5 * PERCENT;
+    streams(world, Impairment { loss, ..NONE }, MB);
     let counters = world.underlay.relay.counters();
     assert!(counters.lost > 5, "{counters:?}");
 }

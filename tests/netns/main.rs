@@ -15,18 +15,23 @@
 
 mod bulk;
 mod fake;
+mod floods;
+mod foreign;
 mod frames;
 mod hostile;
 mod impair;
 mod interop;
 mod isolate;
 mod life;
+mod looped;
 mod loss;
 mod measure;
+mod metrics;
 mod netns;
 mod node;
 mod odd;
 mod overrun;
+mod ovs;
 mod peers;
 mod pod;
 mod raw;
@@ -36,7 +41,9 @@ mod relay;
 mod relay_itself;
 mod spoof;
 mod traffic;
+mod tunnel;
 mod underlay;
+mod vde;
 mod world;
 
 use libtest_mimic::{Arguments, Trial};
@@ -62,8 +69,14 @@ fn suite() -> ExitCode {
         hostile::CASES,
         odd::CASES,
         fake::CASES,
+        floods::CASES,
+        looped::CASES,
+        tunnel::CASES,
         life::CASES,
         interop::CASES,
+        ovs::CASES,
+        vde::CASES,
+        metrics::CASES,
         measure::CASES,
     ]
     .concat();

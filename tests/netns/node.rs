@@ -2,7 +2,7 @@
 
 use super::netns::Netns;
 use podwire::api::{Client, Status};
-use podwire::model::{DropReason, OffloadMode};
+use podwire::model::{DropReason, OffloadMode, PortCounters};
 use rustix::process::{Pid, Signal};
 use std::fs::{self, File};
 use std::net::IpAddr;
@@ -187,6 +187,21 @@ impl Node {
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
         let ticks = |field: usize| fields[field - 3].parse::<u64>().expect("a number");
         Duration::from_millis(10 * (ticks(14) + ticks(15)))
+    }
+
+    /// Memory of the process that is in use, in KiB.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        let number = line.and_then(|l| l.split_whitespace().next());
+        number.and_then(|n| n.parse().ok()).expect("a number of KiB")
+    }
+
+    /// What was counted for a pod of the node.
+    pub fn port(&self, pod: &str) -> PortCounters {
+        let pods = self.status().pods;
+        let pod = pods.into_iter().find(|p| p.pod.name == pod);
+        pod.expect("the pod is there").counters
     }
 
     /// Replace the peers file as configuration management does, by renaming.

@@ -3,10 +3,11 @@
 
 use super::frames::{MARK, ethernet, ipv4, ipv4_with, ipv6, udp, udp6};
 use super::hostile::{TIMES, extension, fragment, undisturbed};
-use super::pod::{FAMILIES, Family, Place, Pod};
-use super::raw::Raw;
+use super::pod::{FAMILIES, Family, PATIENCE, Place, Pod};
+use super::raw::{Raw, connect_with_options};
 use super::world::{Case, World, eventually};
 use podwire::model::DropReason;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 /// The tests.
@@ -14,6 +15,7 @@ pub const CASES: &[Case] = &[
     Case::new("odd_but_legal_packets_pass", forwarded).pods(2),
     Case::new("fragments_pass_even_when_they_overlap", fragments).pods(2),
     Case::new("a_pod_with_a_larger_mtu_is_told", oversize).pods(2),
+    Case::new("bulk_with_options_in_every_packet", bulk_with_options).pods(2),
 ];
 
 /// Send frames to a neighbour and, by the gateway, to a pod of the other node; both must hear `mark`.
@@ -172,4 +174,29 @@ fn oversize(world: &mut World) {
         }
     });
     assert!(world.nodes[0].drops(DropReason::TooBig) >= 12);
+}
+
+/// The kernel makes super-frames of streams with IP options as well: they are segmented as all others.
+fn bulk_with_options(world: &mut World) {
+    const BYTES: usize = 2 << 20;
+    let a = &world.pods[0][0];
+    for to in [&world.pods[0][1], &world.pods[1][0]] {
+        for family in FAMILIES {
+            let what = format!("a stream with options to {} over {family:?}", to.name);
+            let listener = to.listen(family);
+            let at = listener.local_addr().expect("it is bound");
+            let mut mouth = a.netns.within(|| connect_with_options(at)).expect(&what);
+            mouth.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+            let (mut ear, _) = listener.accept().expect(&what);
+            ear.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            std::thread::scope(|s| {
+                s.spawn(|| mouth.write_all(&[7; BYTES]).expect(&what));
+                let mut got = vec![0; BYTES];
+                ear.read_exact(&mut got).expect(&what);
+                assert!(got.iter().all(|b| *b == 7), "{what}");
+            });
+        }
+    }
+    let drops = world.nodes[0].status().drops;
+    assert!(!drops.contains_key(DropReason::BadVnetHdr.label()), "{drops:?}");
 }

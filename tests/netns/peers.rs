@@ -1,7 +1,7 @@
 //! Peers that come, go, die, and that are none: changes of the peers file take effect at once, and what is
 //! wrong with one peer is felt by nobody else.
 
-use super::frames;
+use super::frames::{self, vxlan};
 use super::pod::{FAMILIES, Place, Pod};
 use super::traffic::{MB, stream};
 use super::world::{Case, World, eventually};
@@ -122,12 +122,6 @@ fn cut_off(world: &mut World) {
     // A stream that stood still goes on.
     stream(a, b, FAMILIES[0], MB);
     c.reaches(b.ip6, 3, &[]);
-}
-
-/// A VXLAN datagram around an Ethernet frame.
-fn vxlan(flags: u8, vni: u32, inner: &[u8]) -> Vec<u8> {
-    let vni = vni.to_be_bytes();
-    [&[flags, 0, 0, 0, vni[1], vni[2], vni[3], 0][..], inner].concat()
 }
 
 /// An echo request from one pod to another as it crosses the tunnel.

@@ -4,7 +4,7 @@ use super::netns::Netns;
 use super::node::{Node, PODWIRE};
 use super::world::eventually;
 use podwire::api::AttachRequest;
-use podwire::model::Mac;
+use podwire::model::{Mac, PodMtu};
 use podwire::pod::sandbox::{Sandbox, Spec};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::{Output, Stdio};
@@ -38,13 +38,25 @@ impl Pod {
 
     /// A new pod on `node`, with a certain address.
     pub fn attach_with(node: &Node, name: &str, ip4: Option<Ipv4Addr>) -> Pod {
-        let pod = Pod::attach_now(node, name, ip4);
-        eventually("its IPv6 address works", PATIENCE, || pod.has_ip6());
-        pod
+        Pod::attach_now(node, name, ip4).ready()
     }
 
-    /// The same, without a look whether it is ready.
+    /// A new pod on `node`, with a certain MTU.
+    pub fn attach_sized(node: &Node, name: &str, mtu: u16) -> Pod {
+        Pod::make(node, name, None, Some(PodMtu(mtu))).ready()
+    }
+
+    /// A new pod on `node`, without a look whether it is ready.
     pub fn attach_now(node: &Node, name: &str, ip4: Option<Ipv4Addr>) -> Pod {
+        Pod::make(node, name, ip4, None)
+    }
+
+    fn ready(self) -> Pod {
+        eventually("its IPv6 address works", PATIENCE, || self.has_ip6());
+        self
+    }
+
+    fn make(node: &Node, name: &str, ip4: Option<Ipv4Addr>, mtu: Option<PodMtu>) -> Pod {
         let mut spec = Spec::new(name);
         spec.program = PODWIRE.into();
         let sandbox = spec.spawn().unwrap_or_else(|e| panic!("{e}"));
@@ -53,7 +65,7 @@ impl Pod {
             ip4,
             ip6: None,
             mac: None,
-            mtu: None,
+            mtu,
             ifname: "eth0".into(),
             netns: None,
             holder: None,
@@ -94,6 +106,34 @@ impl Pod {
                 && u32::from_str_radix(flags, 16).is_ok_and(|f| f >> 31 == 1)
         };
         routes.expect("it can be read").lines().any(local)
+    }
+
+    /// Give it a second interface, which is another port of its node; returns its MAC and IPv4 address.
+    pub fn attach_also(&self, node: &Node, name: &str, ifname: &str) -> (Mac, Ipv4Addr) {
+        let request = AttachRequest {
+            pod: name.parse().expect("a name"),
+            ip4: None,
+            ip6: None,
+            mac: None,
+            mtu: None,
+            ifname: ifname.into(),
+            netns: None,
+            holder: None,
+        };
+        let attached = self.sandbox.attach(&node.socket, request);
+        let pod = attached.unwrap_or_else(|e| panic!("{name}: {e}")).pod;
+        let ip4 = pod.addresses.iter().find_map(|a| match a {
+            IpAddr::V4(a) => Some(*a),
+            IpAddr::V6(_) => None,
+        });
+        (pod.mac, ip4.expect("an IPv4 address"))
+    }
+
+    /// Frames it sent that its TAP had no room for: they never reached the node.
+    pub fn lost_in_ring(&self) -> u64 {
+        let told = self.netns.ask("ip", &["-s", "-j", "link", "show", "eth0"]);
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON of ip");
+        told[0]["stats64"]["tx"]["dropped"].as_u64().expect("a number")
     }
 
     /// Run a command in it, in all of its namespaces.
@@ -194,6 +234,8 @@ pub struct Ping {
     pub answered: u32,
     /// Numbers of the answers, in the order they came.
     pub numbers: Vec<u32>,
+    /// Round-trip times of the answers, sorted.
+    pub times: Vec<Duration>,
     /// Everything it printed.
     pub text: String,
 }
@@ -215,7 +257,15 @@ impl Ping {
             let (_, number) = line.split_once(" bytes from ")?.1.split_once("icmp_seq=")?;
             number.split(' ').next()?.parse().ok()
         };
+        let time = |line: &str| {
+            let (_, time) = line.split_once(" time=")?;
+            let ms: f64 = time.split(' ').next()?.parse().ok()?;
+            Some(Duration::from_secs_f64(ms / 1000.0))
+        };
+        let mut times: Vec<Duration> = text.lines().filter_map(time).collect();
+        times.sort();
         Ping {
+            times,
             sent: before(" packets transmitted").unwrap_or(0),
             answered: before(" received").unwrap_or(0),
             numbers: text.lines().filter_map(number).collect(),
@@ -230,6 +280,14 @@ impl Ping {
         let some = self.numbers.len().max(count as usize) as u32;
         let want: Vec<u32> = (1..=some).collect();
         assert_eq!(self.numbers, want, "{}", self.text);
+    }
+
+    /// The median round-trip time.
+    pub fn median(&self) -> Duration {
+        self.times
+            .get(self.times.len() / 2)
+            .copied()
+            .unwrap_or(Duration::MAX)
     }
 
     /// Require that no request was answered.

@@ -2,6 +2,7 @@
 
 use super::netns::Netns;
 use super::pod::{FAMILIES, Family, Place, Pod};
+use super::traffic::{MB, stream};
 use super::world::{Case, World};
 use podwire::model::DropReason;
 use rustix::net::{AddressFamily, Protocol, SocketType};
@@ -14,6 +15,7 @@ pub const CASES: &[Case] = &[
     Case::new("ping_all_pairs", ping_all_pairs).pods(2),
     Case::new("ping_over_an_ipv6_underlay", ping_all_pairs).underlay6(),
     Case::new("packets_up_to_the_mtu_and_fragments_beyond", sizes).pods(2),
+    Case::new("pods_larger_than_the_path", larger),
     Case::new("each_node_is_a_hop", hops),
     Case::new("gateways_answer_and_nobody_is_unreachable", gateways),
     Case::new("broadcasts_stay_on_the_node", broadcasts).pods(3),
@@ -58,6 +60,49 @@ fn sizes(world: &mut World) {
             }
         }
     }
+}
+
+/// A pod may have a larger MTU than the tunnel carries: it serves among pods of the node that have it too, all
+/// others are reached by what the node says of the path.
+fn larger(world: &mut World) {
+    let (small, peers) = world.pair();
+    let pods: Vec<Pod> = [("m", 9000), ("n", 9000), ("o", 65_521)]
+        .into_iter()
+        .map(|(name, mtu)| Pod::attach_sized(&world.nodes[0], name, mtu))
+        .collect();
+    let [one, two, huge] = &pods[..] else {
+        unreachable!("three pods")
+    };
+    for (family, head) in [(Family::V4, 28), (Family::V6, 48)] {
+        let size = |mtu: usize| (mtu - head).to_string();
+        one.reaches(two.ip(family), 3, &["-M", "do", "-s", &size(9000)]);
+        let told = |from: &Pod, to: &Pod, mtu: usize| {
+            let refused = from.ping(to.ip(family), 1, &["-M", "do", "-s", &size(8000.max(mtu + 1))]);
+            refused.none();
+            let wanted = [format!("mtu = {mtu}"), format!("mtu={mtu}")];
+            assert!(
+                wanted.iter().any(|w| refused.text.contains(w)),
+                "{}",
+                refused.text
+            );
+            from.reaches(to.ip(family), 2, &["-M", "do", "-s", &size(mtu)]);
+            from.reaches(to.ip(family), 2, &["-M", "dont", "-s", "20000"]);
+        };
+        told(one, small, 1450);
+        told(one, peers, 1450);
+        told(huge, two, 9000);
+        told(huge, peers, 1450);
+        for (from, to) in [
+            (one, two),
+            (one, peers),
+            (peers, one),
+            (huge, small),
+            (small, huge),
+        ] {
+            stream(from, to, family, 2 * MB);
+        }
+    }
+    assert!(world.nodes[0].drops(DropReason::TooBig) >= 8);
 }
 
 fn hops(world: &mut World) {
@@ -116,6 +161,16 @@ fn gateways(world: &mut World) {
     ] {
         a.reaches(ip(own), 2, &[]);
     }
+    // What does not fit a packet is not answered, and counted as what it is: three fragments each.
+    for (own, most, over) in [
+        ("10.244.1.1", "1422", "3000"),
+        ("fd00:10:244:1::1", "1402", "3000"),
+    ] {
+        a.reaches(ip(own), 1, &["-s", most]);
+        let before = world.nodes[0].drops(DropReason::FragmentForNode);
+        a.ping(ip(own), 1, &["-s", over, "-W", "0.2"]).none();
+        assert_eq!(world.nodes[0].drops(DropReason::FragmentForNode) - before, 3);
+    }
     let nobody = [
         // On the own subnet, on the peer's, and on nobody's.
         ("10.244.1.200", "Destination Host Unreachable"),
@@ -136,7 +191,7 @@ fn gateways(world: &mut World) {
 }
 
 /// The index of a pod's interface.
-fn index(netns: &Netns) -> u32 {
+pub fn index(netns: &Netns) -> u32 {
     netns.within(|| {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).expect("a socket");
         rustix::net::netdevice::name_to_index(&socket, "eth0").expect("eth0")

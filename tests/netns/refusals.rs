@@ -1,5 +1,9 @@
 //! The kernel refuses to send (row 12 of the fault table): what is lost is counted, other traffic goes on, and
 //! all is well again afterwards.
+//!
+//! A queue of the host that is full (ENOBUFS) and a peer that refuses (ECONNREFUSED) the kernel tells only to
+//! sockets that ask (IP_RECVERR) or are connected; those of a node are neither, so that they are silence here.
+//! `src/io/underlay.rs` has the send loop with these errors, and with EIO, which this kernel has no way to give.
 
 use super::pod::{FAMILIES, Place};
 use super::traffic::{MB, stream};
@@ -17,6 +21,7 @@ pub const CASES: &[Case] = &[
     ),
     Case::new("a_firewall_forbids_sending", forbidden).pods(2),
     Case::new("a_firewall_forbids_some", forbidden_at_times),
+    Case::new("refusals_concern_one_peer", one_peer).nodes(3),
     Case::new("the_link_goes_down", link_down).pods(2),
     // With buffers that are full soon: those granted hold more than a test wants to send.
     Case::new("the_underlay_takes_nothing_for_a_while", stands_still).node_args(&["--send-buffer", "65536"]),
@@ -136,6 +141,93 @@ fn forbidden_at_times(world: &mut World) {
     assert!(world.nodes[0].drops(DropReason::UnderlaySend) > 0);
     nft(world, "delete table inet t");
     a.reaches(b.ip4, 3, &[]);
+}
+
+/// Whatever keeps datagrams from one peer, those to another pass, and nobody is busy.
+fn one_peer(world: &mut World) {
+    if no_nft() {
+        return;
+    }
+    let [one, two, three] = &world.pods[..] else {
+        unreachable!("three nodes");
+    };
+    let (a, b, c) = (&one[0], &two[0], &three[0]);
+    let hosts = &world.underlay.hosts;
+    let (near, far) = (&hosts[0].netns, &hosts[1].netns);
+    let tc = |words: &str| near.ask("tc", &words.split(' ').collect::<Vec<_>>());
+    let rule = |hook: &str, which: &str| {
+        format!("table inet t {{ chain c {{ type filter hook {hook} priority 0; {which}; }}; }}")
+    };
+    let node = &world.nodes[0];
+    let refused = || node.drops(DropReason::UnderlaySend);
+    let during = |what: &str, trouble: &dyn Fn()| {
+        let (begun, cpu) = (Instant::now(), node.cpu());
+        trouble();
+        for family in FAMILIES {
+            a.reaches(c.ip(family), 20, &[]);
+            c.reaches(a.ip(family), 5, &[]);
+        }
+        let (took, used) = (begun.elapsed(), node.cpu() - cpu);
+        assert!(used < took / 4, "{what}: the node is busy: {used:?} of {took:?}");
+    };
+    let after = |what: &str| {
+        let begun = Instant::now();
+        for family in FAMILIES {
+            a.reaches(b.ip(family), 3, &[]);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(2), "{what}");
+    };
+    let unanswered = || {
+        for family in FAMILIES {
+            a.unanswered(b.ip(family), 10);
+        }
+    };
+    after("at first");
+
+    // EPERM.
+    near.ask(
+        "nft",
+        &[&rule("output", "ip daddr 192.0.2.2 udp dport 8472 drop")],
+    );
+    let before = refused();
+    during("a firewall here", &unanswered);
+    assert!((20..30).contains(&(refused() - before)), "{}", refused() - before);
+    near.ask("nft", &["delete table inet t"]);
+    after("a firewall here");
+
+    // Port unreachable, told by the other side.
+    far.ask(
+        "nft",
+        &[&rule("input", "ip saddr 192.0.2.1 udp dport 8472 reject")],
+    );
+    let before = refused();
+    during("a firewall there", &unanswered);
+    assert_eq!(refused(), before);
+    far.ask("nft", &["delete table inet t"]);
+    after("a firewall there");
+
+    // A queue for this peer that is full with one packet.
+    tc("qdisc add dev eth0 root handle 1: htb default 2");
+    tc("class add dev eth0 parent 1: classid 1:1 htb rate 8kbit burst 2k cburst 2k");
+    tc("class add dev eth0 parent 1: classid 1:2 htb rate 10gbit");
+    tc("qdisc add dev eth0 parent 1:1 handle 11: pfifo limit 1");
+    tc("filter add dev eth0 parent 1: protocol ip u32 match ip dst 192.0.2.2/32 flowid 1:1");
+    let before = refused();
+    during("a full queue", &|| {
+        let mouth = a.udp(FAMILIES[0], 0);
+        for _ in 0..300 {
+            let _ = mouth.send_to(&[7; 1000], (b.ip4, 9));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let seen = tc("-s qdisc show dev eth0 parent 1:1");
+    let dropped = seen
+        .split_once("dropped ")
+        .and_then(|(_, rest)| rest.split([',', ' ']).next()?.parse::<u64>().ok());
+    assert!(dropped.is_some_and(|n| n > 100), "{seen}");
+    assert_eq!(refused(), before);
+    tc("qdisc del dev eth0 root");
+    after("a full queue");
 }
 
 /// ENETUNREACH, or silence: the interface below goes, and comes back with its addresses.

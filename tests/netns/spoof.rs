@@ -2,11 +2,12 @@
 //! and charged to its pod, nobody hears it, and nobody's neighbour table changes.
 
 use super::frames::{MARK, advertisement, arp, echo4, ethernet, icmp6, ipv4, ipv6, udp, udp6};
-use super::pod::{FAMILIES, Place, Pod};
+use super::pod::{FAMILIES, Family, Place, Pod};
 use super::raw::Raw;
+use super::reach::index;
 use super::world::{Case, World, eventually};
 use podwire::model::{DropReason, Mac};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::Duration;
 
 /// The tests.
@@ -15,6 +16,9 @@ pub const CASES: &[Case] = &[
     Case::new("spoofed_neighbour_messages_go_nowhere", neighbours).pods(2),
     Case::new("only_the_node_is_a_router", rogues).pods(2),
     Case::new("announcing_oneself_is_no_crime", honest).pods(2),
+    Case::new("names_are_asked_for_within_the_node", names)
+        .pods(2)
+        .node_args(&["--broadcast-per-second", "20"]),
 ];
 
 /// Times each frame is sent.
@@ -351,4 +355,72 @@ fn honest(world: &mut World) {
         assert!(!stage.ears[0].heard(&frame[12..]), "the victim heard of it");
     }
     stage.end(0);
+}
+
+/// mDNS and LLMNR (row 39 of the fault table): pods find each other by them, so a question reaches the other pods
+/// of the node, within the limit of broadcasts. It never enters the tunnel, and nobody asks in another's name.
+fn names(world: &mut World) {
+    let (eve, near, far) = (&world.pods[0][0], &world.pods[0][1], &world.pods[1][0]);
+    let node = &world.nodes[0];
+    let groups: [(&str, u16); 4] = [
+        ("224.0.0.251", 5353),
+        ("224.0.0.252", 5355),
+        ("ff02::fb", 5353),
+        ("ff02::1:3", 5355),
+    ];
+    let member = |pod: &Pod, group: IpAddr, port| {
+        let interface = index(&pod.netns);
+        let any: IpAddr = match group {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let ear = pod.netns.within(|| UdpSocket::bind((any, port)));
+        let ear = ear.expect("a socket");
+        match group {
+            IpAddr::V4(group) => ear.join_multicast_v4(&group, &pod.ip4),
+            IpAddr::V6(group) => ear.join_multicast_v6(&group, interface),
+        }
+        .expect("a member");
+        ear.set_read_timeout(Some(Duration::from_millis(200)))
+            .expect("a timeout");
+        ear
+    };
+    let hear = |ear: &UdpSocket| (0..1000).take_while(|_| ear.recv(&mut [0; 100]).is_ok()).count() as u64;
+    for (group, port) in groups {
+        let group: IpAddr = group.parse().expect("an address");
+        let ears = [near, far].map(|pod| member(pod, group, port));
+        let (mouth, to) = match group {
+            IpAddr::V4(group) => (eve.udp(Family::V4, 0), SocketAddr::from((group, port))),
+            IpAddr::V6(group) => {
+                let to = SocketAddrV6::new(group, port, 0, index(&eve.netns));
+                (eve.udp(Family::V6, 0), to.into())
+            }
+        };
+        mouth.send_to(MARK, to).expect("it is sent");
+        assert_eq!(ears.each_ref().map(hear), [1, 0], "who hears a question to {to}");
+        let limited = node.drops(DropReason::StormLimit);
+        for _ in 0..200 {
+            mouth.send_to(MARK, to).expect("it is sent");
+        }
+        let [heard, elsewhere] = ears.each_ref().map(hear);
+        assert!(
+            (1..=60).contains(&heard),
+            "{heard} of 200 questions in one go to {to}"
+        );
+        assert_eq!(elsewhere, 0);
+        assert!(node.drops(DropReason::StormLimit) > limited + 100);
+        // Tokens for the next.
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let ears = [near, far].map(Raw::listener);
+    let group = Ipv4Addr::new(224, 0, 0, 251);
+    let answer = ipv4(near.ip4, group, 17, &udp(5353, 5353, MARK));
+    let spoofed = node.drops(DropReason::SpoofedIp);
+    Raw::sender(eve).send(&ethernet(Mac([1, 0, 0x5e, 0, 0, 0xfb]), eve.mac, 0x0800, &answer));
+    eventually(
+        "an answer in another's name is refused",
+        Duration::from_secs(1),
+        || node.drops(DropReason::SpoofedIp) == spoofed + 1,
+    );
+    assert!(!ears.iter().any(|ear| ear.heard(MARK)));
 }

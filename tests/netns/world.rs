@@ -6,7 +6,7 @@ use super::pod::Pod;
 use super::underlay::{Host, Underlay};
 use libtest_mimic::{Failed, Trial};
 use podwire::model::{Mac, OffloadMode};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -125,6 +125,8 @@ pub struct World {
     pub pods: Vec<Vec<Pod>>,
     /// How the pods' TAPs are.
     pub mode: OffloadMode,
+    /// Whether the tunnel is over IPv6.
+    pub underlay6: bool,
     dir: tempfile::TempDir,
 }
 
@@ -134,12 +136,7 @@ impl World {
         let dir = dir.expect("a directory");
         let underlay = Underlay::new(case.nodes + 1, 0x706f_6477, case.links);
         let hosts = &underlay.hosts[..case.nodes];
-        let address = |host: &Host| -> IpAddr {
-            match case.underlay6 {
-                false => host.ip4.into(),
-                true => host.ip6.into(),
-            }
-        };
+        let address = |host: &Host| address(host, case.underlay6);
         let peers: String = (1..)
             .zip(hosts)
             .map(|(n, host)| node::peer(n, address(host)))
@@ -148,9 +145,10 @@ impl World {
             .zip(hosts)
             .map(|(n, host)| {
                 std::fs::write(dir.path().join(format!("n{n}.toml")), &peers).expect("a peers file");
-                let bind = match case.bind_any {
-                    true => Ipv4Addr::UNSPECIFIED.into(),
-                    false => address(host),
+                let bind = match (case.bind_any, case.underlay6) {
+                    (true, false) => Ipv4Addr::UNSPECIFIED.into(),
+                    (true, true) => Ipv6Addr::UNSPECIFIED.into(),
+                    (false, _) => address(host),
                 };
                 Node::start(n, (&host.netns, bind), dir.path(), mode, case.node_args)
             })
@@ -165,6 +163,7 @@ impl World {
             underlay,
             nodes,
             mode,
+            underlay6: case.underlay6,
             dir,
         }
     }
@@ -198,7 +197,9 @@ impl World {
     pub fn peers_but(&self, without: usize) -> String {
         let all = (1..).zip(&self.underlay.hosts[..self.nodes.len()]);
         let others = all.filter(|(n, _)| *n != without);
-        others.map(|(n, host)| node::peer(n, host.ip4.into())).collect()
+        others
+            .map(|(n, host)| node::peer(n, address(host, self.underlay6)))
+            .collect()
     }
 
     /// Require what must hold of each node that runs.
@@ -231,6 +232,10 @@ impl World {
             stacks.join("\n")
         )
     }
+}
+
+fn address(host: &Host, six: bool) -> IpAddr {
+    if six { host.ip6.into() } else { host.ip4.into() }
 }
 
 /// Wait until `holds`, for as long as `patience`.

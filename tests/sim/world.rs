@@ -157,6 +157,7 @@ impl World {
                 dscp: None,
                 udp_gso: true,
                 partial_checksums: true,
+                merge_acks: true,
                 broadcast_per_second: 1000,
                 sockets: 8,
                 underlay: (true, false),

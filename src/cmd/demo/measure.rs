@@ -5,12 +5,11 @@
 //! processor; the streams run one by one for the same reason. Everything has a deadline: what is not there by
 //! then has failed.
 
-use super::load::Load;
 use super::net::Net;
 use super::report::{Family, Pair, Report, Throughput, rounded};
-use super::stream::Measured;
-use super::watch::{Job, Watch};
 use crate::cmd::Failure;
+use crate::cmd::lab::load::{Load, numbers, whole_lines};
+use crate::cmd::lab::watch::{Job, Watch};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -47,7 +46,7 @@ fn reach(net: &Net, watch: &mut Watch) -> Result<Vec<Vec<IpAddr>>, Failure> {
     let ping = |from| {
         let to = others(net, from);
         let patience = PATIENCE.as_millis() as u64;
-        net.start(from, &Load::Ping { patience, to })
+        net.pods[from].start(&Load::Ping { patience, to })
     };
     // A pod by itself has nobody to ping.
     let pods = if net.pods.len() > 1 { net.pods.len() } else { 0 };
@@ -74,7 +73,7 @@ fn time(net: &Net, reached: &[Vec<IpAddr>], watch: &mut Watch) -> Result<Vec<Has
             count: count as u16,
             to: to.clone(),
         };
-        let mut job = net.start(from, &load)?;
+        let mut job = net.pods[from].start(&load)?;
         watch.gather(&mut [&mut job], deadline, Job::ended)?;
         times.push(medians(&job.said()));
     }
@@ -90,14 +89,15 @@ fn stream(net: &Net, from: usize, to: usize, watch: &mut Watch) -> Result<Throug
     let window = WINDOW.as_millis() as u64;
     // Declared first, so that it ends last: a receiver that is cut off would complain.
     let _sender;
-    let mut receiver = net.start(to, &Load::Receive { window })?;
+    let mut receiver = net.pods[to].start(&Load::Receive { streams: 1, window })?;
     watch.gather(&mut [&mut receiver], deadline, Job::spoke)?;
     if let Ok(port) = receiver.said().trim_end().parse() {
         let to = SocketAddr::from((net.pods[to].four, port));
-        _sender = net.start(from, &Load::Send { to })?;
+        _sender = net.pods[from].start(&Load::Send { streams: 1, to })?;
         watch.gather(&mut [&mut receiver], deadline, Job::ended)?;
     }
-    let reached = measured(&receiver.said()).map_or(0.0, Measured::gbit_s);
+    let measured = numbers(&receiver.said(), 1);
+    let reached = measured.map_or(0.0, |[bytes, ns, _busy]| bytes as f64 * 8.0 / ns.max(1) as f64);
     Ok(Throughput {
         from: from_name.clone(),
         to: to_name.clone(),
@@ -152,20 +152,6 @@ fn medians(said: &str) -> HashMap<IpAddr, f64> {
     whole_lines(said).filter_map(pair).collect()
 }
 
-/// What [`Load::Receive`] wrote below its port.
-fn measured(said: &str) -> Option<Measured> {
-    let (bytes, nanoseconds) = whole_lines(said).nth(1)?.split_once(' ')?;
-    Some(Measured {
-        bytes: bytes.parse().ok()?,
-        time: Duration::from_nanos(nanoseconds.parse().ok()?),
-    })
-}
-
-fn whole_lines(said: &str) -> impl Iterator<Item = &str> {
-    said.split_inclusive('\n')
-        .filter_map(|line| line.strip_suffix('\n'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,9 +167,5 @@ mod tests {
         );
         let times = medians("10.244.1.2 41260\nfd00::2 nonsense\n10.244.1.3 4");
         assert_eq!(times, HashMap::from([("10.244.1.2".parse().unwrap(), 41.3)]));
-        assert_eq!(measured("40123\n"), None);
-        assert_eq!(measured("40123\n125000 10"), None);
-        let measured = measured("40123\n125000 1000\n").unwrap();
-        assert_eq!((measured.bytes, measured.time.as_nanos()), (125_000, 1000));
     }
 }

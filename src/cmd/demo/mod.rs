@@ -13,23 +13,20 @@
 //! Everything is this one binary under other names, so nothing needs to be installed. All processes are
 //! children of the demo: they are ended in order when it ends, and die with it when it is killed.
 
-mod echo;
-pub mod load;
 mod measure;
 mod net;
-mod nodes;
 mod plan;
 mod report;
-mod stream;
-mod watch;
 
-use super::{Exit, Failure, doctor, say};
+use super::lab::watch::Watch;
+use super::{Exit, Failure, complain, doctor, say};
+use crate::daemon::links::links;
+use crate::sys::netlink::{Batch, LOOPBACK, NetlinkError, up};
 use net::Net;
 use plan::{MAX_NODES, MAX_PODS, Plan};
 use report::Report;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use watch::Watch;
 
 /// Show podwire at work: nodes and pods on this machine, measured and taken down again.
 ///
@@ -74,6 +71,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     let talks = !args.json || std::io::stderr().is_terminal();
     let mut watch =
         Watch::new(talks).map_err(|e| Failure::new(Exit::Failed, format!("signals cannot be taken: {e}")))?;
+    bring_lo_up()?;
     let plan = Plan::new(nodes, pods, std::process::id()).map_err(no_underlay)?;
     let mut net = Net::up(plan, &mut watch)?;
     if !args.json {
@@ -89,7 +87,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         dead.retain(|_| watch.check().is_ok());
     }
     for sentence in &dead {
-        eprintln!("podwire: {sentence}");
+        complain(sentence);
     }
     drop(net);
     Ok(if report.ok && dead.is_empty() {
@@ -97,6 +95,28 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     } else {
         Exit::Failed
     })
+}
+
+/// The nodes meet on loopback, which a new network namespace (`unshare -Urn`) has down; packets for it vanish then
+/// without an error.
+fn bring_lo_up() -> Result<(), Failure> {
+    // Where the kernel does not list interfaces, pairs that fail will tell.
+    if links().unwrap_or_default().iter().all(|l| l.up || !l.loopback) {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    batch.set("bringing lo up", up(LOOPBACK));
+    let what = "the nodes of a demo meet on loopback, but lo is down in this network namespace";
+    let remedy = "as its root: ip link set lo up";
+    let failed = |e| match e {
+        NetlinkError::Refused {
+            errno: libc::EPERM, ..
+        } => Failure::new(Exit::Permission, format!("{what} ({remedy})")),
+        e => Failure::new(Exit::Failed, format!("{what}: {e} ({remedy})")),
+    };
+    batch.send().map_err(failed)?;
+    complain("lo was down in this network namespace, and is up now");
+    Ok(())
 }
 
 fn greeting(args: &Args, watch: &Watch) -> String {
@@ -126,7 +146,7 @@ fn show(report: &Report, json: bool) -> Result<(), Failure> {
 fn keep(net: &mut Net, watch: &Watch, json: bool) -> Result<(), Failure> {
     let text = hints(net, &program());
     if json {
-        eprint!("{text}");
+        let _ = std::io::stderr().write_all(text.as_bytes());
     } else {
         say(&format!("\n{text}"))?;
     }

@@ -6,6 +6,7 @@
 //! | node b | the next | 10.244.2.0/24 and fd00:10:244:2::/64: demo/b1, demo/b2 ... |
 
 use super::report::Path;
+use crate::cmd::lab::nodes::NodeSpec;
 use crate::daemon::config::DEFAULT_PORT;
 use crate::model::PodName;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -166,6 +167,25 @@ impl Plan {
 }
 
 impl NodePlan {
+    /// What it is started with.
+    pub fn spec(&self) -> NodeSpec<'static> {
+        let value = |flag: &str, value: String| [format!("--{flag}"), value];
+        let flags = [
+            value("name", self.name.clone()),
+            value("subnet", self.subnet4.to_string()),
+            value("subnet6", self.subnet6.to_string()),
+            value("bind", self.underlay.ip().to_string()),
+            value("port", self.underlay.port().to_string()),
+            // An ordinary network's, so that the figures mean something beyond loopback.
+            value("underlay-mtu", "1500".into()),
+        ];
+        NodeSpec {
+            name: self.name.clone(),
+            args: flags.into_iter().flatten().collect(),
+            netns: None,
+        }
+    }
+
     fn number(n: u8, base: u32, port: u16) -> NodePlan {
         let subnet6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, u16::from(n), 0, 0, 0, 0);
         NodePlan {

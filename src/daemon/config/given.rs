@@ -3,13 +3,17 @@
 use super::keys::{KEYS, Key};
 use crate::control::strict::{Document, Mistake, Origin, scalar, unknown_key};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::DeValue;
 
 /// Values by the name of their key, with where they came from.
 #[derive(Debug, Default)]
-pub struct Given(BTreeMap<&'static str, (Vec<String>, Origin)>);
+pub struct Given {
+    values: BTreeMap<&'static str, (Vec<String>, Origin)>,
+    /// The file that was read: where a key that is missing would stand.
+    file: Option<PathBuf>,
+}
 
 impl Given {
     /// Read the file at `path`, whose content is `text`.
@@ -18,7 +22,10 @@ impl Given {
     /// The first syntax error, unknown key or wrong type.
     pub fn from_file(path: &Path, text: &str) -> Result<Given, Mistake> {
         let doc = Document::parse(path, text)?;
-        let mut given = Given::default();
+        let mut given = Given {
+            file: Some(path.into()),
+            ..Given::default()
+        };
         for (name, value) in doc.root() {
             match value.get_ref().as_table() {
                 Some(section) if KEYS.iter().any(|k| k.split().0 == Some(name.get_ref())) => {
@@ -35,7 +42,7 @@ impl Given {
 
     /// Let a flag speak; it overrides the file.
     pub fn flag(&mut self, key: &'static Key, values: Vec<String>) {
-        self.0.insert(key.name, (values, Origin::Flag(key.flag)));
+        self.values.insert(key.name, (values, Origin::Flag(key.flag)));
     }
 
     /// The value of `key`, understood by `read`; `None` when nobody gave it.
@@ -47,7 +54,7 @@ impl Given {
         key: &Key,
         read: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<Option<T>, Mistake> {
-        let Some((values, _)) = self.0.get(key.name) else {
+        let Some((values, _)) = self.values.get(key.name) else {
             return Ok(None);
         };
         match &values[..] {
@@ -65,7 +72,7 @@ impl Given {
         key: &Key,
         read: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<Vec<T>>, Mistake> {
-        let Some((values, _)) = self.0.get(key.name) else {
+        let Some((values, _)) = self.values.get(key.name) else {
             return Ok(None);
         };
         let all: Result<Vec<T>, String> = values.iter().map(|v| read(v)).collect();
@@ -81,9 +88,13 @@ impl Given {
         }
     }
 
-    /// Where the value of `key` was given.
+    /// Where the value of `key` was given, or could be.
     pub fn origin(&self, key: &Key) -> Origin {
-        self.0.get(key.name).map_or(Origin::Default, |(_, o)| o.clone())
+        match (self.values.get(key.name), &self.file) {
+            (Some((_, origin)), _) => origin.clone(),
+            (None, Some(file)) => Origin::File(file.clone(), 0),
+            (None, None) => Origin::Default,
+        }
     }
 
     fn take(
@@ -103,7 +114,7 @@ impl Given {
         };
         let values =
             values.map_err(|what| place(format!("{what}, as {} = {}", key.split().1, key.example)))?;
-        self.0.insert(key.name, (values, doc.origin(at)));
+        self.values.insert(key.name, (values, doc.origin(at)));
         Ok(())
     }
 }

@@ -60,7 +60,7 @@ keys! {
     /// File that lists the peers, beside this file unless absolute; every change is taken at once.
     PEERS: "peers", "peers", "FILE", TEXT, "none: a node by itself", "\"peers.toml\"";
     /// Socket that `podwire attach`, `status` and the others talk to.
-    SOCKET: "socket", "socket", "PATH", TEXT, "NODE.sock in /run/podwire or $XDG_RUNTIME_DIR/podwire", "\"/run/podwire/n1.sock\"";
+    SOCKET: "socket", "socket", "PATH", TEXT, "$PODWIRE_SOCKET, or NODE.sock in /run/podwire or $XDG_RUNTIME_DIR/podwire", "\"/run/podwire/n1.sock\"";
     /// How much is logged: off, error, warn, info, debug or trace.
     LOG: "log", "log", "LEVEL", TEXT, "info", "\"info\"";
     /// Addresses to send and receive VXLAN at: one, or one of each family.
@@ -89,12 +89,20 @@ keys! {
     UDP_GRO: "offload.udp_gro", "offload-udp-gro", "MODE", TEXT, "on", "\"on\"";
     /// Leave checksums partial within the node: on, or off to complete each.
     CHECKSUM: "offload.checksum", "offload-checksum", "MODE", TEXT, "on", "\"on\"";
+    /// Let the newest of several TCP acknowledgements that wait to be sent to a peer stand for all: on, or off to
+    /// send each.
+    ACKS: "offload.acks", "offload-acks", "MODE", TEXT, "on", "\"on\"";
     /// Broadcasts and multicasts each pod may send in a second.
     BROADCAST: "limits.broadcast_per_second", "broadcast-per-second", "COUNT", NUMBER, "1000", "1000";
+    /// Microseconds to look for the next packet before sleeping, while packets come and go one by one; halves
+    /// round-trip times and costs processor time then. 0 sleeps at once.
+    LINGER: "limits.linger_us", "linger-us", "COUNT", NUMBER, "40", "40";
     /// Receive buffer to ask of the kernel for the VXLAN socket, in bytes.
     RECEIVE_BUFFER: "limits.receive_buffer", "receive-buffer", "BYTES", NUMBER, "8 MiB", "8388608";
     /// Send buffer to ask of the kernel for each VXLAN socket, in bytes.
     SEND_BUFFER: "limits.send_buffer", "send-buffer", "BYTES", NUMBER, "8 MiB", "8388608";
+    /// Address and port of Prometheus' `/metrics`, for all who can reach it: plain HTTP, no password. Port 0 is any free one.
+    METRICS: "metrics.listen", "metrics", "ADDR:PORT", TEXT, "none: no metrics are served", "\"127.0.0.1:9472\"";
 }
 
 impl Key {
@@ -122,6 +130,15 @@ mod tests {
         assert_eq!((names.len(), flags.len()), (KEYS.len(), KEYS.len()));
         let mut sections: Vec<_> = KEYS.iter().map(|k| k.split().0).collect();
         sections.dedup();
-        assert_eq!(sections, [None, Some("overlay"), Some("offload"), Some("limits")]);
+        assert_eq!(
+            sections,
+            [
+                None,
+                Some("overlay"),
+                Some("offload"),
+                Some("limits"),
+                Some("metrics")
+            ]
+        );
     }
 }

@@ -19,6 +19,7 @@ use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// flannel's port, which Linux's VXLAN used before IANA gave 4789.
 pub const DEFAULT_PORT: u16 = 8472;
@@ -26,9 +27,13 @@ pub const DEFAULT_PORT: u16 = 8472;
 pub const DEFAULT_BUFFER: usize = 8 << 20;
 /// MTU of an ordinary network.
 const ETHERNET: UnderlayMtu = UnderlayMtu(1500);
+/// About twice what a packet takes to a pod of another node and back, where nobody sleeps.
+const LINGER: Duration = Duration::from_micros(40);
 // Smallest MTU IPv4 hosts must take (RFC 791), and smallest of an IPv6 link (RFC 8200 section 5).
 const MIN_MTU4: u16 = 576;
 const MIN_MTU6: u16 = 1280;
+/// Network identifiers have 24 bits.
+const MAX_VNI: u32 = (1 << 24) - 1;
 
 /// A node's configuration, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,12 +76,18 @@ pub struct Config {
     pub udp_gro: bool,
     /// Whether checksums stay partial within the node.
     pub partial_checksums: bool,
+    /// Whether acknowledgements that wait together are merged.
+    pub merge_acks: bool,
     /// Broadcasts per second and port.
     pub broadcast_per_second: u32,
+    /// How long to look for the next packet before sleeping.
+    pub linger: Duration,
     /// Receive buffer to ask for, in bytes.
     pub receive_buffer: usize,
     /// Send buffer to ask for, in bytes.
     pub send_buffer: usize,
+    /// Where metrics are served; none means nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// DSCP of outer packets.
@@ -94,14 +105,24 @@ impl Config {
     /// # Errors
     /// The first mistake, with its place, key and remedy.
     pub fn understand(given: &Given, host: &Host) -> Result<Config, Mistake> {
-        let subnet4 = given.value(&keys::SUBNET, subnet4)?;
-        let subnet6 = given.value(&keys::SUBNET6, subnet6)?;
-        if subnet4.is_none() && subnet6.is_none() {
-            return Err(given.mistake(
+        let config = Config::draft(given, host)?;
+        if config.has_subnet() {
+            Ok(config)
+        } else {
+            Err(given.mistake(
                 &keys::SUBNET,
                 "is missing (give the pods of this node a subnet: --subnet 10.244.1.0/24)",
-            ));
+            ))
         }
+    }
+
+    /// The same for people who look around: a subnet may be missing still, and the MACs that follow from it.
+    ///
+    /// # Errors
+    /// As [`Config::understand`].
+    pub fn draft(given: &Given, host: &Host) -> Result<Config, Mistake> {
+        let subnet4 = given.value(&keys::SUBNET, subnet4)?;
+        let subnet6 = given.value(&keys::SUBNET6, subnet6)?;
         let bind = bind(given)?;
         let underlay_mtu = given
             .value(&keys::UNDERLAY_MTU, |s| number(s, MIN_MTU4 + 50, u16::MAX))?
@@ -128,7 +149,7 @@ impl Config {
                 .unwrap_or(log::LevelFilter::Info),
             port: given.value(&keys::PORT, port)?.unwrap_or(Some(DEFAULT_PORT)),
             vni: given
-                .value(&keys::VNI, |s| Vni::try_from(number(s, 0, u32::MAX)?))?
+                .value(&keys::VNI, |s| Vni::try_from(number(s, 0, MAX_VNI)?))?
                 .unwrap_or(Vni::try_from(1).unwrap_or_else(|_| unreachable!("1 fits 24 bits"))),
             source_ports: given
                 .value(&keys::SOURCE_PORTS, |s| number(s, 1, 64))?
@@ -145,14 +166,24 @@ impl Config {
             udp_gso: switch(given, &keys::UDP_GSO)?,
             udp_gro: switch(given, &keys::UDP_GRO)?,
             partial_checksums: switch(given, &keys::CHECKSUM)?,
+            merge_acks: switch(given, &keys::ACKS)?,
             broadcast_per_second: given
                 .value(&keys::BROADCAST, |s| number(s, 1, 10_000_000))?
                 .unwrap_or(1000),
+            linger: given
+                .value(&keys::LINGER, |s| number(s, 0, 1000))?
+                .map_or(LINGER, |us: u32| Duration::from_micros(us.into())),
             receive_buffer: buffer(given, &keys::RECEIVE_BUFFER)?,
             send_buffer: buffer(given, &keys::SEND_BUFFER)?,
+            metrics: given.value(&keys::METRICS, endpoint)?,
             bind,
         };
         Ok(config)
+    }
+
+    /// Whether it is more than a draft.
+    pub fn has_subnet(&self) -> bool {
+        self.subnet4.is_some() || self.subnet6.is_some()
     }
 
     /// The node's place in the pod network.
@@ -285,6 +316,16 @@ fn port(s: &str) -> Result<Option<u16>, String> {
     }
 }
 
+fn endpoint(s: &str) -> Result<SocketAddr, String> {
+    let at: SocketAddr = s
+        .parse()
+        .map_err(|_| format!("{s:?} is no address with a port (write 127.0.0.1:9472 or [::1]:9472)"))?;
+    match at.ip().is_multicast() {
+        true => Err(format!("{} is multicast (name an own address)", at.ip())),
+        false => Ok(at),
+    }
+}
+
 fn dscp(s: &str) -> Result<Dscp, String> {
     match s {
         "inherit" => Ok(Dscp::Inherit),
@@ -309,6 +350,7 @@ fn parsed<T: FromStr<Err: Display>>(s: &str) -> Result<T, String> {
 fn number<T: FromStr + PartialOrd + Display>(s: &str, least: T, most: T) -> Result<T, String> {
     match s.parse() {
         Ok(n) if n >= least && n <= most => Ok(n),
+        _ if s.parse::<i128>().is_err() => Err(format!("{s:?} is no number (use {least} to {most})")),
         _ => Err(format!("{s} is out of range (use {least} to {most})")),
     }
 }

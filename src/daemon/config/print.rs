@@ -2,14 +2,18 @@
 
 use super::keys::{self, KEYS, Key};
 use super::{Config, Dscp};
-use crate::model::OffloadMode;
+use crate::control::default_vtep_mac;
+use crate::model::{Mac, OffloadMode};
 use std::fmt::Write;
 use toml::Value;
 
 impl Config {
     /// The whole configuration as a commented TOML file.
     pub fn print(&self) -> String {
-        let mut out = String::from("# Configuration of a podwire node, as it is in force.\n");
+        let mut out = String::from(match self.has_subnet() {
+            true => "# Configuration of a podwire node, as it is in force.\n",
+            false => "# Configuration of a podwire node, complete but for a subnet.\n",
+        });
         let mut section = None;
         for key in KEYS {
             let (of, name) = key.split();
@@ -40,6 +44,8 @@ impl Config {
         };
         let number = |n: i64| Some(Value::Integer(n));
         let switch = |on: bool| Some(Value::from(if on { "on" } else { "off" }));
+        // What a draft derived from no subnet must not outlive the subnet it is given.
+        let mac = |mac: &Mac| text(mac).filter(|_| self.has_subnet() || *mac != default_vtep_mac(None, None));
         match *key {
             keys::NODE => text(&self.node),
             keys::SUBNET => self.subnet4.map(|n| Value::String(n.to_string())),
@@ -61,8 +67,8 @@ impl Config {
             keys::SOURCE_PORTS => number(self.source_ports.into()),
             keys::UNDERLAY_MTU => number(self.underlay_mtu.0.into()),
             keys::POD_MTU => number(self.pod_mtu.0.into()),
-            keys::VTEP_MAC => text(&self.vtep_mac),
-            keys::VTEP_MAC6 => text(&self.vtep_mac6),
+            keys::VTEP_MAC => mac(&self.vtep_mac),
+            keys::VTEP_MAC6 => mac(&self.vtep_mac6),
             keys::DSCP => match self.dscp {
                 Dscp::Inherit => text(&"inherit"),
                 Dscp::Fixed(n) => number(n.into()),
@@ -71,9 +77,12 @@ impl Config {
             keys::UDP_GSO => switch(self.udp_gso),
             keys::UDP_GRO => switch(self.udp_gro),
             keys::CHECKSUM => switch(self.partial_checksums),
+            keys::ACKS => switch(self.merge_acks),
             keys::BROADCAST => number(self.broadcast_per_second.into()),
+            keys::LINGER => number(self.linger.as_micros() as i64),
             keys::RECEIVE_BUFFER => number(self.receive_buffer as i64),
             keys::SEND_BUFFER => number(self.send_buffer as i64),
+            keys::METRICS => self.metrics.map(|at| Value::String(at.to_string())),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@ fn host() -> Host {
         name: name.into(),
         mtu,
         loopback: name == "lo",
+        up: true,
         vxlan: None,
         addresses: vec![ip.parse().unwrap()],
     };
@@ -62,7 +63,8 @@ fn print_reads_back_to_the_same() {
          [overlay]\nbind = [\"0.0.0.0\", \"::\"]\nport = \"auto\"\nvni = 7\nsource_ports = 1\nunderlay_mtu = 1400\n\
          pod_mtu = 1300\nvtep_mac = \"02:00:00:00:00:01\"\nvtep_mac6 = \"02:00:00:00:00:02\"\ndscp = 46\n\
          [offload]\ntap = \"off\"\nudp_gso = \"off\"\nudp_gro = \"off\"\nchecksum = \"off\"\n\
-         [limits]\nbroadcast_per_second = 5\nreceive_buffer = 65536\nsend_buffer = 131072",
+         [limits]\nbroadcast_per_second = 5\nreceive_buffer = 65536\nsend_buffer = 131072\n\
+         [metrics]\nlisten = \"[::1]:9472\"",
     ];
     for text in texts {
         let config = read(text).unwrap();
@@ -73,6 +75,25 @@ fn print_reads_back_to_the_same() {
         }
     }
     assert!(!read(texts[1]).unwrap().print().contains("\n# subnet6 ="));
+}
+
+#[test]
+fn a_draft_needs_nothing_but_a_subnet() {
+    for text in ["", "[overlay]\nport = 7\nvtep_mac = \"02:00:00:00:00:01\""] {
+        let given = |text: &str| Given::from_file(Path::new("/etc/podwire/n.toml"), text).unwrap();
+        let draft = Config::draft(&given(text), &host()).unwrap().print();
+        assert!(draft.contains("\n# subnet = \"10.244.1.0/24\"\n"), "{draft}");
+        let missing = Config::understand(&given(&draft), &host()).unwrap_err();
+        assert!(missing.to_string().contains("subnet: is missing"), "{missing}");
+        for (key, net) in [(&keys::SUBNET, "10.9.0.0/16"), (&keys::SUBNET6, "fd00:9::/64")] {
+            let with_subnet = |text: &str| {
+                let mut given = given(text);
+                given.flag(key, vec![net.into()]);
+                Config::understand(&given, &host()).unwrap()
+            };
+            assert_eq!(with_subnet(&draft), with_subnet(text), "{draft}");
+        }
+    }
 }
 
 #[test]
@@ -96,7 +117,7 @@ fn flags_override_the_file() {
 #[test]
 fn mistakes_name_place_key_and_remedy() {
     let cases = [
-        ("", "subnet: is missing"),
+        ("", "/etc/podwire/n.toml: subnet: is missing"),
         ("subnet = \"10.244.1.0/24", "/etc/podwire/n.toml:1: not TOML"),
         (
             "subnett = \"10.244.1.0/24\"",
@@ -122,7 +143,7 @@ fn mistakes_name_place_key_and_remedy() {
             "[overlay]\nport = 70000",
             "n.toml:2: overlay.port: 70000 is out of range (use 1 to 65535), or \"auto\"",
         ),
-        ("[overlay]\nvni = 16777216", "does not fit 24 bits"),
+        ("[overlay]\nvni = 16777216", "is out of range (use 0 to 16777215)"),
         ("[overlay]\nsource_ports = 65", "(use 1 to 64)"),
         (
             "[overlay]\nbind = [\"1.1.1.1\", \"2.2.2.2\"]",
@@ -134,6 +155,21 @@ fn mistakes_name_place_key_and_remedy() {
         ("[offload]\ntap = true", "a boolean stands here"),
         ("[offload]\ntap = \"yes\"", "(write on or off)"),
         ("[limits]\nsend_buffer = 1", "(use 65536 to 1073741824)"),
+        (
+            "[metrics]\nlisten = 9472",
+            "n.toml:2: metrics.listen: an integer stands here (text in quotes is wanted), as listen = \"127.0.0.1:9472\"",
+        ),
+        (
+            "[metrics]\nlisten = \"localhost:9472\"",
+            "n.toml:2: metrics.listen: \"localhost:9472\" is no address with a port (write 127.0.0.1:9472",
+        ),
+        ("[metrics]\nlisten = \"127.0.0.1\"", "is no address with a port"),
+        ("[metrics]\nlisten = \"::1:70000\"", "is no address with a port"),
+        (
+            "[metrics]\nlisten = \"224.0.0.1:9472\"",
+            "is multicast (name an own address)",
+        ),
+        ("metrics = \"127.0.0.1:9472\"", "metrics: there is no such key"),
         ("log = \"loud\"", "use off, error, warn"),
     ];
     for (text, want) in cases {
@@ -145,5 +181,66 @@ fn mistakes_name_place_key_and_remedy() {
         });
         let got = got.unwrap_err().to_string();
         assert!(got.contains(want), "{text}\n  gave {got}\n  not  {want}");
+    }
+}
+
+/// Whatever is wrong with whichever key: its line, its name, what stands there, and in parentheses what would be
+/// right.
+#[test]
+fn each_key_says_what_would_be_right() {
+    let wrong = [
+        "1.5",
+        "true",
+        "1979-05-27",
+        "{}",
+        "[[]]",
+        "\"\"",
+        "\"-\"",
+        "\"two\\nlines\"",
+        "-1",
+        "99999999999",
+        "99999999999999999999",
+    ];
+    for key in keys::KEYS {
+        let (section, name) = key.split();
+        let head = section.map(|s| format!("[{s}]\n")).unwrap_or_default();
+        let line = 1 + head.lines().count();
+        let mut refused = 0;
+        for value in wrong {
+            let text = format!("# a comment\n{head}{name} = {value}");
+            let given = Given::from_file(Path::new("n.toml"), &text);
+            let told = given.and_then(|mut given| {
+                if **key != keys::SUBNET {
+                    given.flag(&keys::SUBNET, vec!["10.244.1.0/24".into()]);
+                }
+                Config::understand(&given, &host())
+            });
+            let Err(told) = told.map_err(|e| e.to_string()) else {
+                continue;
+            };
+            refused += 1;
+            let place = format!("n.toml:{}: {}: ", line + 1, key.name);
+            let begins = told.starts_with(&place);
+            assert!(
+                begins && told.contains(" (") && told.contains(')'),
+                "{value}: {told}"
+            );
+            assert!(!told.contains('\n'), "one sentence: {told}");
+        }
+        // Files may have any name but none.
+        let free = [&keys::PEERS, &keys::SOCKET].contains(key);
+        assert_eq!(refused, wrong.len() - if free { 2 } else { 0 }, "{}", key.name);
+    }
+    for (flag, value) in [
+        (&keys::PORT, "eight"),
+        (&keys::VNI, "16777216"),
+        (&keys::TAP, "maybe"),
+    ] {
+        let mut given = Given::default();
+        given.flag(&keys::SUBNET, vec!["10.244.1.0/24".into()]);
+        given.flag(flag, vec![value.into()]);
+        let told = Config::understand(&given, &host()).unwrap_err().to_string();
+        let begins = told.starts_with(&format!("--{}: ", flag.flag));
+        assert!(begins && told.contains(value) && told.contains(" ("), "{told}");
     }
 }

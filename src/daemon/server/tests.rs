@@ -41,7 +41,7 @@ impl Node {
                 reload: reload_far,
                 worker: worker_far,
             };
-            let server = Server::new(config, &handle, listener, Some(peers), wakers).unwrap();
+            let server = Server::new(config, &handle, listener, None, Some(peers), wakers).unwrap();
             let end = server.run().unwrap();
             handle.send(Command::Stop).unwrap();
             handle.join();
@@ -193,6 +193,52 @@ fn a_reservation_ends_with_its_connection() {
     node.stop();
 }
 
+/// An interface is there until its TAP is closed: whom that concerns waits for it, nobody else does.
+#[test]
+fn who_waits_for_a_tap_to_be_closed() {
+    let node = Node::start();
+    let (tap, hold) = standin::slow();
+    let mut client = node.client();
+    plan(&mut client, want("a")).unwrap();
+    commit(&mut client, &[tap.as_fd()]).unwrap();
+    drop(tap);
+    std::thread::scope(|s| {
+        let detach = || {
+            let pod = "a".parse().unwrap();
+            let reply = node.client().call(&Request::Detach { pod }).unwrap();
+            matches!(reply, Reply::Detached { existed: true })
+        };
+        let first = s.spawn(detach);
+        node.pods(0);
+        // It is off the node, which serves others and, in that conversation or another, other pods.
+        let late = [
+            s.spawn(detach),
+            s.spawn(|| plan(&mut node.client(), want("a")).is_ok()),
+        ];
+        plan(&mut client, want("b")).unwrap();
+        commit(&mut client, &[self::tap().as_fd()]).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(node.status().pods.len(), 1);
+        assert!(!first.is_finished() && late.iter().all(|l| !l.is_finished()));
+        drop(hold);
+        assert!(first.join().unwrap());
+        assert_eq!(late.map(|l| l.join().unwrap()), [false, true]);
+    });
+    // One who does not wait for the answer is missed by nobody.
+    let (tap, hold) = standin::slow();
+    plan(&mut client, want("c")).unwrap();
+    commit(&mut client, &[tap.as_fd()]).unwrap();
+    drop(tap);
+    let mut hasty = UnixStream::connect(node.path("n1.sock")).unwrap();
+    let hello = format!("{{\"request\":\"hello\",\"protocol\":{PROTOCOL}}}");
+    write!(hasty, "{hello}\n{{\"request\":\"detach\",\"pod\":\"c\"}}\n").unwrap();
+    node.pods(1);
+    drop(hasty);
+    drop(hold);
+    plan(&mut client, want("c")).unwrap();
+    node.stop();
+}
+
 #[test]
 fn pods_whose_namespace_vanishes_are_removed() {
     let node = Node::start();
@@ -269,6 +315,12 @@ fn peers_are_read_again_and_mistakes_shown() {
         node.status().problems.is_empty()
     });
     assert!(quiet);
+    fs::remove_file(node.path("peers.toml")).unwrap();
+    let complaint = (0..200).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        node.status().problems.into_iter().next()
+    });
+    assert!(complaint.unwrap().contains("peers known before stay in force"));
     node.stop();
 }
 

@@ -1,6 +1,6 @@
 //! Waiting: for child processes, with a deadline, an ear for Ctrl-C, and a word to a person who waits too.
 
-use crate::cmd::{Exit, Failure, node};
+use crate::cmd::{Exit, Failure, complain, node};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// From when on a person wonders what is going on.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// The demo's patience: knows when it was asked to end, and tells what it waits for.
+/// A lab's patience: knows when it was asked to end, and tells what it waits for.
 pub struct Watch {
     /// Readable for good once a signal asked for the end.
     stop: UnixStream,
@@ -43,7 +43,7 @@ impl Watch {
         self.begun.elapsed()
     }
 
-    /// What is done now; told once the demo takes longer than a second.
+    /// What is done now; told once it takes longer than a second.
     pub fn stage(&mut self, what: impl Into<String>) {
         self.untold = self.talks.then(|| what.into());
         self.tell();
@@ -55,7 +55,10 @@ impl Watch {
     /// Then.
     pub fn check(&self) -> Result<(), Failure> {
         if readable(&[self.stop.as_fd()], Instant::now())[0] {
-            Err(Failure::new(Exit::Failed, "interrupted; the demo was taken down"))
+            Err(Failure::new(
+                Exit::Failed,
+                "interrupted; everything was taken down",
+            ))
         } else {
             Ok(())
         }
@@ -91,14 +94,14 @@ impl Watch {
         if self.begun.elapsed() >= QUIET
             && let Some(what) = self.untold.take()
         {
-            eprintln!("podwire: {what}");
+            complain(what);
         }
     }
 }
 
 /// A child process whose standard output is gathered. Dropping it kills it.
 ///
-/// To be started by the main thread: the processes of a demo die with the thread that started them.
+/// To be started by the main thread: the processes of a lab die with the thread that started them.
 pub struct Job {
     child: Child,
     out: Option<ChildStdout>,
@@ -106,7 +109,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// Start one, away from the terminal: Ctrl-C is for the demo, which ends the others in order.
+    /// Start one, away from the terminal: Ctrl-C is for this one, which ends the others in order.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -134,6 +137,11 @@ impl Job {
     /// Whether it was seen to have ended (or to have closed its output, which none does before).
     pub fn ended(&self) -> bool {
         self.out.is_none()
+    }
+
+    /// Wait for its end and give its exit code; none when a signal ended it.
+    pub fn exit_code(mut self) -> Option<i32> {
+        self.child.wait().ok()?.code()
     }
 
     /// Take in what `jobs` have written, or that they ended, without waiting.

@@ -1,15 +1,15 @@
-//! The demo's nodes: child processes of this very binary, in a directory nobody else can look into.
+//! A lab's nodes: child processes of this very binary, in a directory nobody else can look into.
 
-use super::plan::{NodePlan, Plan};
+use super::dir::PrivateDir;
 use super::watch::{Job, Watch};
 use crate::api::place;
 use crate::cmd::{Exit, Failure};
 use crate::pod::hidden;
-use std::fs::{self, DirBuilder, File};
+use crate::sys::ns::NetNs;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,16 @@ const START: Duration = Duration::from_secs(5);
 const END: Duration = Duration::from_secs(2);
 /// Lines of a failed node's log that are shown.
 const LAST_WORDS: usize = 8;
+
+/// What a node is started with.
+pub struct NodeSpec<'n> {
+    /// Its name.
+    pub name: String,
+    /// Arguments of `podwire node` beside its peers file and its socket.
+    pub args: Vec<String>,
+    /// The network namespace it runs in, when that is not this process's own.
+    pub netns: Option<&'n NetNs>,
+}
 
 /// Running nodes and their files. Dropping it ends the nodes in order and removes the files.
 pub struct Nodes {
@@ -31,11 +41,11 @@ struct Node {
 }
 
 impl Nodes {
-    /// Start the nodes of `plan` and wait until each is up.
+    /// Start nodes with one peers file for all of them, and wait until each is up.
     ///
     /// # Errors
     /// When one does not come up, with its last words.
-    pub fn start(plan: &Plan, watch: &mut Watch) -> Result<Nodes, Failure> {
+    pub fn start(specs: &[NodeSpec<'_>], peers: &str, watch: &mut Watch) -> Result<Nodes, Failure> {
         let dir = PrivateDir::make().map_err(|e| {
             let place = std::env::temp_dir();
             failed(format!(
@@ -43,15 +53,15 @@ impl Nodes {
                 place.display()
             ))
         })?;
-        let unready = |e: io::Error| failed(format!("{}: {e}", dir.0.display()));
-        fs::write(dir.0.join("peers.toml"), plan.peers()).map_err(unready)?;
+        let unready = |e: io::Error| failed(format!("{}: {e}", dir.path().display()));
+        fs::write(dir.join("peers.toml"), peers).map_err(unready)?;
         let mut nodes = Nodes {
             nodes: Vec::new(),
             dir,
         };
-        for node in &plan.nodes {
-            let job = nodes.spawn(node)?;
-            let name = node.name.clone();
+        for spec in specs {
+            let job = nodes.spawn(spec)?;
+            let name = spec.name.clone();
             nodes.nodes.push(Node { name, job });
         }
         watch.gather(&mut nodes.jobs(), Instant::now() + START, Job::spoke)?;
@@ -73,7 +83,7 @@ impl Nodes {
 
     /// The admin socket of the node `name`.
     pub fn socket(&self, name: &str) -> PathBuf {
-        self.dir.0.join(format!("{name}.sock"))
+        self.dir.join(format!("{name}.sock"))
     }
 
     /// The processes of the nodes.
@@ -89,8 +99,8 @@ impl Nodes {
             .collect()
     }
 
-    fn spawn(&self, plan: &NodePlan) -> Result<Job, Failure> {
-        let socket = place::fits(self.socket(&plan.name)).map_err(|_| {
+    fn spawn(&self, spec: &NodeSpec<'_>) -> Result<Job, Failure> {
+        let socket = place::fits(self.socket(&spec.name)).map_err(|_| {
             let place = std::env::temp_dir();
             failed(format!(
                 "the path of {} is too long for sockets in it (set TMPDIR to a shorter one)",
@@ -98,14 +108,15 @@ impl Nodes {
             ))
         })?;
         let start = || {
-            let log = File::create(self.log(&plan.name))?;
+            let log = File::create(self.log(&spec.name))?;
             Job::spawn(
                 Command::new("/proc/self/exe")
                     .arg0("podwire")
                     .args([hidden::TIED, &std::process::id().to_string()])
-                    .args(arguments(plan))
+                    .arg("node")
+                    .args(&spec.args)
                     .arg("--peers")
-                    .arg(self.dir.0.join("peers.toml"))
+                    .arg(self.dir.join("peers.toml"))
                     .arg("--socket")
                     .arg(socket)
                     // These nodes are no service of anybody's.
@@ -113,11 +124,15 @@ impl Nodes {
                     .stderr(Stdio::from(log)),
             )
         };
-        start().map_err(|e: io::Error| failed(format!("node {} could not be started: {e}", plan.name)))
+        let started = match spec.netns {
+            Some(netns) => netns.within(start).map_err(io::Error::other).flatten(),
+            None => start(),
+        };
+        started.map_err(|e| failed(format!("node {} could not be started: {e}", spec.name)))
     }
 
     fn log(&self, name: &str) -> PathBuf {
-        self.dir.0.join(format!("{name}.log"))
+        self.dir.join(format!("{name}.log"))
     }
 
     /// The end of a node's log, to be appended to a sentence.
@@ -138,72 +153,6 @@ impl Drop for Nodes {
     }
 }
 
-fn arguments(plan: &NodePlan) -> Vec<String> {
-    let value = |flag: &str, value: String| [format!("--{flag}"), value];
-    let flags = [
-        value("name", plan.name.clone()),
-        value("subnet", plan.subnet4.to_string()),
-        value("subnet6", plan.subnet6.to_string()),
-        value("bind", plan.underlay.ip().to_string()),
-        value("port", plan.underlay.port().to_string()),
-        // An ordinary network's, so that the figures mean something beyond loopback.
-        value("underlay-mtu", "1500".into()),
-    ];
-    ["node".into()]
-        .into_iter()
-        .chain(flags.into_iter().flatten())
-        .collect()
-}
-
 fn failed(what: String) -> Failure {
     Failure::new(Exit::Failed, what)
-}
-
-/// A new directory of mode 0700, removed with all that is in it when dropped.
-struct PrivateDir(PathBuf);
-
-impl PrivateDir {
-    fn make() -> io::Result<PrivateDir> {
-        let temp = std::env::temp_dir();
-        let mut refused = io::ErrorKind::AlreadyExists.into();
-        // Leftovers of a killed demo whose process id came round again are somebody else's business.
-        for n in 0..100 {
-            let path = temp.join(format!("podwire-demo-{}-{n}", std::process::id()));
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(PrivateDir(path)),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => refused = e,
-                Err(e) => return Err(e),
-            }
-        }
-        Err(refused)
-    }
-}
-
-impl Drop for PrivateDir {
-    fn drop(&mut self) {
-        let gone = fs::remove_dir_all(&self.0);
-        if let Err(e) = gone
-            && Path::new(&self.0).exists()
-        {
-            eprintln!("podwire: {} could not be removed: {e}", self.0.display());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    #[test]
-    fn directories_are_private_and_do_not_stay() {
-        let (one, two) = (PrivateDir::make().unwrap(), PrivateDir::make().unwrap());
-        assert_ne!(one.0, two.0);
-        let mode = fs::metadata(&one.0).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o700);
-        fs::write(one.0.join("file"), "x").unwrap();
-        let path = one.0.clone();
-        drop(one);
-        assert!(!path.exists());
-    }
 }

@@ -1,11 +1,18 @@
 //! Changes to the network configuration, sent as one batch and answered as one.
 
+use ipnet::IpNet;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::io;
+use std::net::IpAddr;
+
+/// Index of the loopback interface in every network namespace.
+pub const LOOPBACK: u32 = 1;
 
 /// Why a batch failed.
 #[derive(Debug, thiserror::Error)]
@@ -122,10 +129,59 @@ impl Batch {
     }
 }
 
+/// Change an interface's attributes.
+pub fn link(index: u32, attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = attributes;
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// Bring an interface up.
+pub fn up(index: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// Give an interface an address, usable at once: IPv6 without duplicate address detection.
+pub fn address(index: u32, net: IpNet, scope: AddressScope) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(net.addr());
+    message.header.prefix_len = net.prefix_len();
+    message.header.scope = scope;
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Local(net.addr()),
+        AddressAttribute::Address(net.addr()),
+    ];
+    match net {
+        IpNet::V4(net) if net.prefix_len() < 31 => {
+            message
+                .attributes
+                .push(AddressAttribute::Broadcast(net.broadcast()));
+        }
+        IpNet::V4(_) => {}
+        IpNet::V6(_) => message
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad)),
+    }
+    RouteNetlinkMessage::NewAddress(message)
+}
+
+/// The address family of `ip`.
+pub fn family(ip: IpAddr) -> AddressFamily {
+    match ip {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netlink_packet_route::link::LinkMessage;
 
     fn refusal(sequence: u32, errno: i32) -> Vec<u8> {
         let mut bytes = Vec::new();

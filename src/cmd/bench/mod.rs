@@ -1,0 +1,208 @@
+//! `podwire bench`: podwire beside the kernel's bridge and VXLAN, on this machine, in one run.
+//!
+//! ```text
+//!  podwire bench ── a sandbox of its own: user and network namespaces (this is what needs no root)
+//!       └── podwire __bench ── hosts, veths, nodes and pods of both contenders; load in the pods
+//! ```
+//!
+//! Both networks stand at the same time, and take turns within each round: podwire, kernel, podwire, kernel. A
+//! machine that is slow for a while is so for both, and the ratio is taken round by round.
+
+mod kernel;
+mod lab;
+mod measure;
+mod plan;
+mod report;
+
+use super::lab::watch::{Job, Watch};
+use super::{Exit, Failure, doctor, say};
+use crate::pod::sandbox::Sandbox;
+use lab::Lab;
+use plan::{Case, Only, Underlay};
+use report::Report;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// The hidden command that measures, within a sandbox.
+pub const VERB: &str = "__bench";
+
+/// Measure podwire beside the kernel's own bridge and VXLAN on this machine, in one run.
+///
+/// Builds two nodes with pods twice, once with podwire and once with a kernel bridge and a VXLAN device, lets
+/// them take turns, and prints what each carried: TCP over 1 and 4 connections (tcp1, tcp4), UDP packets of 64
+/// bytes a second (udp64), requests and responses of 64 bytes (rr), and what tcp1 cost all processors (cpu).
+/// Between nodes (cross) over two underlays: a veth as it is, which passes trains of packets whole, and one made
+/// like a wire, with packets of the MTU's size; and between two pods of a node (same).
+///
+/// Figures are medians of the rounds, with least and most in brackets; ratios are taken round by round. Less is
+/// better for us and s/GB. No figure is a pass or a fail; exits with 0 when everything could be measured. Needs
+/// no root. Leave the machine alone meanwhile: everything runs on its processors, load included.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  podwire bench --quick                              (about a minute)
+  podwire bench                                      (about five minutes)
+  podwire bench --only tcp1-cross --underlay wire
+  podwire bench --only rr --only udp64 --rounds 9
+  podwire bench --quick --json | jq .ratios")]
+pub struct Args {
+    /// Only this work: tcp1, tcp4, udp64 or rr, alone or with -cross or -same; may be repeated
+    #[arg(long, value_name = "WORK")]
+    only: Vec<Only>,
+    /// Only over this underlay
+    #[arg(long, value_name = "KIND")]
+    underlay: Option<Underlay>,
+    /// Turns of each contender [default: 5, or 3 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=100))]
+    rounds: Option<u8>,
+    /// Shorter measurements
+    #[arg(long)]
+    quick: bool,
+    /// Print the results as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    /// The command line that means this.
+    fn words(&self) -> Vec<String> {
+        let only = self.only.iter().map(|only| format!("--only={only}"));
+        let underlay = self.underlay.map(|u| format!("--underlay={u}"));
+        let rounds = self.rounds.map(|n| format!("--rounds={n}"));
+        let flags = [(self.quick, "--quick"), (self.json, "--json")];
+        let flags = flags
+            .into_iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, flag)| flag.into());
+        only.chain(underlay).chain(rounds).chain(flags).collect()
+    }
+
+    fn rounds(&self) -> u8 {
+        self.rounds.unwrap_or(if self.quick { 3 } else { 5 })
+    }
+
+    fn window(&self) -> Duration {
+        Duration::from_millis(if self.quick { 600 } else { 2000 })
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let all = [Underlay::Wire, Underlay::Veth];
+        let underlays = all
+            .into_iter()
+            .filter(|u| self.underlay.is_none_or(|only| only == *u));
+        plan::cases(&self.only, &underlays.collect::<Vec<_>>())
+    }
+}
+
+/// Run it: in a sandbox, whose root may make the hosts.
+///
+/// # Errors
+/// When no sandbox can be made here, or the end was asked for.
+pub fn run(args: &Args) -> Result<Exit, Failure> {
+    doctor::pods_can_be_made()?;
+    let mut watch = signals(false)?;
+    let sandbox = Sandbox::spawn("bench")?;
+    let words = [VERB.to_string()].into_iter().chain(args.words());
+    let mut job = Job::spawn(&mut sandbox.command("/proc/self/exe", words))
+        .map_err(|e| lab::failed(format!("podwire could not run itself: {e}")))?;
+    let long = Instant::now() + Duration::from_secs(24 * 3600);
+    let waited = watch.gather(&mut [&mut job], long, Job::ended);
+    if let Err(asked) = waited {
+        Job::end(&mut [&mut job], Duration::from_secs(5));
+        return Err(asked);
+    }
+    say(&job.said())?;
+    match job.exit_code() {
+        Some(0) => Ok(Exit::Ok),
+        Some(2) => Ok(Exit::Usage),
+        Some(3) => Ok(Exit::Permission),
+        _ => Ok(Exit::Failed),
+    }
+}
+
+/// Body of the hidden command: measure, and print the report.
+///
+/// # Errors
+/// When a contender cannot be set up, or the end was asked for.
+pub fn inside(args: &Args) -> Result<Exit, Failure> {
+    let mut watch = signals(!args.json || std::io::stderr().is_terminal())?;
+    let labs = [Lab::podwire(&mut watch)?, Lab::kernel(&mut watch)?];
+    for lab in &labs {
+        measure::reach(lab, &mut watch)?;
+    }
+    let contenders = [labs[0].contender, labs[1].contender];
+    let (cases, rounds) = (args.cases(), args.rounds());
+    let mut report = Report::default();
+    let mut laid = None;
+    for (n, case) in (1..).zip(&cases) {
+        watch.stage(format!("{n} of {}: {case}, {rounds} rounds", cases.len()));
+        if let Some(underlay) = case.underlay.filter(|u| laid != Some(*u)) {
+            for lab in &labs {
+                lab.lay(underlay)?;
+            }
+            laid = Some(underlay);
+        }
+        let mut results = Vec::new();
+        for _ in 0..rounds {
+            let mut round = [Vec::new(), Vec::new()];
+            for (figures, lab) in round.iter_mut().zip(&labs) {
+                *figures = measure::measure(lab.pair(case.path), case.work, args.window(), &mut watch)?;
+            }
+            results.push(round);
+        }
+        report.add(*case, contenders, &results);
+    }
+    report.remarks = remarks(args, &labs);
+    let ok = report.failures.is_empty();
+    if args.json {
+        let text = serde_json::to_string(&report).map_err(|e| Failure::new(Exit::Failed, e))?;
+        say(&format!("{text}\n"))?;
+    } else {
+        say(&report.page())?;
+    }
+    Ok(if ok { Exit::Ok } else { Exit::Failed })
+}
+
+fn remarks(args: &Args, labs: &[Lab]) -> Vec<String> {
+    let system = rustix::system::uname();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let how = format!(
+        "{} rounds of {} ms, contenders in turns; podwire {}; {} {}, {cores} cores for nodes, pods and load; TCP \
+         with cubic",
+        args.rounds(),
+        args.window().as_millis(),
+        env!("CARGO_PKG_VERSION"),
+        system.sysname().to_string_lossy(),
+        system.release().to_string_lossy(),
+    );
+    let of_labs = labs.iter().flat_map(Lab::remarks);
+    [how].into_iter().chain(of_labs).collect()
+}
+
+fn signals(talks: bool) -> Result<Watch, Failure> {
+    Watch::new(talks).map_err(|e| lab::failed(format!("signals cannot be taken: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args as _, FromArgMatches};
+
+    #[test]
+    fn the_words_mean_the_same() {
+        let parse = |words: Vec<String>| {
+            let command = Args::augment_args(clap::Command::new("bench").no_binary_name(true));
+            let matches = command.try_get_matches_from(words).unwrap();
+            Args::from_arg_matches(&matches).unwrap()
+        };
+        for line in [
+            "",
+            "--only=tcp1-cross --only=rr --underlay=veth --rounds=7 --quick --json",
+        ] {
+            let words: Vec<String> = line.split_ascii_whitespace().map(String::from).collect();
+            assert_eq!(parse(words.clone()).words(), words);
+        }
+        let quick = parse(vec!["--quick".into()]);
+        assert_eq!((quick.rounds(), quick.cases().len()), (3, 12));
+    }
+}

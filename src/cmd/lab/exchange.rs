@@ -1,0 +1,97 @@
+//! Request and response over one TCP connection, one at a time: what a path adds to each.
+
+use super::stream::{accept, connect};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+/// Bytes of a request and of a response.
+const MESSAGE: usize = 64;
+/// Exchanges that are left out at the beginning.
+const WARM_UP: usize = 200;
+/// An answer that takes so long is lost.
+const LATE: Duration = Duration::from_secs(1);
+
+/// What a client measured, over so many exchanges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Times {
+    /// The median round trip.
+    pub p50: Duration,
+    /// The round trip that one in a hundred exceeds.
+    pub p99: Duration,
+    /// How many exchanges there were.
+    pub count: usize,
+}
+
+/// Answer one client until it closes; `ready` is called with the port.
+///
+/// # Errors
+/// When nobody connects, or the connection breaks.
+pub fn answer(ready: impl FnOnce(u16)) -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+    ready(listener.local_addr()?.port());
+    let mut stream = accept(&listener)?;
+    stream.set_nodelay(true)?;
+    let mut message = [0; MESSAGE];
+    loop {
+        match stream.read_exact(&mut message) {
+            Ok(()) => stream.write_all(&message)?,
+            Err(e) if [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset].contains(&e.kind()) => {
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Ask for the time `window`.
+///
+/// # Errors
+/// When the connection cannot be made, or an answer does not come.
+pub fn ask(to: SocketAddr, window: Duration) -> io::Result<Times> {
+    let mut stream = connect(to)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(LATE))?;
+    let mut message = [0x5a; MESSAGE];
+    let mut once = || {
+        let begun = Instant::now();
+        stream.write_all(&message)?;
+        stream.read_exact(&mut message)?;
+        io::Result::Ok(begun.elapsed())
+    };
+    for _ in 0..WARM_UP {
+        once()?;
+    }
+    let begun = Instant::now();
+    let mut times = Vec::with_capacity(1 << 17);
+    while begun.elapsed() < window || times.is_empty() {
+        times.push(once()?);
+    }
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+    Ok(Times {
+        p50: at(50),
+        p99: at(99),
+        count: times.len(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+    use std::sync::mpsc;
+
+    #[test]
+    fn exchanges_are_timed() {
+        let (tell, port) = mpsc::channel();
+        let server = std::thread::spawn(move || answer(|port| tell.send(port).unwrap()));
+        let to = (Ipv4Addr::LOCALHOST, port.recv().unwrap()).into();
+        let times = ask(to, Duration::from_millis(20)).unwrap();
+        server.join().unwrap().unwrap();
+        assert!(
+            times.count > 0 && times.p50 > Duration::ZERO && times.p99 >= times.p50,
+            "{times:?}"
+        );
+    }
+}

@@ -1,0 +1,15 @@
+//! Networks on one machine, for the demo and for measurements: nodes, pods, and the load that runs in pods.
+//!
+//! Everything is this one binary under other names, so nothing needs to be installed. All processes are
+//! children of the command that runs the lab: they end in order with it, and die with it when it is killed.
+
+mod cpu;
+mod dir;
+mod echo;
+mod exchange;
+pub mod flood;
+pub mod load;
+pub mod nodes;
+pub mod pod;
+mod stream;
+pub mod watch;

@@ -1,0 +1,387 @@
+//! The page: every metric once, with its name, type, meaning and values. `docs/metrics.md` says more of each.
+
+use crate::api::PeerInfo;
+use crate::daemon::command::Report;
+use crate::daemon::config::Config;
+use crate::model::{DropReason, OffloadMode, PortCounters};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric, NoLabelSet, prometheus_text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// All that a page is made of.
+#[derive(Debug)]
+pub struct Page {
+    /// The node's name.
+    pub node: String,
+    /// The overlay's identifier.
+    pub vni: u32,
+    /// When the node started, in seconds of Unix time.
+    pub start: f64,
+    /// Whether checksums may stay partial within the node.
+    pub partial_checksums: bool,
+    /// Whether acknowledgements are merged on the way to peers.
+    pub merge_acks: bool,
+    /// How long pods took to attach.
+    pub attaches: Histogram,
+    /// What the data path tells.
+    pub report: Report,
+}
+
+/// A histogram for how long pods take to attach, in seconds: a millisecond or two is usual.
+pub fn attach_histogram() -> Histogram {
+    Histogram::new([
+        0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+    ])
+}
+
+impl Page {
+    /// A page of a node that has run for `uptime`.
+    pub fn new(config: &Config, start: SystemTime, attaches: &Histogram, report: Report) -> Page {
+        Page {
+            node: config.node.to_string(),
+            vni: config.vni.into(),
+            start: start.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            partial_checksums: config.partial_checksums,
+            merge_acks: config.merge_acks,
+            attaches: attaches.clone(),
+            report,
+        }
+    }
+
+    /// The text, in Prometheus' format 0.0.4.
+    pub fn text(self) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut text = String::new();
+        // A string takes everything.
+        let _ = prometheus_text::encode(&mut text, &registry);
+        text
+    }
+
+    fn node(&self, to: &mut Families<'_>) -> fmt::Result {
+        let (node, vni) = (self.node.as_str(), self.vni.to_string());
+        to.gauge(
+            "podwire_build_info",
+            "The program's version; the value is 1.",
+            &[([("version", env!("CARGO_PKG_VERSION"))], 1)],
+        )?;
+        to.gauge(
+            "podwire_node_info",
+            "The node's name and its overlay's identifier; the value is 1.",
+            &[([("node", node), ("vni", &vni)], 1)],
+        )?;
+        to.gauge(
+            "podwire_start_time_seconds",
+            "When the node started, in Unix time.",
+            &[([], self.start)],
+        )?;
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        to.gauge(
+            "podwire_pods",
+            "Pods attached.",
+            &[([], count(self.report.ports.len()))],
+        )?;
+        to.gauge(
+            "podwire_peers",
+            "Peers known.",
+            &[([], count(self.report.peers.len()))],
+        )
+    }
+
+    fn accounts(&self, to: &mut Families<'_>) -> fmt::Result {
+        let c = &self.report.counters;
+        for (name, help, value) in [
+            (
+                "podwire_frames_from_pods_total",
+                "Frames read from pods; a super-frame is one.",
+                c.frames_from_pods,
+            ),
+            (
+                "podwire_datagrams_from_peers_total",
+                "Datagrams that came from the underlay.",
+                c.datagrams_from_peers,
+            ),
+            (
+                "podwire_frames_originated_total",
+                "Frames the node made itself: answers, ICMP errors, probes.",
+                c.originated,
+            ),
+            (
+                "podwire_frames_copied_total",
+                "Further copies of broadcast and multicast frames.",
+                c.copied,
+            ),
+            (
+                "podwire_frames_to_pods_total",
+                "Frames written to pods; a super-frame is one.",
+                c.frames_to_pods,
+            ),
+            (
+                "podwire_frames_to_peers_total",
+                "Frames sent to peers, before segmentation.",
+                c.frames_to_peers,
+            ),
+            (
+                "podwire_datagrams_coalesced_total",
+                "Datagrams merged into the super-frame of the one before them.",
+                c.coalesced,
+            ),
+            (
+                "podwire_acks_merged_total",
+                "Acknowledgements of pods that a newer one stood for on the way to a peer.",
+                c.acks_merged,
+            ),
+            (
+                "podwire_frames_consumed_total",
+                "Frames the node answered or used itself.",
+                c.consumed,
+            ),
+        ] {
+            to.counter(name, help, &[([], value)])?;
+        }
+        let drops = DropReason::ALL
+            .iter()
+            .map(|r| ([("reason", r.label())], self.report.drops.count(*r)));
+        to.counter(
+            "podwire_drops_total",
+            "Frames and datagrams that went nowhere, by reason.",
+            &drops.collect::<Vec<_>>(),
+        )?;
+        for (name, help, value) in [
+            (
+                "podwire_datagrams_to_peers_total",
+                "Datagrams sent to peers.",
+                c.datagrams_to_peers,
+            ),
+            (
+                "podwire_tap_reads_total",
+                "Reads of TAPs that gave a frame.",
+                c.tap_reads,
+            ),
+            (
+                "podwire_tap_read_bytes_total",
+                "Bytes read from TAPs.",
+                c.tap_read_bytes,
+            ),
+            ("podwire_tap_writes_total", "Writes to TAPs.", c.tap_writes),
+            (
+                "podwire_tap_write_bytes_total",
+                "Bytes written to TAPs.",
+                c.tap_write_bytes,
+            ),
+            (
+                "podwire_underlay_sends_total",
+                "Send calls on underlay sockets.",
+                c.underlay_sends,
+            ),
+            (
+                "podwire_underlay_receives_total",
+                "Receive calls on underlay sockets that gave data.",
+                c.underlay_recvs,
+            ),
+            (
+                "podwire_underlay_messages_total",
+                "Messages those calls gave; a train of datagrams is one.",
+                c.underlay_messages,
+            ),
+            ("podwire_wakeups_total", "Times the data path woke up.", c.wakeups),
+        ] {
+            to.counter(name, help, &[([], value)])?;
+        }
+        Ok(())
+    }
+
+    fn offloads(&self, to: &mut Families<'_>) -> fmt::Result {
+        let o = &self.report.offloads;
+        let on = |name, on| ([("offload", name)], i64::from(on));
+        to.gauge(
+            "podwire_offload_enabled",
+            "Whether an offload is in force: 1 or 0.",
+            &[
+                on("tap", o.tap == OffloadMode::On),
+                on("udp_gso", o.udp_gso),
+                on("udp_gro", o.udp_gro),
+                on("checksum", self.partial_checksums),
+                on("acks", self.merge_acks),
+            ],
+        )?;
+        let bytes = |name, n| ([("direction", name)], i64::try_from(n).unwrap_or(i64::MAX));
+        to.gauge(
+            "podwire_socket_buffer_bytes",
+            "Socket buffer the kernel granted, the smallest of the sockets.",
+            &[bytes("receive", o.receive_buffer), bytes("send", o.send_buffer)],
+        )?;
+        to.gauge(
+            "podwire_send_segments_max",
+            "Most segments of a super-frame, so that one call sends it.",
+            &[([], i64::from(o.gso_max_segs))],
+        )
+    }
+
+    fn pods(&self, to: &mut Families<'_>) -> fmt::Result {
+        type Counter = fn(&PortCounters) -> u64;
+        let each: [(&str, &str, Counter); 5] = [
+            (
+                "podwire_pod_frames_from_pod_total",
+                "Frames read from the pod.",
+                |c| c.frames_from_pod,
+            ),
+            (
+                "podwire_pod_bytes_from_pod_total",
+                "Bytes of the frames read from the pod.",
+                |c| c.bytes_from_pod,
+            ),
+            (
+                "podwire_pod_frames_to_pod_total",
+                "Frames written to the pod.",
+                |c| c.frames_to_pod,
+            ),
+            (
+                "podwire_pod_bytes_to_pod_total",
+                "Bytes of the frames written to the pod.",
+                |c| c.bytes_to_pod,
+            ),
+            (
+                "podwire_pod_drops_total",
+                "Frames of the pod that were dropped.",
+                |c| c.drops,
+            ),
+        ];
+        for (name, help, value) in each {
+            let ports = self.report.ports.iter();
+            let series = ports.map(|(pod, c)| {
+                let labels = [("namespace", pod.namespace.as_str()), ("pod", pod.name.as_str())];
+                (labels, value(c))
+            });
+            to.counter(name, help, &series.collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    fn peers(&self, to: &mut Families<'_>) -> fmt::Result {
+        type Gauge = fn(&PeerInfo) -> Option<f64>;
+        type Counter = fn(&PeerInfo) -> u64;
+        let gauges: [(&str, &str, Gauge); 5] = [
+            (
+                "podwire_peer_last_heard_age_seconds",
+                "Time since the last valid datagram of the peer; absent before the first.",
+                |p| p.last_heard_ms.map(|ms| ms as f64 / 1e3),
+            ),
+            (
+                "podwire_peer_rtt_seconds",
+                "Round-trip time of the last answered probe; absent before the first.",
+                |p| p.rtt_us.map(|us| us as f64 / 1e6),
+            ),
+            (
+                "podwire_peer_probe_loss_ratio",
+                "Share of the last eight probes that was not answered; absent before the first.",
+                |p| p.loss_percent.map(|percent| f64::from(percent) / 100.0),
+            ),
+            (
+                "podwire_peer_pod_mtu_bytes",
+                "Largest packet of a pod that the path to the peer takes.",
+                |p| Some(p.pod_mtu.0.into()),
+            ),
+            (
+                "podwire_peer_udp_gso_enabled",
+                "Whether trains of datagrams go to the peer in one call: 1 or 0.",
+                |p| Some(f64::from(u8::from(p.gso))),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let peers = self.report.peers.iter();
+            let series = peers.filter_map(|p| Some(([("peer", p.name.as_str())], value(p)?)));
+            to.gauge(name, help, &series.collect::<Vec<_>>())?;
+        }
+        let counters: [(&str, &str, Counter); 4] = [
+            (
+                "podwire_peer_datagrams_to_peer_total",
+                "Datagrams sent to the peer.",
+                |p| p.datagrams_to_peer,
+            ),
+            (
+                "podwire_peer_bytes_to_peer_total",
+                "Bytes sent to the peer, as UDP payload.",
+                |p| p.bytes_to_peer,
+            ),
+            (
+                "podwire_peer_datagrams_from_peer_total",
+                "Datagrams accepted from the peer.",
+                |p| p.datagrams_from_peer,
+            ),
+            (
+                "podwire_peer_bytes_from_peer_total",
+                "Bytes accepted from the peer, as UDP payload.",
+                |p| p.bytes_from_peer,
+            ),
+        ];
+        for (name, help, value) in counters {
+            let series = self
+                .report
+                .peers
+                .iter()
+                .map(|p| ([("peer", p.name.as_str())], value(p)));
+            to.counter(name, help, &series.collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Page {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let to = &mut Families(encoder);
+        self.node(to)?;
+        self.accounts(to)?;
+        self.offloads(to)?;
+        let attaches = to.0.encode_descriptor(
+            "podwire_attach_duration_seconds",
+            "Time from a pod's request to its working port.",
+            None,
+            MetricType::Histogram,
+        )?;
+        self.attaches.encode(attaches)?;
+        self.pods(to)?;
+        self.peers(to)
+    }
+}
+
+/// Writes metrics, each with all its series.
+struct Families<'e>(DescriptorEncoder<'e>);
+
+impl Families<'_> {
+    /// `name` ends in `_total`.
+    fn counter<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: &[([(&str, &str); N], impl EncodeCounterValue)],
+    ) -> fmt::Result {
+        // The encoder adds it again.
+        let name = name.trim_end_matches("_total");
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in series {
+            let mut one = family.encode_family(labels)?;
+            one.encode_counter::<NoLabelSet, _, f64>(value, None)?;
+        }
+        Ok(())
+    }
+
+    fn gauge<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: &[([(&str, &str); N], impl EncodeGaugeValue)],
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in series {
+            family.encode_family(labels)?.encode_gauge(value)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+use super::*;
+use crate::api::PeerInfo;
+use crate::daemon::command::Report;
+use crate::model::{DropReason, Drops, PodMtu, PortCounters};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A page on which every metric has a series.
+fn page() -> String {
+    let mut drops = Drops::default();
+    drops.add(DropReason::WrongVni, 7);
+    let attaches = attach_histogram();
+    attaches.observe(0.0015);
+    let counters = PortCounters {
+        bytes_to_pod: u64::MAX,
+        ..PortCounters::default()
+    };
+    let peer = PeerInfo {
+        name: "n2".into(),
+        underlay: "192.0.2.2:8472".parse().unwrap(),
+        subnets: vec![],
+        last_heard_ms: Some(1250),
+        rtt_us: Some(310),
+        loss_percent: Some(25),
+        pod_mtu: PodMtu(1450),
+        gso: true,
+        datagrams_to_peer: 12,
+        bytes_to_peer: 1200,
+        datagrams_from_peer: 1,
+        bytes_from_peer: 100,
+    };
+    let page = Page {
+        node: "n\"1\\\n".into(),
+        vni: 1,
+        start: 1_764_000_000.25,
+        partial_checksums: false,
+        merge_acks: true,
+        attaches,
+        report: Report {
+            drops,
+            ports: vec![("shop/web-1".parse().unwrap(), counters)],
+            peers: vec![peer],
+            ..Report::default()
+        },
+    };
+    page.text()
+}
+
+/// Name, type and labels (without `le`) of each metric on a page.
+fn exported(page: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let mut found = BTreeMap::new();
+    let mut last = String::new();
+    for line in page.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            last = name.into();
+            found.insert(last.clone(), (kind.to_string(), BTreeSet::new()));
+        } else if !line.starts_with('#') {
+            assert!(line.starts_with(&last), "{line} stands below {last}");
+            let labels = line
+                .split_once('{')
+                .map_or("", |(_, rest)| rest.rsplit_once('}').unwrap().0);
+            let names = labels
+                .split("\",")
+                .filter_map(|l| Some(l.split_once('=')?.0.to_string()));
+            let labels = &mut found.get_mut(&last).unwrap().1;
+            labels.extend(names.filter(|l| l != "le"));
+        }
+    }
+    found
+}
+
+/// The same of each row of the documentation.
+fn documented(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let rows = text.lines().filter(|l| l.starts_with("| `podwire_"));
+    let cells = rows.map(|l| l.split('|').map(str::trim).collect::<Vec<_>>());
+    let plain = |s: &str| s.trim_matches('`').to_string();
+    cells
+        .map(|c| {
+            assert_eq!(c.len(), 7, "{c:?} has a cell too many or too few");
+            let labels = c[3].split(", ").filter(|l| !l.is_empty()).map(plain);
+            (plain(c[1]), (c[2].to_string(), labels.collect()))
+        })
+        .collect()
+}
+
+const DOCS: &str = include_str!("../../../docs/metrics.md");
+
+#[test]
+fn the_documentation_names_what_is_exported_and_nothing_else() {
+    assert_eq!(documented(DOCS), exported(&page()));
+    let row = |r: &DropReason| format!("| `{}` | {} |", r.label(), r.explain());
+    let reasons: Vec<String> = DropReason::ALL.iter().map(row).collect();
+    let (_, listed) = DOCS.split_once("## Reasons of drops").unwrap();
+    let listed: Vec<&str> = listed.lines().filter(|l| l.starts_with("| `")).collect();
+    assert_eq!(listed, reasons);
+}
+
+#[test]
+fn a_page_says_it_all() {
+    let page = page();
+    for line in [
+        "# HELP podwire_drops_total Frames and datagrams that went nowhere, by reason.",
+        "# TYPE podwire_drops_total counter",
+        "podwire_drops_total{reason=\"wrong_vni\"} 7",
+        "podwire_drops_total{reason=\"truncated\"} 0",
+        concat!(
+            "podwire_build_info{version=\"",
+            env!("CARGO_PKG_VERSION"),
+            "\"} 1"
+        ),
+        "podwire_node_info{node=\"n\\\"1\\\\\\n\",vni=\"1\"} 1",
+        "podwire_start_time_seconds 1764000000.25",
+        "podwire_frames_from_pods_total 0",
+        "podwire_offload_enabled{offload=\"checksum\"} 0",
+        "podwire_pod_bytes_to_pod_total{namespace=\"shop\",pod=\"web-1\"} 18446744073709551615",
+        "podwire_peer_last_heard_age_seconds{peer=\"n2\"} 1.25",
+        "podwire_peer_rtt_seconds{peer=\"n2\"} 0.00031",
+        "podwire_peer_probe_loss_ratio{peer=\"n2\"} 0.25",
+        "podwire_peer_pod_mtu_bytes{peer=\"n2\"} 1450.0",
+        "podwire_attach_duration_seconds_sum 0.0015",
+        "podwire_attach_duration_seconds_count 1",
+        "podwire_attach_duration_seconds_bucket{le=\"0.001\"} 0",
+        "podwire_attach_duration_seconds_bucket{le=\"0.002\"} 1",
+        "podwire_attach_duration_seconds_bucket{le=\"+Inf\"} 1",
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+    }
+    let drops = page.lines().filter(|l| l.starts_with("podwire_drops_total{"));
+    assert_eq!(drops.count(), DropReason::ALL.len());
+    for line in page.lines().filter(|l| l.starts_with("# HELP ")) {
+        assert!(line.ends_with('.'), "{line} is no sentence");
+    }
+}

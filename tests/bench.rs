@@ -1,0 +1,140 @@
+//! `podwire bench` for real: both contenders' networks, load in their pods, and nothing of it afterwards. What it
+//! measures is nobody's pass or fail. Needs /dev/net/tun, user namespaces, and a kernel with bridge and VXLAN.
+
+use serde_json::Value;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PODWIRE: &str = env!("CARGO_BIN_EXE_podwire");
+
+fn bench(dir: &std::path::Path, args: &[&str]) -> Child {
+    let mut command = Command::new(PODWIRE);
+    command.arg("bench").args(args).env("TMPDIR", dir);
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// The files it made are gone, and so are its processes: each carries the directory or the process id of its
+/// parent in its command line.
+fn assert_nothing_is_left(dir: &std::path::Path, pid: u32) {
+    let files: Vec<_> = std::fs::read_dir(dir).unwrap().flatten().collect();
+    assert!(files.is_empty(), "still there: {files:#?}");
+    let (dir, pid) = (dir.to_str().unwrap(), pid.to_string());
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = all.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok());
+    let left: Vec<String> = lines
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains("podwire") || line.contains("__"))
+        .filter(|line| line.contains(dir) || line.split(' ').any(|word| word == pid))
+        .collect();
+    assert!(left.is_empty(), "still there: {left:#?}");
+}
+
+#[test]
+fn contenders_take_turns_and_nothing_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = bench(dir.path(), &["--quick", "--rounds", "1", "--json"]);
+    let pid = child.id();
+    let out = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+    assert!(out.status.success(), "{report:#}\n{said}");
+    assert_eq!(report["failures"].as_array().unwrap().len(), 0, "{report:#}");
+    let rows = report["rows"].as_array().unwrap();
+    // Six figures (tcp1 and its cost, tcp4, udp64, rr twice) on three paths, for two contenders.
+    assert_eq!(rows.len(), 6 * 3 * 2, "{report:#}");
+    for row in rows {
+        let keys: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(
+            keys,
+            ["contender", "max", "median", "min", "underlay", "unit", "work"]
+        );
+        let figure = |key: &str| row[key].as_f64().unwrap();
+        assert!(figure("median") > 0.0, "{row}");
+        assert!(
+            figure("min") <= figure("median") && figure("median") <= figure("max"),
+            "{row}"
+        );
+    }
+    let of = |key: &str, value: &str| rows.iter().filter(|r| r[key] == value).count();
+    assert_eq!((of("contender", "podwire"), of("contender", "kernel")), (18, 18));
+    assert_eq!(
+        (
+            of("underlay", "wire"),
+            of("underlay", "veth"),
+            of("underlay", "none")
+        ),
+        (12, 12, 12)
+    );
+    assert_eq!(report["ratios"].as_array().unwrap().len(), 18);
+    assert_nothing_is_left(dir.path(), pid);
+}
+
+#[test]
+fn one_work_over_one_underlay_as_a_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = [
+        "--quick",
+        "--rounds",
+        "2",
+        "--only",
+        "tcp1-cross",
+        "--underlay",
+        "wire",
+    ];
+    let out = bench(dir.path(), &args).wait_with_output().unwrap();
+    let page = String::from_utf8_lossy(&out.stdout);
+    assert!(
+        out.status.success(),
+        "{page}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let lines: Vec<&str> = page.lines().collect();
+    assert!(lines[0].starts_with("UNDERLAY  WORK"), "{page}");
+    assert!(lines[1].starts_with("wire      tcp1-cross  Gbit/s"), "{page}");
+    assert!(lines[2].starts_with("wire      cpu-cross   s/GB"), "{page}");
+    assert!(lines[4].starts_with("2 rounds of 600 ms"), "{page}");
+    assert!(
+        page.contains("n1: pod MTU 1450, at most 44 segments a send"),
+        "{page}"
+    );
+}
+
+#[test]
+fn interrupted_it_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = bench(dir.path(), &["--rounds", "50"]);
+    let begun = Instant::now();
+    while std::fs::read_dir(dir.path()).unwrap().next().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "no node was started");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let pid = child.id();
+    let killed = Command::new("kill")
+        .args(["-INT", &pid.to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let asked = Instant::now();
+    let status = child.wait().unwrap();
+    assert!(
+        asked.elapsed() < Duration::from_secs(8),
+        "it takes {:?} to end",
+        asked.elapsed()
+    );
+    assert_eq!(status.code(), Some(1));
+    assert_nothing_is_left(dir.path(), pid);
+}
+
+#[test]
+fn what_cannot_be_measured_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = bench(dir.path(), &["--only", "tcp9"]).wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2));
+    assert!(said.contains("one of tcp1, tcp4, udp64 and rr"), "{said}");
+}
