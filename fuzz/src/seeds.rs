@@ -397,6 +397,22 @@ fn node() -> Vec<Seed> {
     let end = || vec![7];
     let small = from_pod(0, 0x22, &ipv4(17, &udp(1, 2)), 20, &[2, 0, 0]);
     let burst = |times: u8, frame: &[u8]| [&[13, 2, times], frame].concat();
+    // Acknowledgements of more and more: the newest of a batch may stand for all.
+    let acks: Vec<Vec<u8>> = (0..20)
+        .map(|n| {
+            let mut ack = tcp(0x10);
+            (ack[11], ack[27]) = (10 + n, 1 + n / 2);
+            send(&from_pod(0, 0x22, &ipv4(6, &ack), 0, &[2, 0, 0]))
+        })
+        .collect();
+    let acks = [
+        &acks[..],
+        &[end()],
+        &acks[3..9],
+        &[vec![5, 0, 0], end()],
+        &acks[9..],
+    ]
+    .concat();
     let one_by_one = [
         &[1, 0, 0][..],
         &burst(130, &small),
@@ -533,6 +549,7 @@ fn node() -> Vec<Seed> {
             story(&[vec![5, 0, 0], burst(3, &bulk), end(), burst(130, &small), vec![6]]),
         ),
         ("burst-one-by-one", one_by_one),
+        ("acknowledgements", story(&acks)),
         (
             "questions",
             story(&[burst(139, &ping), end(), burst(139, &ping), end()]),
