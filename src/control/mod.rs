@@ -4,7 +4,9 @@
 //! fail static: what is unreadable, invalid or gone leaves the last state in force and warns once.
 //! [`strict`] reads podwire's TOML files, and says where in them a mistake is.
 
+pub mod cluster;
 pub mod file;
+pub mod flannel;
 pub mod peers;
 pub mod strict;
 mod trail;
