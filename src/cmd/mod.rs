@@ -7,7 +7,9 @@ pub mod detach;
 pub mod doctor;
 pub mod exec;
 mod lab;
+pub mod leases;
 pub mod node;
+pub mod peers;
 pub mod pods;
 pub mod run;
 pub mod status;
@@ -69,6 +71,7 @@ impl From<ErrorKind> for Exit {
             ErrorKind::Taken => Exit::Taken,
             ErrorKind::NotFound => Exit::NotFound,
             ErrorKind::Exhausted => Exit::Exhausted,
+            ErrorKind::Waiting => Exit::Unavailable,
             ErrorKind::Internal => Exit::Failed,
         }
     }
@@ -151,6 +154,8 @@ enum Command {
     Exec(exec::Args),
     /// Show a node: peers, pods, drops, offloads, and what needs attention.
     Status(status::Args),
+    Peers(peers::Args),
+    Leases(leases::Args),
     Demo(demo::Args),
     /// Check what podwire needs of this host, with a remedy for each lack. Needs no node.
     Doctor(doctor::Args),
@@ -202,6 +207,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Run(args) => run::run(args, &for_client(socket)?).map(done),
         Command::Exec(args) => exec::run(args, &for_client(socket)?).map(done),
         Command::Status(args) => status::run(&args, &for_client(socket)?).map(done),
+        Command::Peers(args) => peers::run(&args, &for_client(socket)?).map(done),
+        Command::Leases(args) => leases::run(&args, &for_client(socket)?).map(done),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::BenchInside(args) => bench::inside(&args),

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod file;
 pub mod flannel;
 pub mod peers;
+pub mod store;
 pub mod strict;
 mod trail;
 

@@ -2,16 +2,19 @@
 //! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, signals, and the
 //! worker's end. It sleeps until one of them has something to say.
 
+use super::addresses::AddressWatch;
 use super::admin::{Admin, Detached, Refusal, Reservation, Worker};
 use super::closer::Closer;
 use super::command::Command;
 use super::config::Config;
 use super::ipam::Lease;
 use super::listener::Listener;
-use super::metrics::{self, Endpoint, Page};
+use super::metrics::{self, Endpoints, Page};
+use super::source::Source;
 use super::status::status;
 use super::watch::NetnsWatch;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
+use crate::control::cluster::Output;
 use crate::control::file::PeersFile;
 use crate::model::{Change, Instant, PodName, TapCaps};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -34,8 +37,12 @@ const RELOAD: Token = Token(2);
 const PEERS: Token = Token(3);
 const NETNS: Token = Token(4);
 const WORKER: Token = Token(5);
-const METRICS: Token = Token(6);
+/// Of the endpoints: this one and the next.
+const ENDPOINTS: Token = Token(9);
+const ENDPOINTS_TOO: Token = Token(10);
+const ADDRESSES: Token = Token(11);
 const CLOSED: Token = Token(7);
+const STORE: Token = Token(8);
 /// The first token of conversations, scrapers and holders.
 const FIRST: usize = 16;
 /// Most conversations at once.
@@ -89,14 +96,18 @@ pub struct Server<'w> {
     poll: Poll,
     listener: Listener,
     wakers: Wakers,
-    peers: Option<PeersFile>,
+    source: Source,
+    /// Tells when peers must be told another address of this node.
+    addresses: Option<AddressWatch>,
+    /// The node has its subnet, and knew all its peers once.
+    ready: bool,
     netns: NetnsWatch,
     conversations: HashMap<Token, Conversation>,
     /// Process descriptors of the holders of pods' namespaces.
     holders: HashMap<Token, (PodName, OwnedFd)>,
     /// What keeps the pause processes of pods that podwire made; closed with their ports.
     lifelines: HashMap<PodName, OwnedFd>,
-    metrics: Option<Endpoint>,
+    endpoints: Endpoints,
     /// How long attaches took, in seconds.
     attaches: Histogram,
     closer: Closer,
@@ -125,8 +136,8 @@ impl<'w> Server<'w> {
         config: Config,
         worker: &'w dyn Worker,
         listener: Listener,
-        mut metrics: Option<Endpoint>,
-        peers: Option<PeersFile>,
+        mut endpoints: Endpoints,
+        source: Source,
         wakers: Wakers,
     ) -> io::Result<Server<'w>> {
         let poll = Poll::new()?;
@@ -141,25 +152,31 @@ impl<'w> Server<'w> {
         watch(&poll, wakers.reload.as_fd(), RELOAD)?;
         watch(&poll, wakers.worker.as_fd(), WORKER)?;
         watch(&poll, netns.as_fd(), NETNS)?;
-        if let Some(fd) = peers.as_ref().and_then(PeersFile::watch_fd) {
-            watch(&poll, fd, PEERS)?;
+        match &source {
+            Source::None => {}
+            Source::File(file) => {
+                if let Some(fd) = file.watch_fd() {
+                    watch(&poll, fd, PEERS)?;
+                }
+            }
+            Source::Store(_, wake) => watch(&poll, wake.as_fd(), STORE)?,
         }
-        if let Some(endpoint) = &mut metrics {
-            endpoint.register(poll.registry(), METRICS)?;
-        }
-        let server = Server {
+        endpoints.register(poll.registry(), ENDPOINTS)?;
+        let mut server = Server {
             config,
             worker,
             admin,
             poll,
             listener,
             wakers,
-            peers,
+            ready: !matches!(source, Source::Store(..)),
+            addresses: None,
+            source,
             netns,
             conversations: HashMap::new(),
             holders: HashMap::new(),
             lifelines: HashMap::new(),
-            metrics,
+            endpoints,
             attaches: metrics::attach_histogram(),
             closer: Closer::default(),
             closing: HashSet::new(),
@@ -172,9 +189,22 @@ impl<'w> Server<'w> {
             start: std::time::Instant::now(),
             born: SystemTime::now(),
         };
-        let known = server.peers.iter().flat_map(|f| f.state().peers.clone());
-        server.tell(known.map(Change::PeerSet).collect());
+        if let Source::File(file) = &server.source {
+            server.tell(file.state().peers.iter().cloned().map(Change::PeerSet).collect());
+        }
+        // What the store has told while the data path was not there.
+        server.hear();
         Ok(server)
+    }
+
+    /// Follow the host's addresses, and tell the store of changes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn follow(&mut self, addresses: AddressWatch) -> io::Result<()> {
+        watch(&self.poll, addresses.as_fd(), ADDRESSES)?;
+        self.addresses = Some(addresses);
+        Ok(())
     }
 
     /// Serve until a signal or the worker's end. The socket is gone when this returns.
@@ -185,7 +215,7 @@ impl<'w> Server<'w> {
         let mut events = Events::with_capacity(256);
         loop {
             let now = self.now();
-            let patience = self.metrics.as_ref().and_then(|m| m.patience(now));
+            let patience = self.endpoints.patience(now);
             match self.poll.poll(&mut events, patience) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
@@ -203,22 +233,19 @@ impl<'w> Server<'w> {
                     }
                     RELOAD => {
                         drain(&mut self.wakers.reload);
-                        log::info!("reading the peers again");
-                        let changes = self.peers.as_mut().map(PeersFile::reload);
-                        self.tell(changes.unwrap_or_default());
+                        self.reload(PeersFile::reload);
                     }
-                    PEERS => {
-                        let changes = self.peers.as_mut().map(PeersFile::changes);
-                        self.tell(changes.unwrap_or_default());
-                    }
+                    PEERS => self.reload(PeersFile::changes),
+                    STORE => self.hear(),
+                    ADDRESSES => self.move_house(),
                     NETNS => {
                         for pod in self.netns.gone() {
                             self.lose(&pod, "its namespace vanished");
                         }
                     }
                     LISTENER => self.accept(),
-                    METRICS => self.accept_scrapers(),
-                    token if self.metrics.as_ref().is_some_and(|m| m.has(token)) => self.scrape(token),
+                    ENDPOINTS | ENDPOINTS_TOO => self.accept_scrapers(),
+                    token if self.endpoints.has(token) => self.scrape(token),
                     CLOSED => self.go_on(),
                     token if self.holders.contains_key(&token) => {
                         let pod = self.holders.get(&token).map(|(pod, _)| pod.clone());
@@ -230,14 +257,12 @@ impl<'w> Server<'w> {
                 }
             }
             let now = self.now();
-            if let Some(endpoint) = &mut self.metrics {
-                endpoint.expire(now);
-            }
+            self.endpoints.expire(now);
             // One of those may have given a descriptor back.
             if self.retry {
                 self.accept();
             }
-            if self.metrics.as_ref().is_some_and(Endpoint::is_short) {
+            if self.endpoints.is_short() {
                 self.accept_scrapers();
             }
         }
@@ -245,6 +270,42 @@ impl<'w> Server<'w> {
 
     fn now(&self) -> Instant {
         Instant::from_micros(i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX))
+    }
+
+    /// Take the news of the peers file.
+    fn reload(&mut self, news: impl FnOnce(&mut PeersFile) -> Vec<Change>) {
+        if let Source::File(file) = &mut self.source {
+            let changes = news(file);
+            self.tell(changes);
+        }
+    }
+
+    /// Tell the store where this node is now.
+    fn move_house(&mut self) {
+        let changed = self.addresses.as_mut().and_then(|a| a.changed(&self.config));
+        if let (Some((four, six)), Source::Store(store, _)) = (changed, &self.source) {
+            log::info!("this node is at {four} now: its peers are told");
+            store.address_changed(four, six);
+        }
+    }
+
+    /// Take the news of the store.
+    fn hear(&mut self) {
+        let Source::Store(store, wake) = &mut self.source else {
+            return;
+        };
+        drain(wake);
+        let mut changes = Vec::new();
+        while let Some(output) = store.take() {
+            match output {
+                Output::Peers(more) => changes.extend(more),
+                Output::Ready => self.ready = true,
+                // The subnet was told before there was a server, and never changes; the rest is for the store's
+                // own thread.
+                _ => {}
+            }
+        }
+        self.tell(changes);
     }
 
     /// Pass changes to the worker.
@@ -324,21 +385,18 @@ impl<'w> Server<'w> {
 
     fn accept_scrapers(&mut self) {
         let now = self.now();
-        if let Some(endpoint) = &mut self.metrics {
-            endpoint.accept(self.poll.registry(), now, || take_token(&mut self.next));
-        }
+        let registry = self.poll.registry();
+        self.endpoints.accept(registry, now, || take_token(&mut self.next));
     }
 
     /// Go on with a scraper, and make a page when it is time for one.
     fn scrape(&mut self, token: Token) {
         let now = self.now();
-        if let Some(endpoint) = &mut self.metrics {
-            let (config, born, attaches, admin) = (&self.config, self.born, &self.attaches, &self.admin);
-            endpoint.serve(token, now, || {
-                let report = admin.report()?;
-                Some(Page::new(config, born, attaches, report).text())
-            });
-        }
+        let (config, born, attaches, admin) = (&self.config, self.born, &self.attaches, &self.admin);
+        self.endpoints.serve(token, now, self.ready, || {
+            let report = admin.report()?;
+            Some(Page::new(config, born, attaches, report).text())
+        });
     }
 
     /// Answer one client though there is no descriptor for it (`why`): the spare one makes room.
@@ -494,9 +552,9 @@ impl<'w> Server<'w> {
                     pods: self.admin.pods(report.as_ref(), now),
                 }
             }
+            Request::Store => Reply::Store(self.source.store_status().map(Box::new)),
             Request::Status => {
-                let complaint = self.peers.as_ref().and_then(PeersFile::complaint);
-                let status = status(&self.config, &self.admin, self.worker, complaint, now);
+                let status = status(&self.config, &self.admin, self.worker, &self.source, now);
                 Reply::Status(Box::new(status))
             }
         };
@@ -626,13 +684,13 @@ impl<'w> Server<'w> {
     }
 }
 
-fn take_token(next: &mut usize) -> Token {
+pub(super) fn take_token(next: &mut usize) -> Token {
     let token = Token(*next);
     *next = next.wrapping_add(1).max(FIRST);
     token
 }
 
-fn watch(poll: &Poll, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+pub(super) fn watch(poll: &Poll, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
     poll.registry()
         .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
 }
@@ -657,7 +715,7 @@ fn open_holder(pid: Option<u32>, netns: Option<&Path>) -> Option<OwnedFd> {
 }
 
 /// Empty a pipe; whether its other end is closed.
-fn drain(pipe: &mut UnixStream) -> bool {
+pub(super) fn drain(pipe: &mut impl Read) -> bool {
     let mut space = [0; 64];
     loop {
         match pipe.read(&mut space) {

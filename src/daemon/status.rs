@@ -3,21 +3,25 @@
 use super::admin::{Admin, Worker};
 use super::command::Report;
 use super::config::Config;
+use super::source::Source;
 use crate::api::Status;
-use crate::model::{DropReason, Instant, OffloadMode};
+use crate::model::{DropReason, Instant, OffloadMode, StoreStatus};
 use ipnet::IpNet;
 
-/// Everything about the node. `complaint` is why the peers file is not in force.
+/// Everything about the node.
 pub fn status(
     config: &Config,
     admin: &Admin<'_>,
     worker: &dyn Worker,
-    complaint: Option<&str>,
+    source: &Source,
     now: Instant,
 ) -> Status {
     let report = admin.report();
-    let mut problems = Vec::new();
-    problems.extend(complaint.map(|c| format!("{c}; the peers known before stay in force")));
+    let store = source.store_status().map(|s| StoreStatus { leases: Vec::new(), ..s });
+    let mut problems = match &store {
+        Some(store) => store.alarms.clone(),
+        None => source.problems(),
+    };
     if report.is_none() {
         problems.insert(0, "the data path did not answer within 1 s (see the log)".into());
     }
@@ -41,6 +45,7 @@ pub fn status(
             .map(|(r, n)| (r.label().to_string(), n))
             .collect(),
         offloads: report.offloads,
+        store,
         peers: report.peers,
         problems,
     }

@@ -6,6 +6,7 @@ mod drop;
 mod mac;
 mod peer;
 mod pod;
+mod store;
 
 pub use counters::{NodeCounters, PortCounters};
 pub use drop::{DropReason, Drops};
@@ -15,4 +16,5 @@ pub use peer::{
     Vni,
 };
 pub use pod::{OffloadMode, PodMtu, PodName, PortId, PortSpec, TapCaps};
+pub use store::{LeaseInfo, StoreStatus};
 pub use smoltcp::time::{Duration, Instant};
