@@ -206,7 +206,7 @@ fn subnet_file(config: &Config, member: &Membership, socket: &Path) {
         return;
     };
     let (path, env) = (store.subnet_file(socket), config.subnet_env(member));
-    match write_atomically(&path, format!("{env:?}").as_bytes()) {
+    match write_atomically(&path, env.to_string().as_bytes()) {
         Ok(()) => log::info!("the subnet is told in {}", path.display()),
         Err(e) => log::warn!("{}: {e} (name a file of this user's with --subnet-file)", path.display()),
     }

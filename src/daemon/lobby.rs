@@ -282,7 +282,10 @@ mod tests {
                 }
                 other => panic!("{other:?}"),
             }
-            assert!(matches!(client.call(&Request::Store), Ok(Reply::Store(Some(s))) if !s.connected));
+            match client.call(&Request::Store) {
+                Ok(Reply::Store(Some(status))) => assert!(!status.connected),
+                other => panic!("{other:?}"),
+            }
             assert!(get(at, "/healthz").starts_with("HTTP/1.1 200"));
             assert!(get(at, "/readyz").starts_with("HTTP/1.1 503"));
             assert!(get(at, "/metrics").starts_with("HTTP/1.1 503"));

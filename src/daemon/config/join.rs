@@ -4,7 +4,7 @@ use super::{Config, MIN_MTU4, MIN_MTU6};
 use crate::control::cluster::Membership;
 use crate::control::default_vtep_mac;
 use crate::control::flannel::SubnetEnv;
-use crate::model::{UnderlayMtu, Vni};
+use crate::model::Vni;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 impl Config {
@@ -22,7 +22,7 @@ impl Config {
         let least = if subnet.net6.is_some() { MIN_MTU6 } else { MIN_MTU4 };
         // What the network's configuration says is of the packets outside, as flannel takes it; more than this
         // host's underlay carries would be lost.
-        let underlay = network.mtu.map_or(self.underlay_mtu, |mtu| UnderlayMtu(mtu).min(self.underlay_mtu));
+        let underlay = network.mtu.map_or(self.underlay_mtu, |mtu| mtu.min(self.underlay_mtu));
         let most = underlay.pod_mtu(self.over_ipv6());
         if most.0 < least {
             return Err(format!(
