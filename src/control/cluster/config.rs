@@ -2,6 +2,7 @@
 
 use super::Revision;
 use crate::control::flannel::Network;
+use crate::model::UnderlayMtu;
 
 /// Configuration of the network.
 #[derive(Debug, Default)]
@@ -32,7 +33,7 @@ impl Config {
         let Some(value) = value else {
             return false;
         };
-        match (Network::read(value), std::str::from_utf8(value)) {
+        match (Network::parse(value), std::str::from_utf8(value)) {
             (Ok(network), Ok(text)) => {
                 let changed = self.network.as_ref() != Some(&network) || self.text != text;
                 self.network = Some(network);
@@ -71,7 +72,7 @@ impl Config {
             what.push(format!("Port {} instead of {}", new.port, old.port));
         }
         if new.mtu != old.mtu {
-            let text = |mtu: Option<u16>| mtu.map_or("none".into(), |m| m.to_string());
+            let text = |mtu: Option<UnderlayMtu>| mtu.map_or("none".into(), |m| m.0.to_string());
             what.push(format!("MTU {} instead of {}", text(new.mtu), text(old.mtu)));
         }
         (!what.is_empty()).then(|| what.join(", "))

@@ -254,7 +254,16 @@ impl Cluster {
         }
     }
 
+    /// Tell what changed.
     fn tell(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.tell_peers(now, out);
+        if self.remember_at.is_some_and(|t| t <= now) {
+            self.remember_at = None;
+            out.push(Output::Remember);
+        }
+    }
+
+    fn tell_peers(&mut self, now: Instant, out: &mut Vec<Output>) {
         let (Some(key), Some(network)) = (self.own.subnet, self.config.running.as_ref()) else {
             return;
         };
@@ -281,10 +290,6 @@ impl Cluster {
         if !self.ready && self.talk.based && standing == Standing::Mine {
             self.ready = true;
             out.push(Output::Ready);
-        }
-        if self.remember_at.is_some_and(|t| t <= now) {
-            self.remember_at = None;
-            out.push(Output::Remember);
         }
     }
 
