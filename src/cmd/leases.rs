@@ -121,6 +121,7 @@ mod tests {
             silent_ms: Some(2500),
             revision: 7,
             alarms: vec!["look here".into()],
+            allocate: true,
             skipped: vec![("x".into(), "is no subnet".into())],
             skipped_total: 1,
             leases: vec![

@@ -97,6 +97,8 @@ pub struct Server<'w> {
     listener: Listener,
     wakers: Wakers,
     source: Source,
+    /// New pods may get addresses.
+    allocate: bool,
     /// Tells when peers must be told another address of this node.
     addresses: Option<AddressWatch>,
     /// The node has its subnet, and knew all its peers once.
@@ -171,6 +173,7 @@ impl<'w> Server<'w> {
             wakers,
             ready: !matches!(source, Source::Store(..)),
             addresses: None,
+            allocate: true,
             source,
             netns,
             conversations: HashMap::new(),
@@ -300,6 +303,7 @@ impl<'w> Server<'w> {
             match output {
                 Output::Peers(more) => changes.extend(more),
                 Output::Ready => self.ready = true,
+                Output::Allocate(may) => self.allocate = may,
                 // The subnet was told before there was a server, and never changes; the rest is for the store's
                 // own thread.
                 _ => {}
@@ -518,6 +522,11 @@ impl<'w> Server<'w> {
             Request::Attach(wish) if self.closing.contains(&wish.pod) => {
                 from.pending = Some((wish.pod.clone(), Pending::Question(Request::Attach(wish))));
                 return Ok(None);
+            }
+            Request::Attach(_) if !self.allocate => {
+                let what = "another node has this node's subnet now, so that no address is given away twice \
+                            (`podwire leases` names it; pods that are attached go on)";
+                return Err(Refusal::new(ErrorKind::Taken, what));
             }
             Request::Attach(request) => {
                 if let Some(earlier) = from.reserved.take() {

@@ -15,6 +15,8 @@ pub struct StoreStatus {
     pub revision: i64,
     /// What a person should look at, worst first.
     pub alarms: Vec<String>,
+    /// Whether new pods get addresses: not while another node has this node's subnet.
+    pub allocate: bool,
     /// Keys and values that were skipped, and why: at most 32, and how many there are in all.
     pub skipped: Vec<(String, String)>,
     /// How many were skipped in all.
