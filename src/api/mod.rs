@@ -243,8 +243,11 @@ pub enum Reply {
     },
     /// To [`Request::Status`].
     Status(Box<Status>),
-    /// To [`Request::Store`]; none when the node has no store.
-    Store(Option<Box<StoreStatus>>),
+    /// To [`Request::Store`].
+    Store {
+        /// None when the node has no store.
+        store: Option<Box<StoreStatus>>,
+    },
     /// The request was refused.
     Error {
         /// One sentence: what is wrong and what would be right.

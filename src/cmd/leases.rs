@@ -29,14 +29,19 @@ pub struct Args {
 /// When the node cannot be asked, or keeps no leases.
 pub fn run(args: &Args, socket: &Socket) -> Result<(), Failure> {
     let status = match Client::connect(socket)?.call(&Request::Store)? {
-        Reply::Store(Some(status)) => *status,
-        Reply::Store(None) => {
+        Reply::Store { store: Some(status) } => *status,
+        Reply::Store { store: None } => {
             return Err(Failure::new(
                 Exit::NotFound,
                 "this node has no leases: its subnet and peers are given (start it with --store etcd to lease one)",
             ));
         }
-        _ => return Err(Failure::new(Exit::Failed, "the node's answer does not fit the question")),
+        _ => {
+            return Err(Failure::new(
+                Exit::Failed,
+                "the node's answer does not fit the question",
+            ));
+        }
     };
     match args.json {
         true => say(&json(&status)?),
@@ -54,7 +59,11 @@ fn show(status: &StoreStatus, paint: Paint) -> String {
     let head = ["SUBNET", "NODE", "ADDRESS", "KIND", "EXPIRES", "SEEN"];
     let _ = write!(out, "\n{}", table(&head, &rows));
     if status.skipped_total > 0 {
-        let _ = writeln!(out, "\n{} keys are no leases of this network:", status.skipped_total);
+        let _ = writeln!(
+            out,
+            "\n{} keys are no leases of this network:",
+            status.skipped_total
+        );
         for (key, why) in &status.skipped {
             let _ = writeln!(out, "  {key}: {why}");
         }
@@ -64,9 +73,18 @@ fn show(status: &StoreStatus, paint: Paint) -> String {
 
 /// How the store stands, on one line; also for `podwire status`.
 pub fn line(status: &StoreStatus) -> String {
-    let state = if status.connected { "connected" } else { "not connected" };
-    let silent = status.silent_ms.map_or("never heard".into(), |ms| format!("heard {} ago", age(ms / 1000)));
-    format!("{state}, {silent}, revision {}; {}", status.revision, status.doing)
+    let state = if status.connected {
+        "connected"
+    } else {
+        "not connected"
+    };
+    let silent = status
+        .silent_ms
+        .map_or("never heard".into(), |ms| format!("heard {} ago", age(ms / 1000)));
+    format!(
+        "{state}, {silent}, revision {}; {}",
+        status.revision, status.doing
+    )
 }
 
 fn row(lease: &LeaseInfo) -> Vec<String> {
@@ -74,7 +92,11 @@ fn row(lease: &LeaseInfo) -> Vec<String> {
         Some(version) => format!("podwire {version}"),
         None => "flannel".into(),
     };
-    let name = if lease.own { format!("{} (this node)", lease.name) } else { lease.name.clone() };
+    let name = if lease.own {
+        format!("{} (this node)", lease.name)
+    } else {
+        lease.name.clone()
+    };
     let expires = match (lease.reservation, lease.expires_s) {
         (true, _) => "never".into(),
         (false, Some(s)) => u64::try_from(s).map_or("now".into(), countdown),

@@ -155,7 +155,9 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     match lobby.wait() {
         Ok(Wait::Nothing) => {}
         Ok(Wait::Over(membership)) => {
-            config = config.join(&membership).map_err(|e| Failure::new(Exit::Usage, e))?;
+            config = config
+                .join(&membership)
+                .map_err(|e| Failure::new(Exit::Usage, e))?;
             subnet_file(&config, &membership, &path);
         }
         Ok(Wait::Asked) => return Ok(()),
@@ -208,7 +210,10 @@ fn subnet_file(config: &Config, member: &Membership, socket: &Path) {
     let (path, env) = (store.subnet_file(socket), config.subnet_env(member));
     match write_atomically(&path, env.to_string().as_bytes()) {
         Ok(()) => log::info!("the subnet is told in {}", path.display()),
-        Err(e) => log::warn!("{}: {e} (name a file of this user's with --subnet-file)", path.display()),
+        Err(e) => log::warn!(
+            "{}: {e} (name a file of this user's with --subnet-file)",
+            path.display()
+        ),
     }
 }
 
@@ -269,7 +274,9 @@ fn configuration(args: &Args, socket: Option<&Path>, host: &Host) -> Result<Conf
     }
     if given.says(&keys::STORE, "etcd") {
         for key in KEYS {
-            let named = key.environment().and_then(|name| Some((std::env::var(&name).ok()?, name)));
+            let named = key
+                .environment()
+                .and_then(|name| Some((std::env::var(&name).ok()?, name)));
             if let Some((value, name)) = named.filter(|(value, _)| !value.is_empty()) {
                 given.environment(key, name, &value);
             }

@@ -26,7 +26,12 @@ pub struct Args {
 pub fn run(args: &Args, socket: &Socket) -> Result<(), Failure> {
     let peers = match Client::connect(socket)?.call(&Request::Status)? {
         Reply::Status(status) => status.peers,
-        _ => return Err(Failure::new(Exit::Failed, "the node's answer does not fit the question")),
+        _ => {
+            return Err(Failure::new(
+                Exit::Failed,
+                "the node's answer does not fit the question",
+            ));
+        }
     };
     if args.json {
         return say(&json(&peers)?);

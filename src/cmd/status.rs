@@ -9,8 +9,9 @@ use crate::model::{DropReason, NodeCounters, OffloadMode};
 use std::fmt::Write;
 
 /// The head of the table of peers.
-pub(super) const PEERS: [&str; 10] =
-    ["PEER", "UNDERLAY", "SUBNETS", "HEARD", "RTT", "LOSS", "MTU", "GSO", "SENT", "RECEIVED"];
+pub(super) const PEERS: [&str; 10] = [
+    "PEER", "UNDERLAY", "SUBNETS", "HEARD", "RTT", "LOSS", "MTU", "GSO", "SENT", "RECEIVED",
+];
 
 /// The flags of `podwire status`.
 #[derive(clap::Args)]

@@ -88,11 +88,16 @@ impl Lobby<'_> {
                     STORE => {}
                     LISTENER => self.accept(&poll, &mut clients, &mut next),
                     ENDPOINTS | ENDPOINTS_TOO => {
-                        self.endpoints.accept(poll.registry(), clock(), || take_token(&mut next));
+                        self.endpoints
+                            .accept(poll.registry(), clock(), || take_token(&mut next));
                     }
-                    token if self.endpoints.has(token) => self.endpoints.serve(token, clock(), false, || None),
+                    token if self.endpoints.has(token) => {
+                        self.endpoints.serve(token, clock(), false, || None)
+                    }
                     token => {
-                        let done = clients.get_mut(&token).map(|(wire, greeted)| self.answer(wire, greeted));
+                        let done = clients
+                            .get_mut(&token)
+                            .map(|(wire, greeted)| self.answer(wire, greeted));
                         if let Some(Err(_)) = done {
                             // Closing it takes it out of the poll.
                             clients.remove(&token);
@@ -142,7 +147,8 @@ impl Lobby<'_> {
             let token = take_token(next);
             let wire = Connection::new(stream).and_then(|wire| {
                 let interest = Interest::READABLE.add(Interest::WRITABLE);
-                poll.registry().register(&mut SourceFd(&wire.as_fd().as_raw_fd()), token, interest)?;
+                poll.registry()
+                    .register(&mut SourceFd(&wire.as_fd().as_raw_fd()), token, interest)?;
                 Ok(wire)
             });
             match wire {
@@ -164,7 +170,9 @@ impl Lobby<'_> {
                         version: env!("CARGO_PKG_VERSION").into(),
                     }
                 }
-                Ok(Request::Store) if *greeted => Reply::Store(self.source.store_status().map(Box::new)),
+                Ok(Request::Store) if *greeted => Reply::Store {
+                    store: self.source.store_status().map(Box::new),
+                },
                 _ => self.refusal().into(),
             };
             wire.reply(&reply)?;
@@ -174,7 +182,10 @@ impl Lobby<'_> {
 
     fn refusal(&self) -> Refusal {
         let StoreStatus { doing, .. } = self.source.store_status().unwrap_or_default();
-        let what = format!("node {} waits for its subnet: {doing} (try again, or see `podwire leases`)", self.node);
+        let what = format!(
+            "node {} waits for its subnet: {doing} (try again, or see `podwire leases`)",
+            self.node
+        );
         Refusal::new(ErrorKind::Waiting, what)
     }
 }
@@ -206,6 +217,16 @@ mod tests {
         }
 
         fn address_changed(&self, _: Ipv4Addr, _: Option<Ipv6Addr>) {}
+    }
+
+    struct End<'a>(&'a UnixStream);
+
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                let _ = self.0.write_all(&[0]);
+            }
+        }
     }
 
     fn membership() -> Membership {
@@ -258,6 +279,8 @@ mod tests {
                 say.send(output).unwrap();
                 (&wake).write_all(&[0]).unwrap();
             };
+            // A story that fails must not leave the node waiting.
+            let _end = End(&ask);
             story(&Socket::from(path.as_path()), at.recv().unwrap(), &tell, &ask);
             waiting.join().unwrap()
         })
@@ -278,12 +301,15 @@ mod tests {
             match client.call(&Request::Status) {
                 Err(ApiError::Refused { kind, message }) => {
                     assert_eq!(kind, ErrorKind::Waiting);
-                    assert!(message.contains("waits for its subnet: nobody wrote /x/config"), "{message}");
+                    assert!(
+                        message.contains("waits for its subnet: nobody wrote /x/config"),
+                        "{message}"
+                    );
                 }
                 other => panic!("{other:?}"),
             }
             match client.call(&Request::Store) {
-                Ok(Reply::Store(Some(status))) => assert!(!status.connected),
+                Ok(Reply::Store { store: Some(status) }) => assert!(!status.connected),
                 other => panic!("{other:?}"),
             }
             assert!(get(at, "/healthz").starts_with("HTTP/1.1 200"));

@@ -390,7 +390,8 @@ impl<'w> Server<'w> {
     fn accept_scrapers(&mut self) {
         let now = self.now();
         let registry = self.poll.registry();
-        self.endpoints.accept(registry, now, || take_token(&mut self.next));
+        self.endpoints
+            .accept(registry, now, || take_token(&mut self.next));
     }
 
     /// Go on with a scraper, and make a page when it is time for one.
@@ -561,7 +562,9 @@ impl<'w> Server<'w> {
                     pods: self.admin.pods(report.as_ref(), now),
                 }
             }
-            Request::Store => Reply::Store(self.source.store_status().map(Box::new)),
+            Request::Store => Reply::Store {
+                store: self.source.store_status().map(Box::new),
+            },
             Request::Status => {
                 let status = status(&self.config, &self.admin, self.worker, &self.source, now);
                 Reply::Status(Box::new(status))

@@ -5,8 +5,8 @@ use super::links::Host;
 use crate::control::file::PeersFile;
 use crate::control::store::Store;
 use crate::model::StoreStatus;
-use std::path::Path;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// The source of truth about the peers.
 pub enum Source {
@@ -39,7 +39,9 @@ impl Source {
         match self {
             Source::Store(store, _) => Some(store.report().unwrap_or_else(|| StoreStatus {
                 doing: "its thread does not answer".into(),
-                alarms: vec!["the thread that keeps the lease did not answer within 1 s (see the log)".into()],
+                alarms: vec![
+                    "the thread that keeps the lease did not answer within 1 s (see the log)".into(),
+                ],
                 ..StoreStatus::default()
             })),
             _ => None,
@@ -51,7 +53,10 @@ impl Source {
         match self {
             Source::File(file) => {
                 let complaint = file.complaint();
-                complaint.map(|c| format!("{c}; the peers known before stay in force")).into_iter().collect()
+                complaint
+                    .map(|c| format!("{c}; the peers known before stay in force"))
+                    .into_iter()
+                    .collect()
             }
             _ => Vec::new(),
         }

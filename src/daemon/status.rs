@@ -17,7 +17,10 @@ pub fn status(
     now: Instant,
 ) -> Status {
     let report = admin.report();
-    let store = source.store_status().map(|s| StoreStatus { leases: Vec::new(), ..s });
+    let store = source.store_status().map(|s| StoreStatus {
+        leases: Vec::new(),
+        ..s
+    });
     let mut problems = match &store {
         Some(store) => store.alarms.clone(),
         None => source.problems(),

@@ -16,5 +16,5 @@ pub use peer::{
     Vni,
 };
 pub use pod::{OffloadMode, PodMtu, PodName, PortId, PortSpec, TapCaps};
-pub use store::{LeaseInfo, StoreStatus};
 pub use smoltcp::time::{Duration, Instant};
+pub use store::{LeaseInfo, StoreStatus};

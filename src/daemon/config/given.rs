@@ -96,7 +96,9 @@ impl Given {
 
     /// Whether `key` was given this one value.
     pub fn says(&self, key: &Key, value: &str) -> bool {
-        self.values.get(key.name).is_some_and(|(values, _)| values == &[value])
+        self.values
+            .get(key.name)
+            .is_some_and(|(values, _)| values == &[value])
     }
 
     /// A mistake in the value of `key`, placed where the value was given.

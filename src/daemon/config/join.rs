@@ -22,7 +22,9 @@ impl Config {
         let least = if subnet.net6.is_some() { MIN_MTU6 } else { MIN_MTU4 };
         // What the network's configuration says is of the packets outside, as flannel takes it; more than this
         // host's underlay carries would be lost.
-        let underlay = network.mtu.map_or(self.underlay_mtu, |mtu| mtu.min(self.underlay_mtu));
+        let underlay = network
+            .mtu
+            .map_or(self.underlay_mtu, |mtu| mtu.min(self.underlay_mtu));
         let most = underlay.pod_mtu(self.over_ipv6());
         if most.0 < least {
             return Err(format!(
@@ -36,7 +38,11 @@ impl Config {
         }
         if joined.vtep_mac == default_vtep_mac(self.subnet4, self.subnet6) {
             joined.vtep_mac = default_vtep_mac(joined.subnet4, joined.subnet6);
-            joined.vtep_mac6 = if self.vtep_mac6 == self.vtep_mac { joined.vtep_mac } else { self.vtep_mac6 };
+            joined.vtep_mac6 = if self.vtep_mac6 == self.vtep_mac {
+                joined.vtep_mac
+            } else {
+                self.vtep_mac6
+            };
         }
         Ok(joined)
     }

@@ -343,7 +343,9 @@ fn endpoint(s: &str) -> Result<SocketAddr, String> {
 
 fn health(given: &Given) -> Result<Option<SocketAddr>, Mistake> {
     let ip = given.value(&keys::HEALTH_IP, |s| {
-        let ip: IpAddr = s.parse().map_err(|_| format!("{s:?} is no address (write 127.0.0.1 or ::1)"))?;
+        let ip: IpAddr = s
+            .parse()
+            .map_err(|_| format!("{s:?} is no address (write 127.0.0.1 or ::1)"))?;
         match ip.is_multicast() {
             true => Err(format!("{ip} is multicast (name an own address)")),
             false => Ok(ip),

@@ -79,7 +79,9 @@ impl Password {
                 match all.lines().next().filter(|l| !l.is_empty()) {
                     Some(line) if line.len() <= MAX_PASSWORD => Ok(line.into()),
                     Some(_) => Err(format!("{at}: a password has at most {MAX_PASSWORD} bytes")),
-                    None => Err(format!("{at}: the first line is to be the password, and is empty")),
+                    None => Err(format!(
+                        "{at}: the first line is to be the password, and is empty"
+                    )),
                 }
             }
         }
@@ -98,16 +100,26 @@ impl StoreConfig {
             _ => Err(format!("{s:?} is no kind of store (use file or etcd)")),
         })?;
         if etcd != Some(true) {
-            let idle = keys::KEYS.iter().find(|k| k.split().0 == Some("store") && **k != &keys::STORE && given.has(k));
+            let idle = keys::KEYS
+                .iter()
+                .find(|k| k.split().0 == Some("store") && **k != &keys::STORE && given.has(k));
             return match idle {
-                Some(key) => Err(given.mistake(key, "has no meaning without etcd (set store.kind = \"etcd\")")),
+                Some(key) => {
+                    Err(given.mistake(key, "has no meaning without etcd (set store.kind = \"etcd\")"))
+                }
                 None => Ok(None),
             };
         }
         for (key, why) in [
             (&keys::PEERS, "the peers come from etcd"),
-            (&keys::VNI, "the VNI comes from the network's configuration in etcd"),
-            (&keys::PORT, "the port comes from the network's configuration in etcd"),
+            (
+                &keys::VNI,
+                "the VNI comes from the network's configuration in etcd",
+            ),
+            (
+                &keys::PORT,
+                "the port comes from the network's configuration in etcd",
+            ),
         ] {
             if given.has(key) {
                 return Err(given.mistake(key, format!("{why} (leave it out, or use --store file)")));
@@ -119,8 +131,12 @@ impl StoreConfig {
         let identity = match (path(&keys::CERT_FILE)?, path(&keys::KEY_FILE)?) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
-            (Some(_), None) => return Err(given.mistake(&keys::CERT_FILE, "needs its key (set key_file too)")),
-            (None, Some(_)) => return Err(given.mistake(&keys::KEY_FILE, "needs its certificate (set cert_file too)")),
+            (Some(_), None) => {
+                return Err(given.mistake(&keys::CERT_FILE, "needs its key (set key_file too)"));
+            }
+            (None, Some(_)) => {
+                return Err(given.mistake(&keys::KEY_FILE, "needs its certificate (set cert_file too)"));
+            }
         };
         let user = given.value(&keys::USER, text)?;
         let password = match (path(&keys::PASSWORD_FILE)?, given.value(&keys::PASSWORD, text)?) {
@@ -131,7 +147,9 @@ impl StoreConfig {
             (None, word) => word.map(Password::Given),
         };
         match (&user, &password) {
-            (Some(_), None) => return Err(given.mistake(&keys::USER, "needs a password (set password_file too)")),
+            (Some(_), None) => {
+                return Err(given.mistake(&keys::USER, "needs a password (set password_file too)"));
+            }
             (None, Some(Password::File(_))) => {
                 return Err(given.mistake(&keys::PASSWORD_FILE, "needs a user (set user too)"));
             }
@@ -143,7 +161,9 @@ impl StoreConfig {
         let endpoints = given.values(&keys::ENDPOINTS, endpoint)?;
         Ok(Some(StoreConfig {
             endpoints: endpoints.unwrap_or_else(|| vec![ENDPOINT.into()]),
-            prefix: given.value(&keys::PREFIX, prefix)?.unwrap_or_else(|| PREFIX.into()),
+            prefix: given
+                .value(&keys::PREFIX, prefix)?
+                .unwrap_or_else(|| PREFIX.into()),
             ca_file: path(&keys::CA_FILE)?,
             identity,
             user,
@@ -184,10 +204,12 @@ impl Config {
         let store = self.store.as_ref()?;
         let usable = |ip: &IpAddr| !ip.is_unspecified();
         let bound = |v6: bool| self.bind.iter().copied().find(|ip| ip.is_ipv6() == v6);
-        let four = store.public_ip.or_else(|| match bound(false).filter(usable).or(host.default4) {
-            Some(IpAddr::V4(ip)) => Some(ip),
-            _ => None,
-        });
+        let four = store
+            .public_ip
+            .or_else(|| match bound(false).filter(usable).or(host.default4) {
+                Some(IpAddr::V4(ip)) => Some(ip),
+                _ => None,
+            });
         // Whoever binds no IPv6 cannot be reached there.
         let six = bound(true).and_then(|bound| Some(bound).filter(usable).or(host.default6));
         let six = store.public_ip6.or(match six {
@@ -201,8 +223,12 @@ impl Config {
 fn endpoint(s: &str) -> Result<String, String> {
     let rest = s.strip_prefix("http://").or_else(|| s.strip_prefix("https://"));
     match rest.map(|r| r.trim_end_matches('/')) {
-        Some(at) if !at.is_empty() && !at.contains(['/', '@', '?', '#', ' ']) => Ok(s.trim_end_matches('/').into()),
-        _ => Err(format!("{s:?} is no URL of a member of etcd (write http://192.0.2.1:2379)")),
+        Some(at) if !at.is_empty() && !at.contains(['/', '@', '?', '#', ' ']) => {
+            Ok(s.trim_end_matches('/').into())
+        }
+        _ => Err(format!(
+            "{s:?} is no URL of a member of etcd (write http://192.0.2.1:2379)"
+        )),
     }
 }
 
@@ -216,10 +242,14 @@ fn prefix(s: &str) -> Result<String, String> {
 }
 
 fn own_address<T: std::str::FromStr + Copy + Into<IpAddr>>(s: &str, example: &str) -> Result<T, String> {
-    let ip: T = s.parse().map_err(|_| format!("{s:?} is no such address (write one as {example})"))?;
+    let ip: T = s
+        .parse()
+        .map_err(|_| format!("{s:?} is no such address (write one as {example})"))?;
     let any: IpAddr = ip.into();
     match any.is_unspecified() || any.is_multicast() {
-        true => Err(format!("peers cannot send to {any} (name an address of this host)")),
+        true => Err(format!(
+            "peers cannot send to {any} (name an address of this host)"
+        )),
         false => Ok(ip),
     }
 }

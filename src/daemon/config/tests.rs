@@ -96,28 +96,49 @@ fn a_password_is_shown_to_nobody() {
 fn peers_are_told_the_address_they_reach() {
     let at = |text: &str| {
         let config = read(&format!("{text}\n[store]\nkind = \"etcd\"")).unwrap();
-        (config.published(&host()).map(|(four, six)| (four.to_string(), six)), config.is_published_by_route())
+        (
+            config
+                .published(&host())
+                .map(|(four, six)| (four.to_string(), six)),
+            config.is_published_by_route(),
+        )
     };
     let is = |ip: &str| Some((ip.to_string(), None));
     assert_eq!(at(""), (is("192.0.2.1"), true));
-    assert_eq!(at("[overlay]\nbind = \"198.51.100.7\""), (is("198.51.100.7"), false));
+    assert_eq!(
+        at("[overlay]\nbind = \"198.51.100.7\""),
+        (is("198.51.100.7"), false)
+    );
     let (both, _) = at("[overlay]\nbind = [\"0.0.0.0\", \"2001:db8::1\"]");
     assert_eq!(both.unwrap().1, Some("2001:db8::1".parse().unwrap()));
     let fixed = read("[store]\nkind = \"etcd\"\npublic_ip = \"203.0.113.1\"").unwrap();
-    assert_eq!(fixed.published(&host()), Some(("203.0.113.1".parse().unwrap(), None)));
+    assert_eq!(
+        fixed.published(&host()),
+        Some(("203.0.113.1".parse().unwrap(), None))
+    );
     assert!(!fixed.is_published_by_route());
 }
 
 #[test]
 fn flannels_environment_speaks_where_nobody_else_does() {
-    assert_eq!(keys::ENDPOINTS.environment().as_deref(), Some("FLANNELD_ETCD_ENDPOINTS"));
-    assert_eq!(keys::RENEW_MARGIN.environment().as_deref(), Some("FLANNELD_SUBNET_LEASE_RENEW_MARGIN"));
+    assert_eq!(
+        keys::ENDPOINTS.environment().as_deref(),
+        Some("FLANNELD_ETCD_ENDPOINTS")
+    );
+    assert_eq!(
+        keys::RENEW_MARGIN.environment().as_deref(),
+        Some("FLANNELD_SUBNET_LEASE_RENEW_MARGIN")
+    );
     assert_eq!(keys::SUBNET.environment(), None);
     let mut given = Given::default();
     given.flag(&keys::STORE, vec!["etcd".into()]);
     given.flag(&keys::PREFIX, vec!["/mine".into()]);
     given.environment(&keys::PREFIX, "FLANNELD_ETCD_PREFIX".into(), "/theirs");
-    given.environment(&keys::ENDPOINTS, "FLANNELD_ETCD_ENDPOINTS".into(), "http://a:1, http://b:2/");
+    given.environment(
+        &keys::ENDPOINTS,
+        "FLANNELD_ETCD_ENDPOINTS".into(),
+        "http://a:1, http://b:2/",
+    );
     let store = Config::understand(&given, &host()).unwrap().store.unwrap();
     assert_eq!(store.prefix, "/mine");
     assert_eq!(store.endpoints, ["http://a:1", "http://b:2"]);
@@ -220,7 +241,10 @@ fn mistakes_name_place_key_and_remedy() {
         ),
         ("metrics = \"127.0.0.1:9472\"", "metrics: there is no such key"),
         ("log = \"loud\"", "use off, error, warn"),
-        ("[store]\nkind = \"consul\"", "n.toml:2: store.kind: \"consul\" is no kind of store (use file or etcd)"),
+        (
+            "[store]\nkind = \"consul\"",
+            "n.toml:2: store.kind: \"consul\" is no kind of store (use file or etcd)",
+        ),
         (
             "[store]\nprefix = \"/x\"",
             "n.toml:2: store.prefix: has no meaning without etcd (set store.kind = \"etcd\")",
@@ -229,14 +253,26 @@ fn mistakes_name_place_key_and_remedy() {
             "peers = \"p\"\n[store]\nkind = \"etcd\"",
             "n.toml:1: peers: the peers come from etcd (leave it out, or use --store file)",
         ),
-        ("[overlay]\nvni = 1\n[store]\nkind = \"etcd\"", "n.toml:2: overlay.vni: the VNI comes from"),
+        (
+            "[overlay]\nvni = 1\n[store]\nkind = \"etcd\"",
+            "n.toml:2: overlay.vni: the VNI comes from",
+        ),
         (
             "[store]\nkind = \"etcd\"\nendpoints = \"192.0.2.1:2379\"",
             "n.toml:3: store.endpoints: \"192.0.2.1:2379\" is no URL of a member of etcd (write http://192.0.2.1:2379)",
         ),
-        ("[store]\nkind = \"etcd\"\nuser = \"u\"", "n.toml:3: store.user: needs a password"),
-        ("[store]\nkind = \"etcd\"\ncert_file = \"u\"", "n.toml:3: store.cert_file: needs its key"),
-        ("[health]\nhealthz_port = 70000", "n.toml:2: health.healthz_port: 70000 is out of range (use 0 to 65535)"),
+        (
+            "[store]\nkind = \"etcd\"\nuser = \"u\"",
+            "n.toml:3: store.user: needs a password",
+        ),
+        (
+            "[store]\nkind = \"etcd\"\ncert_file = \"u\"",
+            "n.toml:3: store.cert_file: needs its key",
+        ),
+        (
+            "[health]\nhealthz_port = 70000",
+            "n.toml:2: health.healthz_port: 70000 is out of range (use 0 to 65535)",
+        ),
     ];
     for (text, want) in cases {
         let got = Given::from_file(Path::new("/etc/podwire/n.toml"), text).and_then(|mut given| {
@@ -282,7 +318,10 @@ fn each_key_says_what_would_be_right() {
                 if section == Some("store") && **key != keys::STORE {
                     given.flag(&keys::STORE, vec!["etcd".into()]);
                     // Each of these is nothing without another.
-                    for (one, other) in [(keys::CERT_FILE, &keys::KEY_FILE), (keys::KEY_FILE, &keys::CERT_FILE)] {
+                    for (one, other) in [
+                        (keys::CERT_FILE, &keys::KEY_FILE),
+                        (keys::KEY_FILE, &keys::CERT_FILE),
+                    ] {
                         if **key == one {
                             given.flag(other, vec!["x".into()]);
                         }

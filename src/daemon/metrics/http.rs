@@ -71,7 +71,9 @@ impl Status {
         match self {
             Status::Ok => "",
             Status::BadRequest => "This is no HTTP request (ask for GET /metrics).\n",
-            Status::NotFound => "There are /metrics, /healthz and /readyz (only the latter two at health.healthz_port).\n",
+            Status::NotFound => {
+                "There are /metrics, /healthz and /readyz (only the latter two at health.healthz_port).\n"
+            }
             Status::MethodNotAllowed => "This can only be read (use GET or HEAD).\n",
             Status::TooLarge => "A request has at most 8 KiB and 64 header fields.\n",
             Status::NotReady => "not ready\n",
@@ -160,8 +162,14 @@ mod tests {
             ("GET /metrics?name=x HTTP/1.0\r\n\r\n", get),
             ("GET /metrics HTTP/1.0\n\nGET / HTTP/1.0\n\n", get),
             ("HEAD /metrics HTTP/1.0\r\n\r\n", head),
-            ("GET /healthz HTTP/1.0\r\n\r\n", Some(Request::Alive { head: false })),
-            ("HEAD /readyz HTTP/1.0\r\n\r\n", Some(Request::Ready { head: true })),
+            (
+                "GET /healthz HTTP/1.0\r\n\r\n",
+                Some(Request::Alive { head: false }),
+            ),
+            (
+                "HEAD /readyz HTTP/1.0\r\n\r\n",
+                Some(Request::Ready { head: true }),
+            ),
             ("POST /readyz HTTP/1.0\r\n\r\n", refused(Status::MethodNotAllowed)),
             ("GET /metrics HTTP/1.1\r\n\r\n", refused(Status::BadRequest)),
             ("GET / HTTP/1.0\r\n\r\n", refused(Status::NotFound)),

@@ -41,7 +41,15 @@ impl Node {
                 reload: reload_far,
                 worker: worker_far,
             };
-            let server = Server::new(config, &handle, listener, Endpoints::default(), Source::File(peers), wakers).unwrap();
+            let server = Server::new(
+                config,
+                &handle,
+                listener,
+                Endpoints::default(),
+                Source::File(peers),
+                wakers,
+            )
+            .unwrap();
             let end = server.run().unwrap();
             handle.send(Command::Stop).unwrap();
             handle.join();
