@@ -5,6 +5,7 @@
 //! [`strict`] reads podwire's TOML files, and says where in them a mistake is.
 
 pub mod cluster;
+pub mod etcd;
 pub mod file;
 pub mod flannel;
 pub mod peers;
