@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod etcd;
 pub mod file;
 pub mod flannel;
+pub mod memory;
 pub mod peers;
 pub mod strict;
 mod trail;

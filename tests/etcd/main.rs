@@ -9,6 +9,9 @@
 
 mod asks;
 mod certs;
+mod disk;
+mod life;
+mod member;
 mod outage;
 mod proxy;
 mod secured;
@@ -23,6 +26,9 @@ use std::process::{Command, ExitCode};
 type Case = (&'static str, fn());
 
 fn main() -> ExitCode {
+    if let Some(done) = disk::child() {
+        return done;
+    }
     let mut arguments = Arguments::from_args();
     // Each test is an etcd or three already.
     arguments.test_threads.get_or_insert(2);
@@ -33,7 +39,15 @@ fn main() -> ExitCode {
         eprintln!("etcd: {missing:?} missing, so nothing is tested here (tests/run installs them)");
         return ExitCode::SUCCESS;
     }
-    let cases = [asks::CASES, outage::CASES, secured::CASES, size::CASES].concat();
+    let cases = [
+        asks::CASES,
+        outage::CASES,
+        secured::CASES,
+        size::CASES,
+        life::CASES,
+        disk::CASES,
+    ]
+    .concat();
     let trials: Vec<Trial> = cases
         .into_iter()
         .map(|(name, run)| {

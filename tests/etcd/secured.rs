@@ -220,7 +220,10 @@ fn client_certificates() {
     for of in [None, Some(&others)] {
         // With TLS 1.3 the server's refusal may come after the handshake, and be lost with the connection.
         let why = Shell::new(&with(of)).ask(Ask::List).unwrap_err().to_string();
-        assert!(why.contains("--etcd-certfile") && why.contains(&etcd.url), "{why}");
+        assert!(
+            why.contains("--etcd-certfile") && why.contains(&etcd.url),
+            "{why}"
+        );
     }
     let mixed = Settings {
         key: Some(others.path("node.key")),

@@ -1,9 +1,9 @@
 //! The requests, each as etcd's own calls.
 
-use super::session::Sessions;
+use super::session::{Failed, Sessions};
 use super::trouble::Trouble;
 use crate::control::cluster::{Answer, Entry, LeaseId, Revision, StoreError};
-use crate::control::flannel::SubnetKey;
+use crate::control::flannel::{SubnetKey, config_key, subnets_key};
 use etcd_client::{
     Compare, CompareOp, GetOptions, GetResponse, KeyValue, LeaseGrantOptions, PutOptions, Txn, TxnOp,
     TxnOpResponse,
@@ -17,6 +17,7 @@ const MAX_VALUE: usize = 64 << 10;
 /// The keys of the network.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
+    prefix: String,
     /// `<prefix>/config`.
     pub config: Vec<u8>,
     /// `<prefix>/subnets`, as flannel lists it: without a slash.
@@ -27,13 +28,14 @@ pub(super) struct Keys {
 
 impl Keys {
     pub fn new(prefix: &str) -> Keys {
-        let subnets = format!("{prefix}/subnets").into_bytes();
+        let subnets = subnets_key(prefix).into_bytes();
         let mut end = subnets.clone();
         if let Some(last) = end.last_mut() {
             *last += 1; // An 's'.
         }
         Keys {
-            config: format!("{prefix}/config").into_bytes(),
+            prefix: prefix.into(),
+            config: config_key(prefix).into_bytes(),
             subnets,
             end,
         }
@@ -41,7 +43,7 @@ impl Keys {
 
     /// The key of a subnet.
     pub fn subnet(&self, key: &SubnetKey) -> Vec<u8> {
-        [&self.subnets[..], b"/", key.to_string().as_bytes()].concat()
+        key.etcd_key(&self.prefix).into_bytes()
     }
 }
 
@@ -205,7 +207,7 @@ pub(super) async fn write(
     expect: Expect,
     ttl_s: Option<i64>,
 ) -> Result<Answer, StoreError> {
-    let tell = |failed: super::session::Failed| failed.tell(sessions.access());
+    let tell = |failed: Failed| failed.tell(sessions.access());
     let lease: LeaseId = match ttl_s {
         None => 0,
         Some(ttl) => {

@@ -4,15 +4,12 @@ use super::ask::{self, Expect, Keys};
 use super::session::Sessions;
 use super::settings::Access;
 use super::watch;
-use crate::control::cluster::{Ask, Event, LeaseId, Request};
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::control::cluster::{Answer, Ask, Event, Request, StoreError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Sender;
 use tokio::task::AbortHandle;
-
-/// Most questions for what is left of leases at once.
-const LOOKS: usize = 16;
 
 /// Performs requests on the runtime it is called on.
 pub struct Executor {
@@ -24,19 +21,11 @@ struct Shared {
     sessions: Sessions,
     keys: Keys,
     events: Sender<Event>,
-    /// One list at a time.
     lists: Semaphore,
-    /// One write at a time, in the order asked.
+    /// In the order asked.
     writes: Semaphore,
-    looks: Mutex<Looks>,
-}
-
-/// Questions for what is left of leases.
-#[derive(Default)]
-struct Looks {
-    waiting: VecDeque<(u64, LeaseId)>,
-    /// Tasks at work on them.
-    at_work: usize,
+    /// Questions for what is left of leases.
+    looks: Semaphore,
 }
 
 impl Executor {
@@ -50,44 +39,57 @@ impl Executor {
                 events,
                 lists: Semaphore::new(1),
                 writes: Semaphore::new(1),
-                looks: Mutex::default(),
+                looks: Semaphore::new(1),
             }),
             watch: None,
         }
     }
 
-    /// Begin a request; each is answered by one [`Event::Done`]. A watch that replaces one says no more of the old.
-    /// A watch that could not begin has no [`Event::WatchEnded`].
+    /// Begin a request; each is answered by one [`Event::Done`], whatever happens. A watch that replaces one says no
+    /// more of the old. A watch that could not begin has no [`Event::WatchEnded`].
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn perform(&mut self, request: Request) {
         let shared = self.shared.clone();
-        let id = request.id;
-        match request.what {
-            Ask::TimeToLive { lease } => {
-                let mut looks = shared.looks();
-                looks.waiting.push_back((id, lease));
-                if looks.at_work < LOOKS {
-                    looks.at_work += 1;
-                    drop(looks);
-                    tokio::spawn(async move { shared.look().await });
-                }
-            }
-            Ask::Watch { from } => {
-                if let Some(old) = self.watch.take() {
-                    old.abort();
-                }
-                let task = tokio::spawn(async move {
-                    watch::run(&shared.sessions, &shared.keys, id, from, shared.events.clone()).await;
-                });
-                self.watch = Some(task.abort_handle());
-            }
-            what => {
-                tokio::spawn(async move { shared.done(id, what).await });
-            }
+        let Request { id, what } = request;
+        let Ask::Watch { from } = what else {
+            tokio::spawn(async move {
+                let events = shared.events.clone();
+                let done = tokio::spawn(async move { shared.done(what).await }).await;
+                let answer = done.unwrap_or_else(|e| Err(broke(&e)));
+                let _ = events.send(Event::Done { id, answer }).await;
+            });
+            return;
+        };
+        if let Some(old) = self.watch.take() {
+            old.abort();
         }
+        let events = self.shared.events.clone();
+        let begun = Arc::new(AtomicBool::new(false));
+        let has_begun = begun.clone();
+        let task = tokio::spawn(async move {
+            let begun = || has_begun.store(true, Ordering::Relaxed);
+            watch::run(&shared.sessions, &shared.keys, (id, from), &shared.events, begun).await;
+        });
+        self.watch = Some(task.abort_handle());
+        tokio::spawn(async move {
+            let why = match task.await {
+                Err(e) if e.is_panic() => broke(&e),
+                _ => return,
+            };
+            let event = match begun.load(Ordering::Relaxed) {
+                true => Event::WatchEnded { id, why },
+                false => Event::Done { id, answer: Err(why) },
+            };
+            let _ = events.send(event).await;
+        });
     }
+}
+
+/// A request that has no answer would be awaited for ever.
+fn broke(error: &tokio::task::JoinError) -> StoreError {
+    StoreError::Other(format!("a request to etcd broke off: {error}"))
 }
 
 impl Drop for Executor {
@@ -99,17 +101,17 @@ impl Drop for Executor {
 }
 
 impl Shared {
-    /// Do it when it is its turn, and tell.
-    async fn done(&self, id: u64, what: Ask) {
-        let turns = if what == Ask::List {
-            &self.lists
-        } else {
-            &self.writes
+    /// Do it when it is its turn.
+    async fn done(&self, what: Ask) -> Result<Answer, StoreError> {
+        let turns = match what {
+            Ask::List => &self.lists,
+            Ask::TimeToLive { .. } => &self.looks,
+            _ => &self.writes,
         };
         // Never closed.
         let _turn = turns.acquire().await;
         let (sessions, keys) = (&self.sessions, &self.keys);
-        let answer = match what {
+        match what {
             Ask::List => ask::list(sessions, keys).await,
             Ask::Create { key, value, ttl_s } => {
                 ask::write(sessions, keys.subnet(&key), value, Expect::Free, Some(ttl_s)).await
@@ -130,29 +132,8 @@ impl Shared {
                 .await
             }
             Ask::Delete { key, modified } => ask::delete(sessions, keys.subnet(&key), modified).await,
-            Ask::Watch { .. } | Ask::TimeToLive { .. } => return,
-        };
-        let _ = self.events.send(Event::Done { id, answer }).await;
-    }
-
-    /// Answer waiting questions until there are none.
-    async fn look(&self) {
-        loop {
-            let next = {
-                let mut looks = self.looks();
-                let next = looks.waiting.pop_front();
-                looks.at_work -= usize::from(next.is_none());
-                next
-            };
-            let Some((id, lease)) = next else {
-                return;
-            };
-            let answer = ask::time_to_live(&self.sessions, lease).await;
-            let _ = self.events.send(Event::Done { id, answer }).await;
+            Ask::TimeToLive { lease } => ask::time_to_live(sessions, lease).await,
+            Ask::Watch { .. } => Err(StoreError::Other("a watch is no single question".into())),
         }
-    }
-
-    fn looks(&self) -> MutexGuard<'_, Looks> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -126,9 +126,9 @@ impl Sessions {
             };
             let served = self.served.load(Ordering::Relaxed);
             let trouble = match trouble {
-                Trouble::Broken(why) if self.access.endpoints[at].tls && !served => {
-                    Trouble::Broken(format!("{why} (does it want a certificate of ours? see --etcd-certfile)"))
-                }
+                Trouble::Broken(why) if self.access.endpoints[at].tls && !served => Trouble::Broken(format!(
+                    "{why} (does it want a certificate of ours? see --etcd-certfile)"
+                )),
                 other => other,
             };
             if served && rounds == members && matches!(trouble, Trouble::Broken(_)) {

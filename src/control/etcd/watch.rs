@@ -30,24 +30,33 @@ struct Begun {
     revision: Revision,
 }
 
-/// Watch until it ends, and tell `events`.
-pub(super) async fn run(sessions: &Sessions, keys: &Keys, id: u64, from: Revision, events: Sender<Event>) {
+/// Watch until it ends, and tell `events`; `has_begun` is called before the answer that says so.
+pub(super) async fn run(
+    sessions: &Sessions,
+    keys: &Keys,
+    (id, from): (u64, Revision),
+    events: &Sender<Event>,
+    has_begun: impl Fn(),
+) {
     let (answer, begun) = match begin(sessions, keys, from).await {
         Ok(begun) => (Ok(Answer::Watching), Some(begun)),
         Err(why) => (Err(why), None),
     };
-    tell(&events, Event::Done { id, answer }).await;
+    if begun.is_some() {
+        has_begun();
+    }
+    tell(events, Event::Done { id, answer }).await;
     if let Some((stream, at)) = begun {
         let mut follow = Follow {
             keys,
             id,
             applied: from - 1,
             held: Vec::new(),
-            events: &events,
+            events,
         };
         let trouble = follow.until_end(stream).await;
         let why = Failed { trouble, at }.tell(sessions.access());
-        tell(&events, Event::WatchEnded { id, why }).await;
+        tell(events, Event::WatchEnded { id, why }).await;
     }
 }
 
@@ -85,7 +94,9 @@ async fn open(mut session: Session, keys: &Keys, from: Revision) -> Result<Begun
             let revision = response.header().map_or(0, |h| h.revision());
             Ok(Begun { stream, revision })
         }
-        Some(_) => Err(Trouble::Other("something else than that the watch is made".into())),
+        Some(_) => Err(Trouble::Other(
+            "something else than that the watch is made".into(),
+        )),
         None => Err(Trouble::Broken("the watch was closed".into())),
     }
 }
@@ -146,8 +157,12 @@ impl Follow<'_> {
     /// Pass a response on. One without changes tells that the store is alive.
     async fn pass(&mut self, response: &WatchResponse) {
         let events = &response.0.events;
-        self.held.extend(events.iter().filter_map(|e| self.change(e)));
-        let last = events.last().and_then(|e| e.kv.as_ref()).map(|kv| kv.mod_revision);
+        self.held
+            .extend(events.iter().filter_map(|e| change(self.keys, e)));
+        let last = events
+            .last()
+            .and_then(|e| e.kv.as_ref())
+            .map(|kv| kv.mod_revision);
         let (whole, rest) = match last {
             Some(last) if response.0.fragment => {
                 let rest = self.held.iter().position(|c| modified(c) >= last);
@@ -168,19 +183,19 @@ impl Follow<'_> {
         };
         tell(self.events, event).await;
     }
+}
 
-    fn change(&self, event: &PbEvent) -> Option<Watched> {
-        let kv = event.kv.as_ref()?;
-        let ours = kv.key == self.keys.config || kv.key.starts_with(&self.keys.subnets);
-        match event.r#type {
-            _ if !ours => None,
-            0 => Some(Watched::Put(ask::entry(kv.into()))),
-            1 => Some(Watched::Deleted {
-                key: kv.key.clone(),
-                modified: kv.mod_revision,
-            }),
-            _ => None,
-        }
+fn change(keys: &Keys, event: &PbEvent) -> Option<Watched> {
+    let kv = event.kv.as_ref()?;
+    let ours = kv.key == keys.config || kv.key.starts_with(&keys.subnets);
+    match event.r#type {
+        _ if !ours => None,
+        0 => Some(Watched::Put(ask::entry(kv.into()))),
+        1 => Some(Watched::Deleted {
+            key: kv.key.clone(),
+            modified: kv.mod_revision,
+        }),
+        _ => None,
     }
 }
 
