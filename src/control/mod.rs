@@ -5,8 +5,10 @@
 //! [`strict`] reads podwire's TOML files, and says where in them a mistake is.
 
 pub mod cluster;
+pub mod etcd;
 pub mod file;
 pub mod flannel;
+pub mod memory;
 pub mod peers;
 pub mod store;
 pub mod strict;
