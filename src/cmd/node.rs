@@ -3,6 +3,7 @@
 use super::{Exit, Failure, say};
 use crate::api::place;
 use crate::control::cluster::Membership;
+use crate::control::memory::replace_file;
 use crate::control::strict::Origin;
 use crate::daemon::addresses::AddressWatch;
 use crate::daemon::admin::Worker;
@@ -208,7 +209,7 @@ fn subnet_file(config: &Config, member: &Membership, socket: &Path) {
         return;
     };
     let (path, env) = (store.subnet_file(socket), config.subnet_env(member));
-    match write_atomically(&path, env.to_string().as_bytes()) {
+    match replace_file(&path, &[env.to_string().as_bytes()], 0o644) {
         Ok(()) => log::info!("the subnet is told in {}", path.display()),
         Err(e) => log::warn!(
             "{}: {e} (name a file of this user's with --subnet-file)",
@@ -338,8 +339,4 @@ fn has_ended(end: &mut UnixStream) -> bool {
                 Err(_) => break false,
             }
         }
-}
-
-fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    std::fs::write(path, bytes)
 }

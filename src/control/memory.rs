@@ -157,34 +157,11 @@ impl Memory {
 
     /// Replace a file by one with these parts.
     fn replace(&self, name: &str, parts: &[&[u8]]) -> Result<(), MemoryError> {
-        let beside = self.dir.join(format!("{name}.new"));
-        let replaced = self.write(&beside, &self.dir.join(name), parts);
-        if replaced.is_err() {
-            // The space may be what is missing.
-            let _ = fs::remove_file(&beside);
-        }
-        replaced.map_err(|e| self.wrong(name, "written", e))
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
+        made.and_then(|()| replace_file(&self.dir.join(name), parts, 0o600))
+            .map_err(|e| self.wrong(name, "written", e))
     }
 
-    fn write(&self, beside: &Path, place: &Path, parts: &[&[u8]]) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        // Another one's leftover, or a link somewhere else, is not written into.
-        match fs::remove_file(beside) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(beside)?;
-        for part in parts {
-            file.write_all(part)?;
-        }
-        file.sync_all()?;
-        fs::rename(beside, place)?;
-        File::open(&self.dir)?.sync_all()
-    }
 
     /// Move a file out of the way, and say so.
     fn set_aside(&self, name: &str, why: &str) -> Result<String, MemoryError> {
@@ -204,6 +181,37 @@ impl Memory {
             source,
         }
     }
+}
+
+/// Replace the file at `place` by one with these parts and this mode, as a whole or not at all: also when the machine
+/// stops meanwhile.
+///
+/// # Errors
+/// The kernel's; the old file is as it was.
+pub fn replace_file(place: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
+    let mut beside = place.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = Path::new(&beside);
+    let write = || {
+        // Another one's leftover, or a link somewhere else, is not written into.
+        match fs::remove_file(beside) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(beside)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
+        file.sync_all()?;
+        fs::rename(beside, place)?;
+        File::open(place.parent().unwrap_or(Path::new("/")))?.sync_all()
+    };
+    let replaced = write();
+    if replaced.is_err() {
+        // The space may be what is missing.
+        let _ = fs::remove_file(beside);
+    }
+    replaced
 }
 
 fn parse(bytes: &[u8]) -> Result<Remembered, String> {

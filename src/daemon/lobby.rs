@@ -6,7 +6,8 @@ use super::metrics::Endpoints;
 use super::server::{drain, take_token, watch};
 use super::source::Source;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
-use crate::control::cluster::{Membership, Output};
+use crate::control::cluster::Membership;
+use crate::control::etcd::Told;
 use crate::model::{Instant, NodeName, StoreStatus};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -73,6 +74,9 @@ impl Lobby<'_> {
         let (mut next, mut told) = (FIRST, String::new());
         let mut events = Events::with_capacity(64);
         let outcome = loop {
+            if self.source.is_broken() {
+                return Err(io::Error::other("the thread that keeps the lease ended (the log tells why; report it)"));
+            }
             if let Some(over) = self.heard() {
                 break over;
             }
@@ -131,8 +135,8 @@ impl Lobby<'_> {
         };
         let mut wake: &UnixStream = wake;
         drain(&mut wake);
-        while let Some(output) = store.take() {
-            if let Output::Acquired(membership) = output {
+        while let Some(news) = store.told() {
+            if let Told::Acquired(membership) = news {
                 return Some(Wait::Over(Box::new(membership)));
             }
         }
@@ -202,11 +206,15 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
 
     /// A store that says what a test puts in.
-    struct Said(Receiver<Output>);
+    struct Said(Receiver<Told>);
 
     impl Store for Said {
-        fn take(&self) -> Option<Output> {
+        fn told(&self) -> Option<Told> {
             self.0.try_recv().ok()
+        }
+
+        fn ended(&self) -> bool {
+            false
         }
 
         fn report(&self) -> Option<StoreStatus> {
@@ -251,7 +259,7 @@ mod tests {
     }
 
     /// A node in the lobby while `story` goes on, with what it may say to it; how the wait ended.
-    fn waits(story: impl FnOnce(&Socket, std::net::SocketAddr, &dyn Fn(Output), &UnixStream)) -> Wait {
+    fn waits(story: impl FnOnce(&Socket, std::net::SocketAddr, &dyn Fn(Told), &UnixStream)) -> Wait {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("n1.sock");
         let listener = Listener::bind(&path, "n1").unwrap();
@@ -315,8 +323,8 @@ mod tests {
             assert!(get(at, "/healthz").starts_with("HTTP/1.1 200"));
             assert!(get(at, "/readyz").starts_with("HTTP/1.1 503"));
             assert!(get(at, "/metrics").starts_with("HTTP/1.1 503"));
-            tell(Output::Remember);
-            tell(Output::Acquired(membership()));
+            tell(Told::Allocate(true));
+            tell(Told::Acquired(membership()));
         });
         assert!(matches!(end, Wait::Over(m) if *m == membership()));
     }

@@ -14,7 +14,7 @@ use super::source::Source;
 use super::status::status;
 use super::watch::NetnsWatch;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
-use crate::control::cluster::Output;
+use crate::control::etcd::Told;
 use crate::control::file::PeersFile;
 use crate::model::{Change, Instant, PodName, TapCaps};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -97,6 +97,8 @@ pub struct Server<'w> {
     listener: Listener,
     wakers: Wakers,
     source: Source,
+    /// The store's thread is gone.
+    orphaned: bool,
     /// New pods may get addresses.
     allocate: bool,
     /// Tells when peers must be told another address of this node.
@@ -174,6 +176,7 @@ impl<'w> Server<'w> {
             ready: !matches!(source, Source::Store(..)),
             addresses: None,
             allocate: true,
+            orphaned: false,
             source,
             netns,
             conversations: HashMap::new(),
@@ -299,15 +302,18 @@ impl<'w> Server<'w> {
         };
         drain(wake);
         let mut changes = Vec::new();
-        while let Some(output) = store.take() {
-            match output {
-                Output::Peers(more) => changes.extend(more),
-                Output::Ready => self.ready = true,
-                Output::Allocate(may) => self.allocate = may,
-                // The subnet was told before there was a server, and never changes; the rest is for the store's
-                // own thread.
-                _ => {}
+        while let Some(news) = store.told() {
+            match news {
+                Told::Peers(more) => changes.extend(more),
+                Told::Ready => self.ready = true,
+                Told::Allocate(may) => self.allocate = may,
+                // Told before there was a server, and never changes; and nobody asked it to stop.
+                Told::Acquired(_) | Told::Stopped => {}
             }
+        }
+        if store.ended() && !self.orphaned {
+            self.orphaned = true;
+            log::error!("the thread that keeps the lease ended: the node goes on with the peers it knows");
         }
         self.tell(changes);
     }

@@ -11,7 +11,6 @@ use podwire::model::{Change, NodeName, Peer};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A node.
@@ -51,7 +50,8 @@ impl Member {
 
     pub fn with(settings: &Settings, n: u8, dir: &Path, options: Options) -> Member {
         let poll = Poll::new().unwrap();
-        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        let waker = Waker::new(poll.registry(), Token(0)).unwrap();
+        let waker = Box::new(move || waker.wake().unwrap());
         let access = settings.check().unwrap();
         let memory = Memory::new(&dir.join(format!("n{n}")));
         Member {

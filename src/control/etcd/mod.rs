@@ -28,4 +28,4 @@ mod watch;
 pub use executor::Executor;
 pub use outbox::Told;
 pub use settings::{Access, Settings, SettingsError};
-pub use thread::{Handle, spawn};
+pub use thread::{Handle, Wake, spawn};

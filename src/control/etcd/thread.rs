@@ -29,6 +29,9 @@ const DISK_SLOW: Duration = Duration::from_secs(10);
 /// A deadline no later than this is awaited; the core wakes up more often.
 const LONG: Duration = Duration::from_secs(3600);
 
+/// Wakes the control thread.
+pub type Wake = Box<dyn Fn() + Send>;
+
 /// The control thread's end of a store. Dropping it ends the store's thread, and keeps the subnet.
 pub struct Handle {
     news: Receiver<Told>,
@@ -47,8 +50,8 @@ struct Wishes {
 }
 
 /// Join the cluster whose leases are in the store at `access`, on a thread of its own. `identity.abilities.id` is this
-/// node's for ever; `memory` is where it remembers, if anywhere. `waker` is woken when [`Handle::told`] has news, and
-/// when the thread ends.
+/// node's for ever; `memory` is where it remembers, if anywhere. `wake` is called when [`Handle::told`] has news, and
+/// when the thread ends; it must not block.
 ///
 /// # Errors
 /// When there is no thread or no runtime to be had.
@@ -57,7 +60,7 @@ pub fn spawn(
     identity: Identity,
     options: Options,
     memory: Option<Memory>,
-    waker: Arc<mio::Waker>,
+    wake: Wake,
 ) -> io::Result<Handle> {
     let (to, news) = bounded(NEWS);
     let (wishes, wished) = watch::channel(Wishes::default());
@@ -76,7 +79,7 @@ pub fn spawn(
     let has_room = room.clone();
     let life = move || {
         // Dropped last: whoever is woken finds the channels closed.
-        let waker = Waking(waker);
+        let waker = Waking(wake);
         let (to_loop, events) = mpsc::channel(EVENTS);
         let disk = Disk::new(memory);
         runtime.block_on(async {
@@ -106,11 +109,11 @@ pub fn spawn(
 }
 
 /// Wakes when the thread ends, also by a panic.
-struct Waking(Arc<mio::Waker>);
+struct Waking(Wake);
 
 impl Drop for Waking {
     fn drop(&mut self) {
-        let _ = self.0.wake();
+        (self.0)();
     }
 }
 
@@ -155,7 +158,7 @@ struct Store<'w> {
     disk: Disk,
     outbox: Outbox,
     to: Sender<Told>,
-    waker: &'w mio::Waker,
+    waker: &'w Wake,
     start: tokio::time::Instant,
     stopped: bool,
 }
@@ -194,14 +197,14 @@ impl Store<'_> {
             }
             self.disk.go_on(&self.cluster);
             if self.outbox.send(&self.to) {
-                let _ = self.waker.wake();
+                (self.waker)();
             }
         }
         let last = async {
             while !self.outbox.is_empty() {
                 room.notified().await;
                 if self.outbox.send(&self.to) {
-                    let _ = self.waker.wake();
+                    (self.waker)();
                 }
             }
             self.disk.finish(&self.cluster).await;

@@ -4,7 +4,7 @@ use super::{Config, MIN_MTU4, MIN_MTU6};
 use crate::control::cluster::Membership;
 use crate::control::default_vtep_mac;
 use crate::control::flannel::SubnetEnv;
-use crate::model::Vni;
+use crate::model::{Mac, Vni};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 impl Config {
@@ -36,7 +36,7 @@ impl Config {
         if self.store.as_ref().is_some_and(|s| s.follow_mtu) {
             joined.pod_mtu = most;
         }
-        if joined.vtep_mac == default_vtep_mac(self.subnet4, self.subnet6) {
+        if self.fixed_vtep_mac().is_none() {
             joined.vtep_mac = default_vtep_mac(joined.subnet4, joined.subnet6);
             joined.vtep_mac6 = if self.vtep_mac6 == self.vtep_mac {
                 joined.vtep_mac
@@ -45,6 +45,11 @@ impl Config {
             };
         }
         Ok(joined)
+    }
+
+    /// The MAC in the tunnel that was given; none when it follows from the subnet.
+    pub fn fixed_vtep_mac(&self) -> Option<Mac> {
+        (self.vtep_mac != default_vtep_mac(self.subnet4, self.subnet6)).then_some(self.vtep_mac)
     }
 
     /// What `subnet.env` says of a node that has joined.
