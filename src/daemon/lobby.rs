@@ -117,7 +117,7 @@ impl Lobby<'_> {
                 && let Some(status) = self.source.store_status()
                 && status.doing != told
             {
-                log::info!("waiting for a subnet: {}", status.doing);
+                log::info!("no subnet yet: this node {}", status.doing);
                 for alarm in &status.alarms {
                     log::warn!("{alarm}");
                 }
@@ -187,7 +187,7 @@ impl Lobby<'_> {
     fn refusal(&self) -> Refusal {
         let StoreStatus { doing, .. } = self.source.store_status().unwrap_or_default();
         let what = format!(
-            "node {} waits for its subnet: {doing} (try again, or see `podwire leases`)",
+            "node {} has no subnet yet: it {doing} (`podwire leases` tells more)",
             self.node
         );
         Refusal::new(ErrorKind::Waiting, what)
@@ -219,7 +219,7 @@ mod tests {
 
         fn report(&self) -> Option<StoreStatus> {
             Some(StoreStatus {
-                doing: "nobody wrote /x/config".into(),
+                doing: "waits for /x/config".into(),
                 ..StoreStatus::default()
             })
         }
@@ -310,7 +310,7 @@ mod tests {
                 Err(ApiError::Refused { kind, message }) => {
                     assert_eq!(kind, ErrorKind::Waiting);
                     assert!(
-                        message.contains("waits for its subnet: nobody wrote /x/config"),
+                        message.contains("has no subnet yet: it waits for /x/config"),
                         "{message}"
                     );
                 }

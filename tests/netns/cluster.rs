@@ -108,11 +108,8 @@ fn flannel(world: &mut World) {
         "link add flannel.1 type vxlan id 1 dstport 8472 local {} nolearning\n",
         host.ip4
     ));
-    let mac = host.netns.ask("cat", &["/sys/class/net/flannel.1/address"]);
-    let mac = match mac.trim() {
-        "" => panic!("no MAC"),
-        mac => mac.to_string(),
-    };
+    let link = host.netns.ask("ip", &["-o", "link", "show", "flannel.1"]);
+    let mac = link.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a MAC");
     let pod = super::netns::Netns::new();
     let machine = Machine::introduced(world, (&host.netns, &pod), "flannel.1", mtu, host.ip4.into(), || {
         let value = format!(
@@ -233,9 +230,10 @@ fn moves(world: &mut World) {
     let old = host.ip4;
     let [a, b, c, _] = old.octets();
     let new = std::net::Ipv4Addr::new(a, b, c, 201);
-    host.netns.ip(&format!("addr add {new}/24 dev eth0\naddr del {old}/24 dev eth0\n"));
-    // The first way out is what is published.
-    host.netns.ip("route replace default dev eth0\n");
+    // For a moment it has none, and nobody is told that.
+    host.netns.ip(&format!(
+        "addr del {old}/24 dev eth0\nroute replace default dev eth0\naddr add {new}/24 dev eth0\n"
+    ));
     eventually("n2 knows", SOON, || {
         let peers = world.nodes[1].status().peers;
         peers.iter().any(|p| p.name == "n1" && p.underlay.ip() == new)
