@@ -13,7 +13,7 @@ use super::status::status;
 use super::watch::NetnsWatch;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
 use crate::control::file::PeersFile;
-use crate::model::{Change, Instant, PodName, TapCaps};
+use crate::model::{Change, Instant, NodeName, PodName, TapCaps};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -40,6 +40,11 @@ const CLOSED: Token = Token(7);
 const FIRST: usize = 16;
 /// Most conversations at once.
 const MAX_CONNECTIONS: usize = 256;
+
+/// Changes of peers that are told one by one; of more at once only the numbers are.
+const FEW_CHANGES: usize = 16;
+/// When what the worker did not take is offered again.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Most requests of one conversation before others have their turn.
 const MAX_REQUESTS: usize = 64;
@@ -90,6 +95,8 @@ pub struct Server<'w> {
     listener: Listener,
     wakers: Wakers,
     peers: Option<PeersFile>,
+    /// Changes that the worker had no room for, and when it was last asked.
+    untold: (Vec<Change>, Instant),
     netns: NetnsWatch,
     conversations: HashMap<Token, Conversation>,
     /// Process descriptors of the holders of pods' namespaces.
@@ -147,7 +154,7 @@ impl<'w> Server<'w> {
         if let Some(endpoint) = &mut metrics {
             endpoint.register(poll.registry(), METRICS)?;
         }
-        let server = Server {
+        let mut server = Server {
             config,
             worker,
             admin,
@@ -155,6 +162,7 @@ impl<'w> Server<'w> {
             listener,
             wakers,
             peers,
+            untold: (Vec::new(), Instant::ZERO),
             netns,
             conversations: HashMap::new(),
             holders: HashMap::new(),
@@ -173,7 +181,8 @@ impl<'w> Server<'w> {
             born: SystemTime::now(),
         };
         let known = server.peers.iter().flat_map(|f| f.state().peers.clone());
-        server.tell(known.map(Change::PeerSet).collect());
+        let known = known.map(Change::PeerSet).collect();
+        server.tell(known);
         Ok(server)
     }
 
@@ -185,7 +194,9 @@ impl<'w> Server<'w> {
         let mut events = Events::with_capacity(256);
         loop {
             let now = self.now();
-            let patience = self.metrics.as_ref().and_then(|m| m.patience(now));
+            let scraper = self.metrics.as_ref().and_then(|m| m.patience(now));
+            let again = (!self.untold.0.is_empty()).then_some(AGAIN);
+            let patience = scraper.into_iter().chain(again).min();
             match self.poll.poll(&mut events, patience) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
@@ -230,6 +241,9 @@ impl<'w> Server<'w> {
                 }
             }
             let now = self.now();
+            if !self.untold.0.is_empty() && now - self.untold.1 >= AGAIN.into() {
+                self.offer();
+            }
             if let Some(endpoint) = &mut self.metrics {
                 endpoint.expire(now);
             }
@@ -247,17 +261,42 @@ impl<'w> Server<'w> {
         Instant::from_micros(i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// Pass changes to the worker.
-    fn tell(&self, changes: Vec<Change>) {
-        for change in changes {
-            match &change {
-                Change::PeerSet(p) => log::info!("peer {} is at {}", p.name, p.underlay),
-                Change::PeerGone(name) => log::info!("peer {name} is gone"),
-            }
-            if let Err(e) = self.worker.send(Command::Change(change)) {
-                log::error!("the data path takes no changes: {e}");
+    /// Pass changes to the worker, after those it had no room for.
+    fn tell(&mut self, changes: Vec<Change>) {
+        let one_by_one = match changes.len() {
+            0..=FEW_CHANGES => log::Level::Info,
+            _ => log::Level::Debug,
+        };
+        for change in &changes {
+            match change {
+                Change::PeerSet(p) => log::log!(one_by_one, "peer {} is at {}", p.name, p.underlay),
+                Change::PeerGone(name) => log::log!(one_by_one, "peer {name} is gone"),
             }
         }
+        if changes.len() > FEW_CHANGES {
+            let gone = changes.iter().filter(|c| matches!(c, Change::PeerGone(_)));
+            let gone = gone.count();
+            log::info!(
+                "{} peers are new or changed, {gone} are gone",
+                changes.len() - gone
+            );
+        }
+        if !changes.is_empty() {
+            // Of what was not told yet, the newest of each peer counts.
+            let newer: HashSet<&NodeName> = changes.iter().map(Change::name).collect();
+            self.untold.0.retain(|c| !newer.contains(c.name()));
+            self.untold.0.extend(changes);
+            self.offer();
+        }
+    }
+
+    /// Offer the worker what it was not told yet. What it has no room for is offered again.
+    fn offer(&mut self) {
+        match self.worker.send(Command::Changes(self.untold.0.clone())) {
+            Ok(()) => self.untold.0.clear(),
+            Err(e) => log::error!("{} changes of peers wait: {e}", self.untold.0.len()),
+        }
+        self.untold.1 = self.now();
     }
 
     /// Take in all who wait. The listener tells of newcomers only, so that whoever is left waits for `retry`.

@@ -5,12 +5,11 @@ mod store;
 mod world;
 
 use podwire::control::cluster::{Ask, Event};
-use podwire::model::Instant;
 use world::{FAIR, FOUL, Weather, World, secs};
 
 fn cluster(seed: u64, weather: Weather, nodes: usize) -> World {
     let mut world = World::new(seed, weather);
-    (0..nodes).for_each(|_| drop(world.add()));
+    (0..nodes).for_each(|_| _ = world.add());
     world.run(secs(if weather.request_lost > 0 { 90 } else { 10 }));
     world
 }
@@ -27,15 +26,23 @@ fn fifty_nodes_that_start_at_once_get_fifty_subnets() {
 #[test]
 fn the_last_subnets_go_to_those_that_ask_and_the_next_node_waits() {
     let mut world = World::new(1, FAIR);
-    world.store.configure(r#"{"Network":"10.61.0.0/18","Backend":{"Type":"vxlan"}}"#);
+    world
+        .store
+        .configure(r#"{"Network":"10.61.0.0/18","Backend":{"Type":"vxlan"}}"#);
     // 64 of them, without the first.
-    (0..63).for_each(|_| drop(world.add()));
+    (0..63).for_each(|_| _ = world.add());
     world.run(secs(20));
     world.check_converged();
     let late = world.add();
     world.run(secs(20));
     assert!(world.nodes[late].acquired.is_none());
-    assert!(world.alarms(late).contains("all subnets from 10.61.1.0/24 to 10.61.63.0/24 are taken"), "{}", world.alarms(late));
+    assert!(
+        world
+            .alarms(late)
+            .contains("all subnets from 10.61.1.0/24 to 10.61.63.0/24 are taken"),
+        "{}",
+        world.alarms(late)
+    );
     world.tell(5, Event::Stop { release: true });
     world.run(secs(5));
     assert!(world.nodes[5].stopped);
@@ -114,7 +121,13 @@ fn peers_learn_a_new_address_within_a_second() {
     let mut world = cluster(5, FAIR, 5);
     world.nodes[1].public_ip = "198.18.9.9".parse().unwrap();
     let public_ip = world.nodes[1].public_ip;
-    world.tell(1, Event::Address { public_ip, public_ip6: None });
+    world.tell(
+        1,
+        Event::Address {
+            public_ip,
+            public_ip6: None,
+        },
+    );
     world.run(secs(1));
     world.check_converged();
 }
@@ -175,7 +188,11 @@ fn peers_of_a_wiped_store_that_never_come_back_go_when_their_leases_are_over() {
     world.spread();
     world.run(secs(3600));
     assert!(world.nodes.iter().all(|n| n.gone == 0));
-    assert!(world.alarms(0).contains("2 leases of before are carried on"), "{}", world.alarms(0));
+    assert!(
+        world.alarms(0).contains("2 leases of before are carried on"),
+        "{}",
+        world.alarms(0)
+    );
     world.run(secs(90_000));
     assert_eq!((world.nodes[0].peers.len(), world.nodes[0].gone), (17, 2));
     assert_eq!(world.alarms(0), "");
@@ -190,6 +207,9 @@ fn a_day_of_renewals() {
     let writes = world.store.revision() - before;
     // After 23 hours, three times each.
     assert_eq!(writes, 15);
+    // And a list about every five minutes, each of which may ask for no more.
+    let asked = world.nodes[0].asked.len();
+    assert!((800..1_200).contains(&asked), "{asked} requests in three days");
     assert!(world.nodes.iter().all(|n| n.gone == 0));
 }
 
@@ -199,7 +219,13 @@ fn a_renewal_that_lies_is_found_out() {
     world.store.lies = true;
     world.nodes[0].public_ip = "198.18.9.9".parse().unwrap();
     let public_ip = world.nodes[0].public_ip;
-    world.tell(0, Event::Address { public_ip, public_ip6: None });
+    world.tell(
+        0,
+        Event::Address {
+            public_ip,
+            public_ip6: None,
+        },
+    );
     world.run(secs(60));
     world.store.lies = false;
     world.run(secs(300));
@@ -227,9 +253,20 @@ fn who_took_the_subnet_is_named_and_it_is_taken_again_when_free() {
     world.spread();
     world.run(secs(2));
     assert!(!world.nodes[0].allocate, "no new pods");
-    assert_eq!((world.key(0), world.nodes[0].peers.len()), (key.clone(), 3), "and nothing else changes");
-    assert!(world.alarms(0).starts_with(&format!("this node's subnet {key} belongs to the node at 198.18.66.6")));
-    assert!(world.nodes[1].peers.values().any(|p| p.underlay == "198.18.66.6:8472".parse().unwrap()));
+    assert_eq!(
+        (world.key(0), world.nodes[0].peers.len()),
+        (key.clone(), 3),
+        "and nothing else changes"
+    );
+    assert!(world.alarms(0).starts_with(&format!(
+        "this node's subnet {key} belongs to the node at 198.18.66.6"
+    )));
+    assert!(
+        world.nodes[1]
+            .peers
+            .values()
+            .any(|p| p.underlay == "198.18.66.6:8472".parse().unwrap())
+    );
     world.run(secs(600));
     assert!(!world.nodes[0].allocate);
     world.store.delete(&key);
@@ -249,22 +286,43 @@ fn reservations_stay_reservations() {
     let public_ip = "198.18.9.9".parse().unwrap();
     world.run(secs(5));
     world.nodes[0].public_ip = public_ip;
-    world.tell(0, Event::Address { public_ip, public_ip6: None });
+    world.tell(
+        0,
+        Event::Address {
+            public_ip,
+            public_ip6: None,
+        },
+    );
     world.run(secs(2 * 86_400));
     world.check_converged();
     assert_eq!(world.store.entry(&key).unwrap().lease, 0);
-    let own = world.nodes[0].cluster.status(world.now).leases.into_iter().find(|l| l.own).unwrap();
+    let own = world.nodes[0]
+        .cluster
+        .status(world.now)
+        .leases
+        .into_iter()
+        .find(|l| l.own)
+        .unwrap();
     assert!(own.reservation && own.expires_s.is_none());
 }
 
 #[test]
 fn many_deletions_at_once_wait_for_a_second_list() {
     let mut world = cluster(13, FAIR, 1);
-    let value = |n: u8| format!(r#"{{"PublicIP":"198.18.66.{n}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0e:5a:91:2c:07:{n:02x}"}}}}"#);
+    let value = |n: u8| {
+        format!(
+            r#"{{"PublicIP":"198.18.66.{n}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0e:5a:91:2c:07:{n:02x}"}}}}"#
+        )
+    };
     let own = world.key(0);
-    let keys: Vec<String> = (1..=20).map(|n| format!("10.61.{n}.0-24")).filter(|k| *k != own).collect();
+    let keys: Vec<String> = (1..=20)
+        .map(|n| format!("10.61.{n}.0-24"))
+        .filter(|k| *k != own)
+        .collect();
     for (n, key) in keys.iter().enumerate() {
-        world.store.put(key, value(n as u8 + 1).as_bytes(), Some(86_400), world.now);
+        world
+            .store
+            .put(key, value(n as u8 + 1).as_bytes(), Some(86_400), world.now);
     }
     world.spread();
     world.run(secs(60));
@@ -279,13 +337,48 @@ fn many_deletions_at_once_wait_for_a_second_list() {
     world.spread();
     world.run(secs(4));
     assert_eq!(world.nodes[0].peers.len(), all - 1, "nine at once are not");
-    assert!(world.alarms(0).contains("9 leases are gone from the store at once"));
+    assert!(
+        world
+            .alarms(0)
+            .contains("9 leases are gone from the store at once")
+    );
     // One of them comes back in time.
-    world.store.put(&keys[1], value(2).as_bytes(), Some(86_400), world.now);
+    world
+        .store
+        .put(&keys[1], value(2).as_bytes(), Some(86_400), world.now);
     world.spread();
     world.run(secs(4));
     assert_eq!((world.nodes[0].peers.len(), world.nodes[0].gone), (all - 9, 9));
     assert_eq!(world.alarms(0), "");
+}
+
+#[test]
+fn leases_that_run_out_while_their_nodes_cannot_reach_the_store_are_taken_again() {
+    let mut world = cluster(20, FAIR, 10);
+    let keys: Vec<String> = (0..10).map(|id| world.key(id)).collect();
+    (0..9).for_each(|id| world.cut_off(id, true));
+    world.run(secs(25 * 3600));
+    assert_eq!(
+        world.store.subnets().len(),
+        1,
+        "all but that of the node that reaches it"
+    );
+    for node in &world.nodes[..9] {
+        assert_eq!(
+            (node.peers.len(), node.gone),
+            (9, 0),
+            "who hears nothing changes nothing"
+        );
+    }
+    assert!(
+        world.alarms(0).contains("this node's lease ran out"),
+        "{}",
+        world.alarms(0)
+    );
+    (0..9).for_each(|id| world.cut_off(id, false));
+    world.run(secs(30));
+    world.check_converged();
+    assert_eq!(keys, (0..10).map(|id| world.key(id)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -304,7 +397,10 @@ fn a_process_that_stood_still_looks_before_it_writes() {
     world.run(secs(600));
     world.unfreeze(0);
     world.run(secs(10));
-    let writes = world.nodes[0].asked.iter().filter(|a| !matches!(a, Ask::List | Ask::Watch { .. } | Ask::TimeToLive { .. }));
+    let writes = world.nodes[0]
+        .asked
+        .iter()
+        .filter(|a| !matches!(a, Ask::List | Ask::Watch { .. } | Ask::TimeToLive { .. }));
     assert_eq!(writes.count(), 0, "{:?}", world.nodes[0].asked);
     assert_eq!(world.nodes[0].asked.first(), Some(&Ask::List));
     assert!(!world.nodes[0].allocate);
@@ -320,7 +416,13 @@ fn a_member_that_lags_changes_nothing() {
     world.run(secs(3));
     world.nodes[0].public_ip = "198.18.9.9".parse().unwrap();
     let public_ip = world.nodes[0].public_ip;
-    world.tell(0, Event::Address { public_ip, public_ip6: None });
+    world.tell(
+        0,
+        Event::Address {
+            public_ip,
+            public_ip6: None,
+        },
+    );
     world.run(secs(1));
     let lists = world.store.lists;
     for id in 0..6 {
@@ -355,17 +457,35 @@ fn hostile_keys_and_values_are_named_and_harm_nobody() {
         &good,
     ];
     let mut n = 0;
-    for key in ["x", "10.61.200.0-24", "10.61.200.1-24", "10.99.0.0-24", "0.0.0.0-0", "10.61.0.0-16", &own, "../config", "10.61.201.0-24&fd00::-64"] {
+    for key in [
+        "x",
+        "10.61.200.0-24",
+        "10.61.200.1-24",
+        "10.99.0.0-24",
+        "0.0.0.0-0",
+        "10.61.0.0-16",
+        &own,
+        "../config",
+        "10.61.201.0-24&fd00::-64",
+    ] {
         for value in values {
             n += 1;
-            world.store.put(&format!("{key}{}", if n % 7 == 0 { "/x" } else { "" }), value.as_bytes(), None, world.now);
+            world.store.put(
+                &format!("{key}{}", if n % 7 == 0 { "/x" } else { "" }),
+                value.as_bytes(),
+                None,
+                world.now,
+            );
             world.spread();
             world.run(secs(1));
         }
     }
     for id in 1..5 {
         let status = world.nodes[id].cluster.status(world.now);
-        assert!(status.skipped_total >= 5 && status.skipped.len() <= 32, "{status:?}");
+        assert!(
+            status.skipped_total >= 5 && status.skipped.len() <= 32,
+            "{status:?}"
+        );
         // All others are there as before.
         let others = (1..5).filter(|o| *o != id);
         for other in others {
@@ -423,7 +543,13 @@ fn whatever_happens_nodes_come_together_again() {
                     let ip = u32::from(world.nodes[id].public_ip) ^ 0x100;
                     world.nodes[id].public_ip = ip.into();
                     let public_ip = ip.into();
-                    world.tell(id, Event::Address { public_ip, public_ip6: None });
+                    world.tell(
+                        id,
+                        Event::Address {
+                            public_ip,
+                            public_ip6: None,
+                        },
+                    );
                 }
                 _ => {}
             }
@@ -450,21 +576,38 @@ fn the_configuration_may_come_late_and_wrong() {
     world.store = store::Store::new();
     world.add();
     world.run(secs(60));
-    assert!(world.alarms(0).contains("there is no network configuration at /coreos.com/network/config"), "{}", world.alarms(0));
+    assert!(
+        world
+            .alarms(0)
+            .contains("there is no network configuration at /coreos.com/network/config"),
+        "{}",
+        world.alarms(0)
+    );
     world.store.configure("{\"Network\": 5}");
     world.spread();
     world.run(secs(5));
     let alarms = world.alarms(0);
-    assert!(alarms.contains("is not usable") && alarms.lines().count() == 1, "{alarms}");
-    world.store.configure(r#"{"Network":"10.61.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    assert!(
+        alarms.contains("is not usable") && alarms.lines().count() == 1,
+        "{alarms}"
+    );
+    world
+        .store
+        .configure(r#"{"Network":"10.61.0.0/16","Backend":{"Type":"vxlan"}}"#);
     world.spread();
     world.run(secs(5));
     world.check_converged();
     assert_eq!(world.alarms(0), "");
-    world.store.configure(r#"{"Network":"10.61.0.0/16","Backend":{"Type":"vxlan","VNI":9}}"#);
+    world
+        .store
+        .configure(r#"{"Network":"10.61.0.0/16","Backend":{"Type":"vxlan","VNI":9}}"#);
     world.spread();
     world.run(secs(5));
-    assert!(world.alarms(0).contains("VNI 9 instead of 1; restart this node"), "{}", world.alarms(0));
+    assert!(
+        world.alarms(0).contains("VNI 9 instead of 1; restart this node"),
+        "{}",
+        world.alarms(0)
+    );
     world.kill(0);
     world.start(0);
     world.run(secs(5));
@@ -478,10 +621,14 @@ fn nodes_in_a_dual_stack_network_share_neither_subnet() {
     world.store.configure(
         r#"{"EnableIPv6":true,"Network":"10.61.0.0/18","IPv6Network":"fd61::/56","Backend":{"Type":"vxlan"}}"#,
     );
-    (0..40).for_each(|_| drop(world.add()));
+    (0..40).for_each(|_| _ = world.add());
     world.run(secs(30));
     world.check_converged();
-    let mut six: Vec<_> = world.nodes.iter().map(|n| n.acquired.as_ref().unwrap().subnet.net6.unwrap()).collect();
+    let mut six: Vec<_> = world
+        .nodes
+        .iter()
+        .map(|n| n.acquired.as_ref().unwrap().subnet.net6.unwrap())
+        .collect();
     six.sort();
     six.dedup();
     assert_eq!(six.len(), 40);
@@ -490,7 +637,9 @@ fn nodes_in_a_dual_stack_network_share_neither_subnet() {
 #[test]
 fn five_thousand_leases() {
     let mut world = World::new(19, FAIR);
-    world.store.configure(r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#);
+    world
+        .store
+        .configure(r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#);
     let value = |n: u32| {
         let ip = std::net::Ipv4Addr::from(0xc633_0000 + n);
         format!(
@@ -501,17 +650,23 @@ fn five_thousand_leases() {
     };
     let key = |n: u32| format!("{}-24", std::net::Ipv4Addr::from(0x0a01_0000 + (n << 8)));
     for n in 0..5_000 {
-        world.store.put(&key(n), value(n).as_bytes(), Some(86_400), world.now);
+        world
+            .store
+            .put(&key(n), value(n).as_bytes(), Some(86_400), world.now);
     }
     world.add();
     world.run(secs(5));
     assert_eq!(world.nodes[0].peers.len(), 5_000);
     // Renewals change nothing; a change is told alone.
     for n in 0..500 {
-        world.store.put(&key(n), value(n).as_bytes(), Some(86_400), world.now);
+        world
+            .store
+            .put(&key(n), value(n).as_bytes(), Some(86_400), world.now);
         world.spread();
     }
-    world.store.put(&key(7), value(5_007).as_bytes(), Some(86_400), world.now);
+    world
+        .store
+        .put(&key(7), value(5_007).as_bytes(), Some(86_400), world.now);
     world.store.delete(&key(8));
     world.spread();
     world.run(secs(1));
@@ -519,5 +674,4 @@ fn five_thousand_leases() {
     assert_eq!(world.nodes[0].cluster.status(world.now).leases.len(), 5_000);
     let kept = world.nodes[0].cluster.remember();
     assert_eq!(kept.peers.len(), 4_999);
-    let _ = Instant::ZERO;
 }

@@ -62,7 +62,11 @@ impl Store {
     /// Put a key below `subnets/` with a lease of that many seconds; none is a reservation.
     pub fn put(&mut self, key: &str, value: &[u8], ttl_s: Option<i64>, now: Instant) {
         let lease = ttl_s.map_or(0, |s| self.grant(s, now));
-        self.write(format!("{PREFIX}/subnets/{key}").into_bytes(), value.into(), lease);
+        self.write(
+            format!("{PREFIX}/subnets/{key}").into_bytes(),
+            value.into(),
+            lease,
+        );
     }
 
     pub fn delete(&mut self, key: &str) {
@@ -89,15 +93,21 @@ impl Store {
     pub fn subnets(&self) -> Vec<String> {
         let prefix = format!("{PREFIX}/subnets/");
         let text = |k: &Vec<u8>| String::from_utf8_lossy(k).into_owned();
-        self.state.keys.keys().map(text).filter_map(|k| Some(k.strip_prefix(&prefix)?.to_string())).collect()
+        self.state
+            .keys
+            .keys()
+            .map(text)
+            .filter_map(|k| Some(k.strip_prefix(&prefix)?.to_string()))
+            .collect()
     }
 
     /// Everything is gone, and revisions begin again. The identity may stay: etcd makes it from its settings.
     pub fn wipe(&mut self, cluster: u64) {
         let config = self.state.config.clone();
-        let lists = self.lists;
+        // Numbers of leases are made of the time: they do not come twice.
+        let (lists, next_lease) = (self.lists, self.next_lease);
         *self = Store::new();
-        self.lists = lists;
+        (self.lists, self.next_lease) = (lists, next_lease);
         self.cluster = cluster;
         if let Some(text) = config {
             self.configure(&String::from_utf8(text).unwrap());
@@ -120,7 +130,12 @@ impl Store {
 
     /// Leases whose time is over.
     pub fn expire(&mut self, now: Instant) {
-        let over: Vec<_> = self.leases.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+        let over: Vec<_> = self
+            .leases
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(id, _)| *id)
+            .collect();
         for lease in over {
             self.revoke(lease);
         }
@@ -167,7 +182,12 @@ impl Store {
                     cluster: self.cluster,
                     revision: state.revision,
                     config: state.keys.get(&config).map(|e| e.value.clone()),
-                    entries: entries.map(|e| Entry { ttl_s: left(e.lease), ..e }).collect(),
+                    entries: entries
+                        .map(|e| Entry {
+                            ttl_s: left(e.lease),
+                            ..e
+                        })
+                        .collect(),
                 }
             }
             Ask::Watch { .. } => Answer::Watching,
@@ -183,7 +203,12 @@ impl Store {
                     lease,
                 }
             }
-            Ask::Renew { key, value, modified, ttl_s } => {
+            Ask::Renew {
+                key,
+                value,
+                modified,
+                ttl_s,
+            } => {
                 let key = whole(key);
                 if self.lies {
                     return Answer::Written {
@@ -210,14 +235,18 @@ impl Store {
                 Answer::Deleted
             }
             Ask::TimeToLive { lease } => Answer::Left {
-                ttl_s: self.leases.get(lease).map(|end| (end.total_millis() - now.total_millis()) / 1000),
+                ttl_s: self
+                    .leases
+                    .get(lease)
+                    .map(|end| (end.total_millis() - now.total_millis()) / 1000),
             },
         }
     }
 
     fn grant(&mut self, ttl_s: i64, now: Instant) -> LeaseId {
         self.next_lease += 1;
-        self.leases.insert(self.next_lease, now + Duration::from_secs(ttl_s as u64));
+        self.leases
+            .insert(self.next_lease, now + Duration::from_secs(ttl_s as u64));
         self.next_lease
     }
 

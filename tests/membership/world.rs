@@ -1,9 +1,10 @@
 //! Many nodes' memberships, one store, a virtual clock, and a network between them that a seed makes slow, deaf or
 //! forgetful. What must hold at every moment is checked at every moment.
 
-use crate::store::{PREFIX, Store};
+use crate::store::Store;
 use podwire::control::cluster::{
-    Answer, Ask, Cluster, Event, Identity, Membership, Options, Output, Remembered, Request, StoreError, Watched,
+    Answer, Ask, Cluster, Event, Identity, Membership, Options, Output, Remembered, Request, StoreError,
+    Watched,
 };
 use podwire::control::flannel::Abilities;
 use podwire::model::{Change, Duration, Instant, NodeName, Peer};
@@ -81,6 +82,8 @@ pub struct Node {
     pub gone: usize,
     pub asked: Vec<Ask>,
     open: BTreeMap<u64, Ask>,
+    /// Watches that others came in the place of.
+    replaced: BTreeSet<u64>,
     watch: Option<Watcher>,
     /// Messages to it keep their order.
     last_arrival: Instant,
@@ -94,7 +97,10 @@ struct Watcher {
 
 enum Happening {
     /// The store gets a request; whether the answer comes back.
-    Arrive { request: Request, answered: bool },
+    Arrive {
+        request: Request,
+        answered: bool,
+    },
     Tell(Event),
 }
 
@@ -177,7 +183,12 @@ impl World {
     pub fn add(&mut self) -> usize {
         let id = self.nodes.len();
         let public_ip = Ipv4Addr::from(0xc612_0000 + id as u32 + 1);
-        let cluster = Cluster::new(identity(id, public_ip), None, self.options.clone(), self.rng.below(1 << 60));
+        let cluster = Cluster::new(
+            identity(id, public_ip),
+            None,
+            self.options.clone(),
+            self.rng.below(1 << 60),
+        );
         self.nodes.push(Node {
             id,
             cluster,
@@ -194,6 +205,7 @@ impl World {
             gone: 0,
             asked: Vec::new(),
             open: BTreeMap::new(),
+            replaced: BTreeSet::new(),
             watch: None,
             last_arrival: self.now,
             public_ip,
@@ -215,8 +227,12 @@ impl World {
     pub fn start(&mut self, id: usize) {
         let seed = self.rng.below(1 << 60);
         let node = &mut self.nodes[id];
-        node.cluster =
-            Cluster::new(identity(id, node.public_ip), node.disk.clone(), self.options.clone(), seed);
+        node.cluster = Cluster::new(
+            identity(id, node.public_ip),
+            node.disk.clone(),
+            self.options.clone(),
+            seed,
+        );
         (node.up, node.ready, node.stopped, node.allocate) = (true, false, false, true);
         node.peers.clear();
         node.asked.clear();
@@ -238,7 +254,11 @@ impl World {
         self.nodes[id].cluster.poll(self.now, &mut out);
         self.act(id, out);
         let next = self.nodes[id].cluster.deadline();
-        assert!(next.is_none_or(|t| t > self.now), "node {id} is polled at {} and wants to be at {next:?}", self.now);
+        assert!(
+            next.is_none_or(|t| t > self.now),
+            "node {id} is polled at {} and wants to be at {next:?}",
+            self.now
+        );
     }
 
     /// Let this much time go by.
@@ -246,7 +266,9 @@ impl World {
         let end = self.now + time;
         loop {
             let deadlines = self.nodes.iter().filter(|n| n.up && !n.frozen);
-            let wake = deadlines.filter_map(|n| Some((n.cluster.deadline()?, n.id))).min();
+            let wake = deadlines
+                .filter_map(|n| Some((n.cluster.deadline()?, n.id)))
+                .min();
             let next = self.queue.peek().map(|s| s.at);
             let lease = self.store.next_end();
             let times = [wake.map(|(t, _)| t), next, lease];
@@ -285,7 +307,10 @@ impl World {
             Happening::Tell(event) => {
                 if let Event::Done { id, .. } = &event {
                     let ask = node.open.remove(id);
-                    assert!(ask.is_some() || node.watch.is_some(), "an answer nobody waits for");
+                    assert!(
+                        ask.is_some() || node.replaced.contains(id),
+                        "an answer nobody waits for"
+                    );
                 }
                 self.tell(next.node, event);
             }
@@ -322,7 +347,9 @@ impl World {
     }
 
     fn feed(&mut self, id: usize) {
-        let Some(watch) = &mut self.nodes[id].watch else { return };
+        let Some(watch) = &mut self.nodes[id].watch else {
+            return;
+        };
         let changes = match self.store.changes(watch.next) {
             Ok(changes) => changes,
             // A watch that runs has seen what is compacted.
@@ -338,7 +365,10 @@ impl World {
             return;
         }
         let lost = self.weather.event_lost;
-        let kept: Vec<Watched> = changes.into_iter().filter(|_| self.rng.below(100) >= lost).collect();
+        let kept: Vec<Watched> = changes
+            .into_iter()
+            .filter(|_| self.rng.below(100) >= lost)
+            .collect();
         if kept.is_empty() {
             return;
         }
@@ -365,9 +395,19 @@ impl World {
             };
             let begun = answer.is_ok();
             let at = self.arrival(id);
-            self.schedule(at, id, Happening::Tell(Event::Done { id: request.id, answer }));
+            self.schedule(
+                at,
+                id,
+                Happening::Tell(Event::Done {
+                    id: request.id,
+                    answer,
+                }),
+            );
             if begun {
-                self.nodes[id].watch = Some(Watcher { id: request.id, next: from });
+                self.nodes[id].watch = Some(Watcher {
+                    id: request.id,
+                    next: from,
+                });
                 self.feed(id);
             }
             return;
@@ -376,7 +416,10 @@ impl World {
         self.spread();
         if answered && self.nodes[id].life == life {
             let at = self.arrival(id);
-            let event = Event::Done { id: request.id, answer: Ok(answer) };
+            let event = Event::Done {
+                id: request.id,
+                answer: Ok(answer),
+            };
             self.schedule(at, id, Happening::Tell(event));
         }
     }
@@ -392,7 +435,13 @@ impl World {
     fn schedule(&mut self, at: Instant, node: usize, what: Happening) {
         self.order += 1;
         let life = self.nodes[node].life;
-        self.queue.push(Scheduled { at, order: self.order, node, life, what });
+        self.queue.push(Scheduled {
+            at,
+            order: self.order,
+            node,
+            life,
+            what,
+        });
     }
 
     fn ask(&mut self, id: usize, request: Request) {
@@ -401,13 +450,18 @@ impl World {
         if let Ask::Watch { .. } = request.what {
             // The new watch replaces the old one.
             node.watch = None;
-            node.open.retain(|_, a| !matches!(a, Ask::Watch { .. }));
+            let watches = node.open.extract_if(.., |_, a| matches!(a, Ask::Watch { .. }));
+            node.replaced.extend(watches.map(|(id, _)| id));
         }
         let writes = |a: &Ask| matches!(a, Ask::Create { .. } | Ask::Renew { .. } | Ask::Delete { .. });
         for open in node.open.values() {
             let both_write = writes(open) && writes(&request.what);
             let same = std::mem::discriminant(open) == std::mem::discriminant(&request.what);
-            assert!(!same && !both_write, "node {id} asks {:?} beside {open:?}", request.what);
+            assert!(
+                !same && !both_write,
+                "node {id} asks {:?} beside {open:?}",
+                request.what
+            );
         }
         node.open.insert(request.id, request.what.clone());
         let answer = |at: Instant| (at, StoreError::Unreachable("timeout".into()));
@@ -418,11 +472,18 @@ impl World {
         let deaf = chance < w.request_lost + w.late + w.answer_lost;
         if lost || late || deaf {
             let (at, why) = answer(self.now + TIMEOUT);
-            let event = Event::Done { id: request.id, answer: Err(why) };
+            let event = Event::Done {
+                id: request.id,
+                answer: Err(why),
+            };
             self.schedule(at, id, Happening::Tell(event));
         }
         if !lost {
-            let way = if late { 2_000 + self.rng.below(8_000) } else { 1 + self.rng.below(w.delay_ms.max(1)) };
+            let way = if late {
+                2_000 + self.rng.below(8_000)
+            } else {
+                1 + self.rng.below(w.delay_ms.max(1))
+            };
             let at = self.now + Duration::from_millis(way);
             let answered = !(late || deaf);
             self.schedule(at, id, Happening::Arrive { request, answered });
@@ -473,7 +534,10 @@ impl World {
             }
             Change::PeerGone(name) => {
                 node.gone += 1;
-                assert!(node.peers.remove(&name).is_some(), "{name} went and was not there");
+                assert!(
+                    node.peers.remove(&name).is_some(),
+                    "{name} went and was not there"
+                );
             }
         }
     }
@@ -498,16 +562,27 @@ impl World {
             let other = subnets.insert(subnet, node.id);
             assert_eq!(other, None, "{subnet} belongs to {} too", node.id);
             let entry = self.store.entry(&subnet.to_string());
-            let text = entry.map(|e| String::from_utf8_lossy(&e.value).into_owned()).unwrap_or_default();
+            let text = entry
+                .map(|e| String::from_utf8_lossy(&e.value).into_owned())
+                .unwrap_or_default();
             let said = format!("\"id-{}\"", node.id);
-            assert!(text.contains(&said), "{subnet} of node {} in the store: {text}", node.id);
-            assert!(status.connected && status.allocate && node.allocate, "node {}: {status:?}", node.id);
+            assert!(
+                text.contains(&said),
+                "{subnet} of node {} in the store: {text}",
+                node.id
+            );
+            assert!(
+                status.connected && status.allocate && node.allocate,
+                "node {}: {status:?}",
+                node.id
+            );
         }
         for node in &up {
             for other in up.iter().filter(|o| o.id != node.id) {
                 let net = other.acquired.as_ref().unwrap().subnet.net4;
                 let peer = node.peers.values().find(|p| p.subnet4 == Some(net));
-                let peer = peer.unwrap_or_else(|| panic!("node {} does not know {net} of {}", node.id, other.id));
+                let peer =
+                    peer.unwrap_or_else(|| panic!("node {} does not know {net} of {}", node.id, other.id));
                 assert_eq!(peer.underlay, (other.public_ip, 8472).into());
                 assert_eq!(peer.name.as_str(), format!("n{}", other.id));
             }
@@ -516,14 +591,15 @@ impl World {
 
     /// Where in the store a subnet of a node is.
     pub fn key(&self, id: usize) -> String {
-        self.nodes[id].acquired.as_ref().expect("has a subnet").subnet.to_string()
+        self.nodes[id]
+            .acquired
+            .as_ref()
+            .expect("has a subnet")
+            .subnet
+            .to_string()
     }
 
     pub fn alarms(&self, id: usize) -> String {
         self.nodes[id].cluster.status(self.now).alarms.join("\n")
-    }
-
-    pub fn config_key() -> String {
-        format!("{PREFIX}/config")
     }
 }
