@@ -162,7 +162,6 @@ impl Memory {
             .map_err(|e| self.wrong(name, "written", e))
     }
 
-
     /// Move a file out of the way, and say so.
     fn set_aside(&self, name: &str, why: &str) -> Result<String, MemoryError> {
         let (from, to) = (self.dir.join(name), self.dir.join(format!("{name}.refused")));
@@ -198,7 +197,11 @@ pub fn replace_file(place: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> 
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(beside)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(beside)?;
         for part in parts {
             file.write_all(part)?;
         }
@@ -335,7 +338,7 @@ mod tests {
             "{why}"
         );
         refused(&[&good[..], b" "].concat());
-        refused(&vec![b'\n'; 100]);
+        refused(&[b'\n'; 100]);
         let other = b"{\"cluster\":\"x\"}";
         let head = format!("podwire-state 1 {:08x} {}\n", crc32(other), other.len());
         assert!(refused(&[head.as_bytes(), other].concat()).contains("does not hold"));

@@ -49,7 +49,11 @@ impl Host {
             let socket = UdpSocket::bind((from, 0)).ok()?;
             socket.connect((to, 9)).ok()?;
             // A route through an interface without an address leaves from none.
-            socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified())
+            socket
+                .local_addr()
+                .ok()
+                .map(|a| a.ip())
+                .filter(|ip| !ip.is_unspecified())
         };
         Host {
             name: name.split('.').next().unwrap_or_default().into(),

@@ -75,7 +75,9 @@ impl Lobby<'_> {
         let mut events = Events::with_capacity(64);
         let outcome = loop {
             if self.source.is_broken() {
-                return Err(io::Error::other("the thread that keeps the lease ended (the log tells why; report it)"));
+                return Err(io::Error::other(
+                    "the thread that keeps the lease ended (the log tells why; report it)",
+                ));
             }
             if let Some(over) = self.heard() {
                 break over;

@@ -16,7 +16,7 @@ use super::watch::NetnsWatch;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
 use crate::control::etcd::Told;
 use crate::control::file::PeersFile;
-use crate::model::{Change, Instant, PodName, TapCaps};
+use crate::model::{Change, Instant, NodeName, PodName, TapCaps};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -47,6 +47,11 @@ const STORE: Token = Token(8);
 const FIRST: usize = 16;
 /// Most conversations at once.
 const MAX_CONNECTIONS: usize = 256;
+
+/// Changes of peers that are told one by one; of more at once only the numbers are.
+const FEW_CHANGES: usize = 16;
+/// When what the worker did not take is offered again.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Most requests of one conversation before others have their turn.
 const MAX_REQUESTS: usize = 64;
@@ -105,6 +110,8 @@ pub struct Server<'w> {
     addresses: Option<AddressWatch>,
     /// The node has its subnet, and knew all its peers once.
     ready: bool,
+    /// Changes that the worker had no room for, and when it was last asked.
+    untold: (Vec<Change>, Instant),
     netns: NetnsWatch,
     conversations: HashMap<Token, Conversation>,
     /// Process descriptors of the holders of pods' namespaces.
@@ -178,6 +185,7 @@ impl<'w> Server<'w> {
             allocate: true,
             orphaned: false,
             source,
+            untold: (Vec::new(), Instant::ZERO),
             netns,
             conversations: HashMap::new(),
             holders: HashMap::new(),
@@ -221,7 +229,8 @@ impl<'w> Server<'w> {
         let mut events = Events::with_capacity(256);
         loop {
             let now = self.now();
-            let patience = self.endpoints.patience(now);
+            let again = (!self.untold.0.is_empty()).then_some(AGAIN);
+            let patience = self.endpoints.patience(now).into_iter().chain(again).min();
             match self.poll.poll(&mut events, patience) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
@@ -263,6 +272,9 @@ impl<'w> Server<'w> {
                 }
             }
             let now = self.now();
+            if !self.untold.0.is_empty() && now - self.untold.1 >= AGAIN.into() {
+                self.offer();
+            }
             self.endpoints.expire(now);
             // One of those may have given a descriptor back.
             if self.retry {
@@ -318,17 +330,42 @@ impl<'w> Server<'w> {
         self.tell(changes);
     }
 
-    /// Pass changes to the worker.
-    fn tell(&self, changes: Vec<Change>) {
-        for change in changes {
-            match &change {
-                Change::PeerSet(p) => log::info!("peer {} is at {}", p.name, p.underlay),
-                Change::PeerGone(name) => log::info!("peer {name} is gone"),
-            }
-            if let Err(e) = self.worker.send(Command::Change(change)) {
-                log::error!("the data path takes no changes: {e}");
+    /// Pass changes to the worker, after those it had no room for.
+    fn tell(&mut self, changes: Vec<Change>) {
+        let one_by_one = match changes.len() {
+            0..=FEW_CHANGES => log::Level::Info,
+            _ => log::Level::Debug,
+        };
+        for change in &changes {
+            match change {
+                Change::PeerSet(p) => log::log!(one_by_one, "peer {} is at {}", p.name, p.underlay),
+                Change::PeerGone(name) => log::log!(one_by_one, "peer {name} is gone"),
             }
         }
+        if changes.len() > FEW_CHANGES {
+            let gone = changes.iter().filter(|c| matches!(c, Change::PeerGone(_)));
+            let gone = gone.count();
+            log::info!(
+                "{} peers are new or changed, {gone} are gone",
+                changes.len() - gone
+            );
+        }
+        if !changes.is_empty() {
+            // Of what was not told yet, the newest of each peer counts.
+            let newer: HashSet<&NodeName> = changes.iter().map(Change::name).collect();
+            self.untold.0.retain(|c| !newer.contains(c.name()));
+            self.untold.0.extend(changes);
+            self.offer();
+        }
+    }
+
+    /// Offer the worker what it was not told yet. What it has no room for is offered again.
+    fn offer(&mut self) {
+        match self.worker.send(Command::Changes(self.untold.0.clone())) {
+            Ok(()) => self.untold.0.clear(),
+            Err(e) => log::error!("{} changes of peers wait: {e}", self.untold.0.len()),
+        }
+        self.untold.1 = self.now();
     }
 
     /// Take in all who wait. The listener tells of newcomers only, so that whoever is left waits for `retry`.

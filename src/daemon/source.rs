@@ -9,8 +9,8 @@ use crate::control::flannel::{Abilities, SubnetEnv, SubnetKey};
 use crate::control::memory::{self, Memory, Recalled};
 use crate::control::store::Store;
 use crate::model::StoreStatus;
-use std::os::unix::net::UnixStream;
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 /// The source of truth about the peers.
@@ -36,7 +36,9 @@ impl Source {
             return Ok(Source::None);
         };
         let Some((public_ip, public_ip6)) = config.published(host) else {
-            return Err("this host has no IPv4 address that peers could send to (name one with --public-ip)".into());
+            return Err(
+                "this host has no IPv4 address that peers could send to (name one with --public-ip)".into(),
+            );
         };
         let settings = Settings {
             endpoints: store.endpoints.clone(),
@@ -70,7 +72,9 @@ impl Source {
             ..Options::default()
         };
         let (near, far) = UnixStream::pair().map_err(|e| e.to_string())?;
-        let nonblocking = near.set_nonblocking(true).and_then(|()| far.set_nonblocking(true));
+        let nonblocking = near
+            .set_nonblocking(true)
+            .and_then(|()| far.set_nonblocking(true));
         nonblocking.map_err(|e| e.to_string())?;
         let wake = Box::new(move || {
             // A stream that is full has not been read yet.
@@ -119,7 +123,9 @@ impl Source {
 fn identity(memory: Option<&Memory>) -> Result<String, String> {
     let fresh = || memory::fresh_id().map_err(|e| format!("no random numbers are to be had: {e}"));
     let Some(memory) = memory else {
-        log::warn!("nothing says where state is kept (HOME, XDG_STATE_HOME): the subnet may change with a restart");
+        log::warn!(
+            "nothing says where state is kept (HOME, XDG_STATE_HOME): the subnet may change with a restart"
+        );
         return fresh();
     };
     match memory.id() {

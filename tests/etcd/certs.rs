@@ -23,15 +23,11 @@ impl Certs {
             "ec_paramgen_curve:prime256v1",
             "-nodes",
         ];
+        // Two of the same name would be one with a wrong signature.
+        let own = certs.dir.path().file_name().unwrap().to_string_lossy();
+        let subject = format!("/CN=podwire tests {own}");
         let more = [
-            "-days",
-            "2",
-            "-subj",
-            "/CN=podwire tests",
-            "-keyout",
-            "ca.key",
-            "-out",
-            "ca.pem",
+            "-days", "2", "-subj", &subject, "-keyout", "ca.key", "-out", "ca.pem",
         ];
         certs.openssl(&[&key[..], &more[..]].concat());
         certs.sign("server", "subjectAltName=IP:127.0.0.1");

@@ -178,6 +178,8 @@ impl Shell {
                     all.extend(changes);
                     last = revision;
                 }
+                // The last words of one before.
+                Event::Watched { id, .. } | Event::WatchEnded { id, .. } if id < watch => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -31,7 +31,7 @@ pub fn fill(etcd: &Etcd, count: usize) {
                 n & 255
             );
             let key = format!("{PREFIX}/subnets/10.{}.{}.0-24", 64 + (n >> 8), n & 255);
-            writeln!(text, "put --lease={lease} {key} '{value}'").unwrap();
+            writeln!(text, "put --lease={lease} {key} {value:?}").unwrap();
         }
         text += "\n\n";
         etcd.txn(&text);

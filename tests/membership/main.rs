@@ -5,12 +5,11 @@ mod store;
 mod world;
 
 use podwire::control::cluster::{Ask, Event};
-use podwire::model::Instant;
 use world::{FAIR, FOUL, Weather, World, secs};
 
 fn cluster(seed: u64, weather: Weather, nodes: usize) -> World {
     let mut world = World::new(seed, weather);
-    (0..nodes).for_each(|_| drop(world.add()));
+    (0..nodes).for_each(|_| _ = world.add());
     world.run(secs(if weather.request_lost > 0 { 90 } else { 10 }));
     world
 }
@@ -31,7 +30,7 @@ fn the_last_subnets_go_to_those_that_ask_and_the_next_node_waits() {
         .store
         .configure(r#"{"Network":"10.61.0.0/18","Backend":{"Type":"vxlan"}}"#);
     // 64 of them, without the first.
-    (0..63).for_each(|_| drop(world.add()));
+    (0..63).for_each(|_| _ = world.add());
     world.run(secs(20));
     world.check_converged();
     let late = world.add();
@@ -208,6 +207,9 @@ fn a_day_of_renewals() {
     let writes = world.store.revision() - before;
     // After 23 hours, three times each.
     assert_eq!(writes, 15);
+    // And a list about every five minutes, each of which may ask for no more.
+    let asked = world.nodes[0].asked.len();
+    assert!((800..1_200).contains(&asked), "{asked} requests in three days");
     assert!(world.nodes.iter().all(|n| n.gone == 0));
 }
 
@@ -348,6 +350,35 @@ fn many_deletions_at_once_wait_for_a_second_list() {
     world.run(secs(4));
     assert_eq!((world.nodes[0].peers.len(), world.nodes[0].gone), (all - 9, 9));
     assert_eq!(world.alarms(0), "");
+}
+
+#[test]
+fn leases_that_run_out_while_their_nodes_cannot_reach_the_store_are_taken_again() {
+    let mut world = cluster(20, FAIR, 10);
+    let keys: Vec<String> = (0..10).map(|id| world.key(id)).collect();
+    (0..9).for_each(|id| world.cut_off(id, true));
+    world.run(secs(25 * 3600));
+    assert_eq!(
+        world.store.subnets().len(),
+        1,
+        "all but that of the node that reaches it"
+    );
+    for node in &world.nodes[..9] {
+        assert_eq!(
+            (node.peers.len(), node.gone),
+            (9, 0),
+            "who hears nothing changes nothing"
+        );
+    }
+    assert!(
+        world.alarms(0).contains("this node's lease ran out"),
+        "{}",
+        world.alarms(0)
+    );
+    (0..9).for_each(|id| world.cut_off(id, false));
+    world.run(secs(30));
+    world.check_converged();
+    assert_eq!(keys, (0..10).map(|id| world.key(id)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -590,7 +621,7 @@ fn nodes_in_a_dual_stack_network_share_neither_subnet() {
     world.store.configure(
         r#"{"EnableIPv6":true,"Network":"10.61.0.0/18","IPv6Network":"fd61::/56","Backend":{"Type":"vxlan"}}"#,
     );
-    (0..40).for_each(|_| drop(world.add()));
+    (0..40).for_each(|_| _ = world.add());
     world.run(secs(30));
     world.check_converged();
     let mut six: Vec<_> = world
@@ -643,5 +674,4 @@ fn five_thousand_leases() {
     assert_eq!(world.nodes[0].cluster.status(world.now).leases.len(), 5_000);
     let kept = world.nodes[0].cluster.remember();
     assert_eq!(kept.peers.len(), 4_999);
-    let _ = Instant::ZERO;
 }

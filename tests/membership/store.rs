@@ -104,9 +104,10 @@ impl Store {
     /// Everything is gone, and revisions begin again. The identity may stay: etcd makes it from its settings.
     pub fn wipe(&mut self, cluster: u64) {
         let config = self.state.config.clone();
-        let lists = self.lists;
+        // Numbers of leases are made of the time: they do not come twice.
+        let (lists, next_lease) = (self.lists, self.next_lease);
         *self = Store::new();
-        self.lists = lists;
+        (self.lists, self.next_lease) = (lists, next_lease);
         self.cluster = cluster;
         if let Some(text) = config {
             self.configure(&String::from_utf8(text).unwrap());

@@ -1,7 +1,7 @@
 //! Many nodes' memberships, one store, a virtual clock, and a network between them that a seed makes slow, deaf or
 //! forgetful. What must hold at every moment is checked at every moment.
 
-use crate::store::{PREFIX, Store};
+use crate::store::Store;
 use podwire::control::cluster::{
     Answer, Ask, Cluster, Event, Identity, Membership, Options, Output, Remembered, Request, StoreError,
     Watched,
@@ -82,6 +82,8 @@ pub struct Node {
     pub gone: usize,
     pub asked: Vec<Ask>,
     open: BTreeMap<u64, Ask>,
+    /// Watches that others came in the place of.
+    replaced: BTreeSet<u64>,
     watch: Option<Watcher>,
     /// Messages to it keep their order.
     last_arrival: Instant,
@@ -203,6 +205,7 @@ impl World {
             gone: 0,
             asked: Vec::new(),
             open: BTreeMap::new(),
+            replaced: BTreeSet::new(),
             watch: None,
             last_arrival: self.now,
             public_ip,
@@ -305,7 +308,7 @@ impl World {
                 if let Event::Done { id, .. } = &event {
                     let ask = node.open.remove(id);
                     assert!(
-                        ask.is_some() || node.watch.is_some(),
+                        ask.is_some() || node.replaced.contains(id),
                         "an answer nobody waits for"
                     );
                 }
@@ -447,7 +450,8 @@ impl World {
         if let Ask::Watch { .. } = request.what {
             // The new watch replaces the old one.
             node.watch = None;
-            node.open.retain(|_, a| !matches!(a, Ask::Watch { .. }));
+            let watches = node.open.extract_if(.., |_, a| matches!(a, Ask::Watch { .. }));
+            node.replaced.extend(watches.map(|(id, _)| id));
         }
         let writes = |a: &Ask| matches!(a, Ask::Create { .. } | Ask::Renew { .. } | Ask::Delete { .. });
         for open in node.open.values() {
@@ -597,9 +601,5 @@ impl World {
 
     pub fn alarms(&self, id: usize) -> String {
         self.nodes[id].cluster.status(self.now).alarms.join("\n")
-    }
-
-    pub fn config_key() -> String {
-        format!("{PREFIX}/config")
     }
 }

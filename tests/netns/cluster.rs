@@ -16,13 +16,24 @@ use std::time::Duration;
 
 /// The tests.
 pub const CASES: &[Case] = &[
-    Case::new("nodes_find_each_other_by_their_leases", find_each_other).nodes(3).cluster(),
+    Case::new("nodes_find_each_other_by_their_leases", find_each_other)
+        .nodes(3)
+        .cluster(),
     Case::new("a_flannel_node_is_a_peer_like_any_other", flannel).cluster(),
-    Case::new("a_node_waits_for_the_network_and_says_so", waits).nodes(1).cluster(),
+    Case::new("a_node_waits_for_the_network_and_says_so", waits)
+        .nodes(1)
+        .cluster(),
     Case::new("traffic_goes_on_while_the_store_is_gone", store_gone).cluster(),
     Case::new("a_node_starts_while_its_store_is_gone", starts_without_store).cluster(),
-    Case::new("a_node_that_moves_is_found_at_its_new_address", moves).cluster().bind_any(),
-    Case::new("a_subnet_that_changes_hands_takes_its_traffic_along", changes_hands).nodes(3).cluster(),
+    Case::new("a_node_that_moves_is_found_at_its_new_address", moves)
+        .cluster()
+        .bind_any(),
+    Case::new(
+        "a_subnet_that_changes_hands_takes_its_traffic_along",
+        changes_hands,
+    )
+    .nodes(3)
+    .cluster(),
     Case::new("a_node_that_slept_goes_on", sleeps).cluster(),
     Case::new("a_subnet_two_nodes_claim_is_named", two_claim).cluster(),
 ];
@@ -36,7 +47,10 @@ fn leases(node: &Node) -> StoreStatus {
 }
 
 fn knows(node: &Node, subnet: &str) -> Option<LeaseInfo> {
-    leases(node).leases.into_iter().find(|l| l.subnet.starts_with(subnet))
+    leases(node)
+        .leases
+        .into_iter()
+        .find(|l| l.subnet.starts_with(subnet))
 }
 
 /// What a node answers at a path of its health endpoint.
@@ -58,7 +72,10 @@ fn find_each_other(world: &mut World) {
         assert_eq!(status.leases.len(), 3, "{status:?}");
         let own = status.leases.iter().find(|l| l.own).expect("an own lease");
         assert_eq!(own.subnet, format!("10.244.{n}.0-24&fd00:10:244:{n}::-64"));
-        assert!(own.expires_s.is_some_and(|s| (86_000..=86_400).contains(&s)), "{own:?}");
+        assert!(
+            own.expires_s.is_some_and(|s| (86_000..=86_400).contains(&s)),
+            "{own:?}"
+        );
         assert!(health(world, n, "/healthz").starts_with("HTTP/1.1 200"));
         assert!(health(world, n, "/readyz").starts_with("HTTP/1.1 200"));
         assert!(health(world, n, "/metrics").starts_with("HTTP/1.1 404"));
@@ -81,7 +98,10 @@ fn find_each_other(world: &mut World) {
     stream(b, a, Family::V6, 4 * MB);
     // One that leaves is forgotten at once by the others, who go on.
     world.nodes[2].stop();
-    world.ctl(&["del", &format!("{PREFIX}/subnets/10.244.3.0-24&fd00:10:244:3::-64")]);
+    world.ctl(&[
+        "del",
+        &format!("{PREFIX}/subnets/10.244.3.0-24&fd00:10:244:3::-64"),
+    ]);
     for node in &world.nodes[..2] {
         eventually("n3 is forgotten", SOON, || {
             node.status().peers.iter().all(|p| p.name != "n3")
@@ -109,27 +129,57 @@ fn flannel(world: &mut World) {
         host.ip4
     ));
     let link = host.netns.ask("ip", &["-o", "link", "show", "flannel.1"]);
-    let mac = link.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a MAC");
+    let mac = link
+        .split("link/ether ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .expect("a MAC");
     let pod = super::netns::Netns::new();
-    let machine = Machine::introduced(world, (&host.netns, &pod), "flannel.1", mtu, host.ip4.into(), || {
-        let value = format!(
-            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#,
-            host.ip4
-        );
-        world.ctl(&["put", &format!("{PREFIX}/subnets/10.244.9.0-24"), &value]);
-        eventually("it is known", SOON, || knows(&world.nodes[0], "10.244.9.0-24").is_some());
-    });
-    host.netns.run("bridge", &["fdb", "add", &n1_vtep.to_string(), "dev", "flannel.1", "dst", &n1.to_string()]);
+    let machine = Machine::introduced(
+        world,
+        (&host.netns, &pod),
+        "flannel.1",
+        mtu,
+        host.ip4.into(),
+        || {
+            let value = format!(
+                r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#,
+                host.ip4
+            );
+            world.ctl(&["put", &format!("{PREFIX}/subnets/10.244.9.0-24"), &value]);
+            eventually("it is known", SOON, || {
+                knows(&world.nodes[0], "10.244.9.0-24").is_some()
+            });
+        },
+    );
+    host.netns.run(
+        "bridge",
+        &[
+            "fdb",
+            "add",
+            &n1_vtep.to_string(),
+            "dev",
+            "flannel.1",
+            "dst",
+            &n1.to_string(),
+        ],
+    );
     let lease = knows(&world.nodes[0], "10.244.9.0-24").expect("its lease");
     assert_eq!((lease.podwire, lease.name.as_str()), (None, "10.244.9.0-24"));
     let a = &world.pods[0][0];
-    for (near, far) in [(a as &dyn Place, &machine.pod as &dyn Place), (&machine.pod, a), (a, &machine.host)] {
+    for (near, far) in [
+        (a as &dyn Place, &machine.pod as &dyn Place),
+        (&machine.pod, a),
+        (a, &machine.host),
+    ] {
         at_once(near, far, Family::V4);
         stream(near, far, Family::V4, 8 * MB);
     }
     // It goes as it came.
     world.ctl(&["del", &format!("{PREFIX}/subnets/10.244.9.0-24")]);
-    eventually("it is forgotten", SOON, || knows(&world.nodes[0], "10.244.9.0-24").is_none());
+    eventually("it is forgotten", SOON, || {
+        knows(&world.nodes[0], "10.244.9.0-24").is_none()
+    });
 }
 
 fn waits(world: &mut World) {
@@ -137,15 +187,48 @@ fn waits(world: &mut World) {
     let (dir, url) = (world.dir().to_path_buf(), world.store().url.clone());
     let socket = dir.join("late.sock");
     let mut command = Command::new(PODWIRE);
-    command.args(["node", "--name", "late", "--store", "etcd", "--etcd-prefix", "/elsewhere", "--etcd-endpoints", &url]);
-    command.args(["--healthz-port", "9474", "--bind", "127.0.0.1", "--public-ip", "192.0.2.77"]);
-    command.arg("--socket").arg(&socket).arg("--subnet-file").arg(dir.join("late.env"));
-    command.env("XDG_STATE_HOME", dir.join("state")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args([
+        "node",
+        "--name",
+        "late",
+        "--store",
+        "etcd",
+        "--etcd-prefix",
+        "/elsewhere",
+        "--etcd-endpoints",
+        &url,
+    ]);
+    command.args([
+        "--healthz-port",
+        "9474",
+        "--bind",
+        "127.0.0.1",
+        "--public-ip",
+        "192.0.2.77",
+    ]);
+    command
+        .arg("--socket")
+        .arg(&socket)
+        .arg("--subnet-file")
+        .arg(dir.join("late.env"));
+    command
+        .env("XDG_STATE_HOME", dir.join("state"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let late = host.within(|| command.spawn()).expect("podwire starts");
     let ask = |what: &[&str]| {
         let mut command = Command::new(PODWIRE);
-        let out = command.arg("--socket").arg(&socket).args(what).output().expect("podwire runs");
-        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout))
+        let out = command
+            .arg("--socket")
+            .arg(&socket)
+            .args(what)
+            .output()
+            .expect("podwire runs");
+        (
+            out.status.code(),
+            String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout),
+        )
     };
     eventually("it says what it waits for", SOON, || {
         let (code, said) = ask(&["status"]);
@@ -155,13 +238,27 @@ fn waits(world: &mut World) {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("/elsewhere/config"), "{said}");
     // One that no network can be made of is named, and better ones are waited for.
-    world.ctl(&["put", "/elsewhere/config", r#"{"Network":"10.9.0.0/16","Backend":{"Type":"host-gw"}}"#]);
-    eventually("it says what is wrong", SOON, || ask(&["leases"]).1.contains("host-gw"));
-    world.ctl(&["put", "/elsewhere/config", r#"{"network":"10.9.0.0/16","Backend":{"type":"vxlan","Port":9999}}"#]);
+    world.ctl(&[
+        "put",
+        "/elsewhere/config",
+        r#"{"Network":"10.9.0.0/16","Backend":{"Type":"host-gw"}}"#,
+    ]);
+    eventually("it says what is wrong", SOON, || {
+        ask(&["leases"]).1.contains("host-gw")
+    });
+    world.ctl(&[
+        "put",
+        "/elsewhere/config",
+        r#"{"network":"10.9.0.0/16","Backend":{"type":"vxlan","Port":9999}}"#,
+    ]);
     eventually("it is up", SOON, || ask(&["status"]).0 == Some(0));
     let (_, said) = ask(&["status"]);
-    assert!(said.contains("10.9.") && said.contains("127.0.0.1:9999"), "{said}");
-    rustix::process::kill_process(rustix::process::Pid::from_child(&late), Signal::TERM).expect("it is our child");
+    assert!(
+        said.contains("10.9.") && said.contains("127.0.0.1:9999"),
+        "{said}"
+    );
+    rustix::process::kill_process(rustix::process::Pid::from_child(&late), Signal::TERM)
+        .expect("it is our child");
     let out = late.wait_with_output().expect("it ends");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
@@ -182,7 +279,9 @@ fn unnoticed(world: &mut World, trouble: impl FnOnce(&mut World, &Pod)) {
         });
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| trouble(world, &b)));
         done.store(true, Ordering::Relaxed);
-        let rounds = traffic.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let rounds = traffic
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         assert!(rounds > 0);
     });
@@ -193,7 +292,9 @@ fn unnoticed(world: &mut World, trouble: impl FnOnce(&mut World, &Pod)) {
 fn store_gone(world: &mut World) {
     unnoticed(world, |world, far| {
         world.store_mut().kill();
-        eventually("n1 notices", Duration::from_secs(20), || !leases(&world.nodes[0]).connected);
+        eventually("n1 notices", Duration::from_secs(20), || {
+            !leases(&world.nodes[0]).connected
+        });
         let text = world.nodes[0].podwire(&["status"]);
         assert!(String::from_utf8_lossy(&text.stdout).contains("not connected"));
         // Everything that needs this node only works.
@@ -222,7 +323,9 @@ fn starts_without_store(world: &mut World) {
     }
     world.pods[0] = vec![again];
     world.restart_store();
-    eventually("it is connected", Duration::from_secs(20), || leases(&world.nodes[0]).connected);
+    eventually("it is connected", Duration::from_secs(20), || {
+        leases(&world.nodes[0]).connected
+    });
 }
 
 fn moves(world: &mut World) {
@@ -259,7 +362,10 @@ fn changes_hands(world: &mut World) {
     world.pods[1].clear();
     world.pods[2].clear();
     for n in [2, 3] {
-        world.ctl(&["del", &format!("{PREFIX}/subnets/10.244.{n}.0-24&fd00:10:244:{n}::-64")]);
+        world.ctl(&[
+            "del",
+            &format!("{PREFIX}/subnets/10.244.{n}.0-24&fd00:10:244:{n}::-64"),
+        ]);
     }
     let host = &world.underlay.hosts[2].netns;
     world.nodes[2].become_node(2);
@@ -285,7 +391,9 @@ fn sleeps(world: &mut World) {
     world.nodes[0].signal(Signal::CONT);
     let (a, b) = world.pair();
     a.reaches(b.ip4, 3, &[]);
-    eventually("it is connected", Duration::from_secs(20), || leases(&world.nodes[0]).connected);
+    eventually("it is connected", Duration::from_secs(20), || {
+        leases(&world.nodes[0]).connected
+    });
     // Cut off from the store and its peer for a while, by the network this time.
     let (node, store) = (0, world.underlay.hosts.len() - 1);
     let cut = Impairment {
@@ -299,7 +407,9 @@ fn sleeps(world: &mut World) {
     a.reaches(b.ip4, 3, &[]);
     std::thread::sleep(Duration::from_secs(2));
     world.underlay.relay.impair_all(Impairment::default());
-    eventually("it is connected", Duration::from_secs(30), || leases(&world.nodes[0]).connected);
+    eventually("it is connected", Duration::from_secs(30), || {
+        leases(&world.nodes[0]).connected
+    });
 }
 
 fn two_claim(world: &mut World) {
@@ -307,19 +417,34 @@ fn two_claim(world: &mut World) {
     let thief = r#"{"PublicIP":"192.0.2.250","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:99"},"Podwire":{"name":"thief","id":"00000000000000000000000000000099","version":"9","wire":["x"]}}"#;
     world.ctl(&["put", &key, thief]);
     eventually("the alarm names the other", SOON, || {
-        leases(&world.nodes[0]).alarms.iter().any(|a| a.contains("192.0.2.250"))
+        leases(&world.nodes[0])
+            .alarms
+            .iter()
+            .any(|a| a.contains("192.0.2.250"))
     });
     // Pods that are there go on among themselves; new ones are refused, and told why.
     let out = world.nodes[0].podwire(&["attach", "--netns", "/proc/self/ns/net", "--name", "late"]);
     let said = String::from_utf8_lossy(&out.stderr);
-    assert!(!out.status.success() && said.contains("another node has this node's subnet"), "{said}");
+    assert!(
+        !out.status.success() && said.contains("another node has this node's subnet"),
+        "{said}"
+    );
     let subnets = world.nodes[0].status().subnets;
-    assert!(subnets.iter().any(|s| s.to_string() == "10.244.1.0/24"), "{subnets:?}");
+    assert!(
+        subnets.iter().any(|s| s.to_string() == "10.244.1.0/24"),
+        "{subnets:?}"
+    );
     world.ctl(&["del", &key]);
     eventually("the subnet is this node's again", Duration::from_secs(20), || {
         let status = leases(&world.nodes[0]);
-        status.alarms.is_empty() && status.leases.iter().any(|l| l.own && l.subnet.starts_with("10.244.1.0-24"))
+        status.alarms.is_empty()
+            && status
+                .leases
+                .iter()
+                .any(|l| l.own && l.subnet.starts_with("10.244.1.0-24"))
     });
     let (a, b) = world.pair();
-    eventually("n2 knows it", SOON, || b.ping(a.ip4, 1, &["-W", "0.2"]).answered > 0);
+    eventually("n2 knows it", SOON, || {
+        b.ping(a.ip4, 1, &["-W", "0.2"]).answered > 0
+    });
 }

@@ -41,14 +41,19 @@ impl Store {
     /// Start it again after it was killed.
     pub fn restart(&mut self, netns: &Netns) {
         assert!(self.process.is_none(), "it runs");
-        let log = File::options().create(true).append(true).open(self.dir.with_extension("log"));
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.with_extension("log"));
         let mut etcd = Command::new("etcd");
         etcd.arg("--data-dir").arg(&self.dir);
         for flag in ["--listen-client-urls", "--advertise-client-urls"] {
             etcd.args([flag, &self.url]);
         }
         etcd.args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
-        etcd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("a log"));
+        etcd.stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.expect("a log"));
         let started = netns.within(|| etcd.spawn());
         self.process = Some(started.expect("these tests need etcd (tests/run installs it)"));
         let begun = Instant::now();
@@ -61,15 +66,23 @@ impl Store {
     /// Run etcdctl.
     pub fn ctl(&self, netns: &Netns, args: &[&str]) -> Output {
         let mut ctl = Command::new("etcdctl");
-        ctl.env("ETCDCTL_API", "3").args(["--endpoints", &self.url]).args(args);
+        ctl.env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.url])
+            .args(args);
         ctl.stdin(Stdio::null());
-        netns.within(|| ctl.output()).expect("these tests need etcdctl (tests/run installs it)")
+        netns
+            .within(|| ctl.output())
+            .expect("these tests need etcdctl (tests/run installs it)")
     }
 
     /// Run etcdctl, which must succeed, for what it prints.
     pub fn ask(&self, netns: &Netns, args: &[&str]) -> String {
         let out = self.ctl(netns, args);
-        assert!(out.status.success(), "etcdctl {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        assert!(
+            out.status.success(),
+            "etcdctl {args:?}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
 

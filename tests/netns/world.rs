@@ -154,7 +154,9 @@ impl World {
             .map(|(n, host)| node::peer(n, address(host)))
             .collect();
         let stranger = underlay.hosts.last().expect("a stranger");
-        let store = case.cluster.then(|| Store::start(&stranger.netns, stranger.ip4, dir.path()));
+        let store = case
+            .cluster
+            .then(|| Store::start(&stranger.netns, stranger.ip4, dir.path()));
         let nodes: Vec<Node> = (1..)
             .zip(hosts)
             .map(|(n, host)| {
@@ -167,7 +169,14 @@ impl World {
                 let mut more: Vec<String> = case.node_args.iter().map(ToString::to_string).collect();
                 if let Some(store) = &store {
                     let env = dir.path().join(format!("n{n}.env"));
-                    let args = ["--store", "etcd", "--etcd-endpoints", &store.url, "--healthz-port", "9473"];
+                    let args = [
+                        "--store",
+                        "etcd",
+                        "--etcd-endpoints",
+                        &store.url,
+                        "--healthz-port",
+                        "9473",
+                    ];
                     more.extend(args.map(String::from));
                     more.extend(["--subnet-file".into(), env.to_string_lossy().into_owned()]);
                     if case.bind_any {

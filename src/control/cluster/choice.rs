@@ -1,11 +1,11 @@
 //! Which subnet a node takes: what is its own already, what it had, or any that is free.
 
+use super::backoff::Rng;
 use super::known::{Known, Lease};
-use super::spans::{Spans, overlaps, span4, span6};
+use super::spans::{Spans, overlaps};
 use super::{Identity, Options, SubnetKey};
-use crate::control::cluster::backoff::Rng;
-use crate::control::flannel::{Network, Range4, Range6};
-use ipnet::{Ipv4Net, Ipv6Net};
+use crate::control::flannel::{Network, Range6};
+use ipnet::Ipv6Net;
 use std::collections::BTreeSet;
 
 /// One of so many free subnets is taken by chance, as flannel does it: nodes that start together seldom meet.
@@ -116,92 +116,40 @@ impl Chooser<'_> {
     /// One of the first free subnets. The IPv6 subnet of a dual-stack lease is the one with the same number, if it
     /// is free: nodes that want the same IPv4 subnet then meet at one key, where one of them loses.
     fn any(&self, taken: &Spans, rng: &mut Rng) -> Option<SubnetKey> {
-        let lost: BTreeSet<_> = self.lost.iter().map(|k| k.net4).collect();
-        let four = free4(&self.network.range4, taken, |net| lost.contains(net));
-        let net4 = *four.get(rng.below(four.len() as u64) as usize)?;
+        let keys = || self.known.leases.keys().chain(self.lost);
+        let range4 = &self.network.range4;
+        let net4 = pick(range4.free(keys().map(|k| k.net4), CANDIDATES), rng)?;
         let Some(range6) = &self.network.range6 else {
             return Some(SubnetKey { net4, net6: None });
         };
-        let (min, _) = span4(&key4(self.network.range4.min));
-        let (at, last) = span4(&key4(net4));
-        let number = (at - min) / (last - at + 1);
-        let paired = nth6(range6, number).filter(|net| is_free6(*net, taken));
-        let net6 = paired.or_else(|| {
-            let six = free6(range6, taken);
-            six.get(rng.below(six.len() as u64) as usize).copied()
+        let number = (net4.addr().to_bits() - range4.min.addr().to_bits()) >> (32 - range4.prefix_len());
+        let paired = nth(range6, number.into()).filter(|net| {
+            let key = SubnetKey {
+                net4,
+                net6: Some(*net),
+            };
+            taken.overlap(&key).is_none()
         });
-        Some(SubnetKey {
-            net4,
-            net6: Some(net6?),
-        })
+        let any6 = || pick(range6.free(keys().filter_map(|k| k.net6), CANDIDATES), rng);
+        let net6 = Some(paired.or_else(any6)?);
+        Some(SubnetKey { net4, net6 })
     }
 }
 
-/// The first free IPv4 subnets. What is taken is jumped over, so that this takes as many steps as there are leases.
-fn free4(range: &Range4, taken: &Spans, lost: impl Fn(&Ipv4Net) -> bool) -> Vec<Ipv4Net> {
-    let len = range.min.prefix_len();
-    let step = 1u128 << (32 - u32::from(len).min(32));
-    let (first, _) = span4(&key4(range.min));
-    let (end, _) = span4(&key4(range.max));
-    let net = |at: u128| Ipv4Net::new((at as u32).into(), len).ok();
-    walk(
-        first,
-        end,
-        step,
-        |span| taken.overlap4(span),
-        |at| net(at).filter(|n| !lost(n)),
-    )
-}
-
-/// The first free IPv6 subnets.
-fn free6(range: &Range6, taken: &Spans) -> Vec<Ipv6Net> {
-    let len = range.min.prefix_len();
-    let step = 1u128.checked_shl(128 - u32::from(len)).unwrap_or(u128::MAX);
-    let net = |at: u128| Ipv6Net::new(at.into(), len).ok();
-    let (first, end) = (range.min.network().into(), range.max.network().into());
-    walk(first, end, step, |span| taken.overlap6(span), net)
-}
-
-fn walk<N>(
-    mut at: u128,
-    end: u128,
-    step: u128,
-    taken: impl Fn((u128, u128)) -> Option<(u128, SubnetKey)>,
-    free: impl Fn(u128) -> Option<N>,
-) -> Vec<N> {
-    let mut found = Vec::new();
-    while at <= end && found.len() < CANDIDATES {
-        let next = match taken((at, at.saturating_add(step - 1))) {
-            Some((last, _)) => (last / step).saturating_add(1).saturating_mul(step),
-            None => {
-                found.extend(free(at));
-                at.saturating_add(step)
-            }
-        };
-        if next <= at {
-            break; // The last address there is.
-        }
-        at = next;
-    }
-    found
+fn pick<N>(mut of: Vec<N>, rng: &mut Rng) -> Option<N> {
+    let at = rng.below(of.len() as u64) as usize;
+    (at < of.len()).then(|| of.swap_remove(at))
 }
 
 /// The IPv6 subnet with this number, if there is one.
-fn nth6(range: &Range6, number: u128) -> Option<Ipv6Net> {
-    let len = range.min.prefix_len();
-    let step = 1u128.checked_shl(128 - u32::from(len))?;
-    let at = u128::from(range.min.network()).checked_add(number.checked_mul(step)?)?;
-    (at <= range.max.network().into()).then(|| Ipv6Net::new(at.into(), len).ok())?
-}
-
-fn is_free6(net: Ipv6Net, taken: &Spans) -> bool {
-    let key = SubnetKey {
-        net4: Ipv4Net::default(),
-        net6: Some(net),
-    };
-    span6(&key).is_some_and(|span| taken.overlap6(span).is_none())
-}
-
-fn key4(net4: Ipv4Net) -> SubnetKey {
-    SubnetKey { net4, net6: None }
+fn nth(range: &Range6, number: u128) -> Option<Ipv6Net> {
+    let size = 1u128.checked_shl(128 - u32::from(range.prefix_len()))?;
+    let at = range
+        .min
+        .addr()
+        .to_bits()
+        .checked_add(number.checked_mul(size)?)?;
+    Ipv6Net::new(at.into(), range.prefix_len())
+        .ok()
+        .filter(|net| range.fits(*net))
 }

@@ -1,5 +1,6 @@
 //! What a node keeps on disk, and takes back.
 
+use super::config::Config;
 use super::known::Place;
 use super::{Cluster, Entry, Remembered, SubnetKey};
 use crate::model::Instant;
@@ -32,10 +33,14 @@ impl Cluster {
     /// if that names one, and fits the network.
     pub(super) fn recall(&mut self, remembered: Remembered, now: Instant) -> Option<SubnetKey> {
         self.config.set(Some(remembered.config.as_bytes()), 0);
+        if self.config.network.is_none() {
+            self.config = Config::default();
+            return None;
+        }
         let network = self.config.network.as_ref()?;
         let own = remembered.own.and_then(|text| text.parse::<SubnetKey>().ok());
         let own = own.filter(|key| network.fits(key) && self.options.fixed.is_none_or(|f| f == *key));
-        self.known.cluster = Some(remembered.cluster);
+        self.known.cluster = Some(remembered.cluster).filter(|id| *id != 0);
         self.known.revision = remembered.revision;
         for (key, value, modified) in remembered.peers {
             let whole = key.parse().map(|k: SubnetKey| k.etcd_key(&self.options.prefix));

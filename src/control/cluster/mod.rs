@@ -27,6 +27,7 @@ mod config;
 mod known;
 mod machine;
 mod memory;
+mod news;
 mod own;
 mod peers;
 mod proof;

@@ -247,13 +247,16 @@ fn of_subnet(key: &SubnetKey) -> NodeName {
 }
 
 fn peer(key: &SubnetKey, value: &LeaseValue, name: NodeName, network: &Network) -> Peer {
-    let six = value.public_ip6.filter(|_| key.net6.is_some());
+    let six = value
+        .public_ip6
+        .filter(|_| key.net6.is_some() && network.range6.is_some());
     Peer {
         name,
         underlay: SocketAddr::from((value.public_ip, network.port)),
         underlay6: six.map(|ip| SocketAddr::from((ip, network.port))),
         subnet4: Some(key.net4),
-        subnet6: key.net6,
+        // Its route must not reach beyond the network.
+        subnet6: key.net6.filter(|_| network.range6.is_some()),
         vtep_mac: value.vtep.1,
         vtep_mac6: value.vtep6.map_or(value.vtep.1, |(_, mac)| mac),
         mtu: None,

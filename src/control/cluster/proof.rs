@@ -37,13 +37,14 @@ pub(super) struct Proof {
 }
 
 impl Proof {
-    /// What a list is, by its store's identity, its revision, and its leases.
+    /// What a list is, by its store's identity, its revision, and its leases; `own` is this node's.
     pub(super) fn sight(
         &mut self,
         known: &Known,
         asked: &Listing,
         (cluster, revision): (u64, Revision),
         entries: &[(SubnetKey, &Entry)],
+        own: Option<SubnetKey>,
         now: Instant,
     ) -> Sight {
         let Some(before) = known.cluster else {
@@ -61,16 +62,17 @@ impl Proof {
             self.earlier = Some(since);
             return Sight::Earlier;
         }
-        // A lease that was written at a revision this list covers is not older in it.
+        // A lease that was written at a revision this list covers is not older in it. Of the own one a store may
+        // have said what was not so.
         let older = |(key, entry): &(SubnetKey, &Entry)| {
-            let lease = known.leases.get(key);
+            let lease = known.leases.get(key).filter(|_| own != Some(*key));
             lease.is_some_and(|l| entry.modified < l.modified && l.modified <= revision)
         };
         if entries.iter().any(older) {
             return Sight::Another("it has older leases than before");
         }
-        let peer = |l: &Lease| l.carried.is_none() && l.modified <= revision;
-        if entries.is_empty() && known.leases.values().any(peer) {
+        let peer = |(key, l): (&SubnetKey, &Lease)| own != Some(*key) && l.carried.is_none();
+        if entries.is_empty() && known.leases.iter().any(peer) {
             return Sight::Another("it is empty");
         }
         Sight::Later

@@ -14,21 +14,10 @@ pub(super) struct Spans {
 type Family = BTreeMap<u128, (u128, SubnetKey)>;
 
 impl Spans {
-    /// The last address of a subnet that overlaps the IPv4 addresses `first` to `last`, and its owner.
-    pub(super) fn overlap4(&self, (first, last): (u128, u128)) -> Option<(u128, SubnetKey)> {
-        overlap(&self.v4, first, last)
-    }
-
-    /// The same for IPv6 addresses.
-    pub(super) fn overlap6(&self, (first, last): (u128, u128)) -> Option<(u128, SubnetKey)> {
-        overlap(&self.v6, first, last)
-    }
-
     /// The owner of a subnet that overlaps one of `key`.
     pub(super) fn overlap(&self, key: &SubnetKey) -> Option<SubnetKey> {
-        let four = self.overlap4(span4(key));
-        let six = || span6(key).and_then(|span| self.overlap6(span));
-        four.or_else(six).map(|(_, owner)| owner)
+        let six = || overlap(&self.v6, span6(key)?);
+        overlap(&self.v4, span4(key)).or_else(six)
     }
 
     /// Add the subnets of `key`. Those that lie within them are swallowed; when they lie within one that is there,
@@ -42,13 +31,13 @@ impl Spans {
 }
 
 /// First and last IPv4 address of a key.
-pub(super) fn span4(key: &SubnetKey) -> (u128, u128) {
+fn span4(key: &SubnetKey) -> (u128, u128) {
     let first = u32::from(key.net4.network());
     (first.into(), u32::from(key.net4.broadcast()).into())
 }
 
 /// First and last IPv6 address of a key.
-pub(super) fn span6(key: &SubnetKey) -> Option<(u128, u128)> {
+fn span6(key: &SubnetKey) -> Option<(u128, u128)> {
     key.net6.map(|n| (n.network().into(), n.broadcast().into()))
 }
 
@@ -59,9 +48,9 @@ pub(super) fn overlaps(a: &SubnetKey, b: &SubnetKey) -> bool {
     meet(span4(a), span4(b)) || six().unwrap_or(false)
 }
 
-fn overlap(family: &Family, first: u128, last: u128) -> Option<(u128, SubnetKey)> {
-    let (_, found) = family.range(..=last).next_back()?;
-    (found.0 >= first).then_some(*found)
+fn overlap(family: &Family, (first, last): (u128, u128)) -> Option<SubnetKey> {
+    let (_, (end, owner)) = family.range(..=last).next_back()?;
+    (*end >= first).then_some(*owner)
 }
 
 fn cover(family: &mut Family, (first, last): (u128, u128), key: &SubnetKey) {

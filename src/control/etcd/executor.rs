@@ -45,6 +45,11 @@ impl Executor {
         }
     }
 
+    /// Make new connections for what is asked from now on.
+    pub fn reconnect(&self) {
+        self.shared.sessions.forget();
+    }
+
     /// Begin a request; each is answered by one [`Event::Done`], whatever happens. A watch that replaces one says no
     /// more of the old. A watch that could not begin has no [`Event::WatchEnded`].
     ///

@@ -126,9 +126,12 @@ impl Sessions {
             };
             let served = self.served.load(Ordering::Relaxed);
             let trouble = match trouble {
-                Trouble::Broken(why) if self.access.endpoints[at].tls && !served => Trouble::Broken(format!(
-                    "{why} (does it want a certificate of ours? see --etcd-certfile)"
-                )),
+                // What a member means that hangs up at once is guesswork: with TLS 1.3 its word is lost with the
+                // connection.
+                Trouble::Broken(why) if !served => Trouble::Broken(match self.access.endpoints[at].tls {
+                    true => format!("{why} (does it want a certificate of ours? see --etcd-certfile)"),
+                    false => format!("{why} (is it https:// only, or no etcd?)"),
+                }),
                 other => other,
             };
             if served && rounds == members && matches!(trouble, Trouble::Broken(_)) {
@@ -235,6 +238,13 @@ impl Sessions {
             state.generation += 1;
             state.at = (state.at + 1) % self.access.endpoints.len();
         }
+    }
+
+    /// Have no more to do with the connection in use; the member is the same.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        state.session = None;
+        state.generation += 1;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -237,6 +237,8 @@ impl Store<'_> {
 
     fn wished(&mut self, before: &Wishes, now: &Wishes) {
         if let Some((public_ip, public_ip6)) = now.address.filter(|_| now.address != before.address) {
+            // Connections from the old address are dead, and would be found so only in some seconds.
+            self.executor.reconnect();
             let event = Event::Address {
                 public_ip,
                 public_ip6,

@@ -153,14 +153,20 @@ fn transport(chain: &str) -> Trouble {
     }
     if has("corrupt message") || has("InvalidContentType") {
         return Trouble::Untrusted(format!(
-            "it does not speak TLS: {} (is it http://?)",
+            "it does not speak TLS: {} (is it http:// only?)",
+            words(chain)
+        ));
+    }
+    if has("tls handshake eof") {
+        return Trouble::Apart(format!(
+            "it hangs up on TLS: {} (is it http:// only?)",
             words(chain)
         ));
     }
     if has("decoded message length too large") {
         return Trouble::TooLarge;
     }
-    let apart = ["tcp connect error", "dns error", "tls handshake", "TLS handshake"];
+    let apart = ["tcp connect error", "dns error", "handshake timed out"];
     match apart.iter().any(|a| has(a)) {
         true => Trouble::Apart(words(chain)),
         false => Trouble::Broken(words(chain)),
@@ -185,4 +191,94 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 fn words(text: &str) -> String {
     let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     clean.take(MAX_WORDS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::etcd::Settings;
+
+    #[test]
+    fn what_etcd_says_is_sorted() {
+        let cases = [
+            (
+                "OutOfRange",
+                "etcdserver: mvcc: required revision has been compacted",
+                Trouble::Compacted,
+            ),
+            (
+                "FailedPrecondition",
+                "etcdserver: authentication is not enabled",
+                Trouble::NoUsers,
+            ),
+            (
+                "OutOfRange",
+                "Error, decoded message length too large: found 9 bytes",
+                Trouble::TooLarge,
+            ),
+        ];
+        for (code, message, trouble) in cases {
+            assert_eq!(said(code, message), trouble);
+        }
+        let stale = [
+            "invalid auth token",
+            "revision of auth store is old",
+            "user name is empty",
+        ];
+        assert!(
+            stale
+                .iter()
+                .all(|m| matches!(said("InvalidArgument", m), Trouble::Stale(_)))
+        );
+        let refused = "etcdserver: authentication failed, invalid user ID or password";
+        assert!(matches!(said("InvalidArgument", refused), Trouble::Refused(_)));
+        let elsewhere = [
+            "etcdserver: no leader",
+            "etcdserver: leader changed",
+            "etcdserver: request timed out",
+        ];
+        assert!(elsewhere.iter().all(|m| said("Unavailable", m).elsewhere(true)));
+        assert!(
+            elsewhere.iter().all(|m| !said("Unavailable", m).elsewhere(false)),
+            "it may have been done"
+        );
+        assert!(Trouble::Apart(String::new()).elsewhere(false), "it was not done");
+        let full = said("ResourceExhausted", "etcdserver: mvcc: database space exceeded");
+        assert!(matches!(full, Trouble::Other(text) if text.contains("defragment")));
+    }
+
+    #[test]
+    fn other_peoples_words_stay_in_their_line() {
+        let Trouble::Other(text) = said("Unknown", &"a\nb\u{1b}[31m".repeat(1000)) else {
+            panic!();
+        };
+        assert!(text.len() <= 4 * MAX_WORDS && !text.contains(['\n', '\u{1b}']));
+    }
+
+    #[test]
+    fn sentences_name_the_endpoint_and_the_remedy() {
+        let settings = Settings {
+            user: Some("u".into()),
+            password: Some("s3cret".into()),
+            ..Settings::default()
+        };
+        let access = settings.check().unwrap();
+        let all = [
+            (Trouble::Apart("x".into()), "--etcd-endpoints"),
+            (Trouble::Broken("x".into()), "endpoint status"),
+            (Trouble::Silent, "firewall"),
+            (Trouble::Stale("x".into()), "--etcd-username"),
+            (Trouble::Refused("x".into()), "role with read and write"),
+            (Trouble::Untrusted("x".into()), "TLS"),
+            (Trouble::TooLarge, "delete them"),
+        ];
+        for (trouble, remedy) in all {
+            let text = trouble.tell(&access.endpoints[1], &access).to_string();
+            assert!(
+                text.contains("http://127.0.0.1:2379") && text.contains(remedy),
+                "{text}"
+            );
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+    }
 }

@@ -160,9 +160,9 @@ impl Follow<'_> {
         self.held
             .extend(events.iter().filter_map(|e| change(self.keys, e)));
         let last = events
-            .last()
-            .and_then(|e| e.kv.as_ref())
-            .map(|kv| kv.mod_revision);
+            .iter()
+            .rev()
+            .find_map(|e| Some(e.kv.as_ref()?.mod_revision));
         let (whole, rest) = match last {
             Some(last) if response.0.fragment => {
                 let rest = self.held.iter().position(|c| modified(c) >= last);
@@ -203,5 +203,103 @@ fn modified(change: &Watched) -> Revision {
     match change {
         Watched::Put(entry) => entry.modified,
         Watched::Deleted { modified, .. } => *modified,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etcd_client::proto::{PbKeyValue, PbWatchResponse};
+
+    fn put(revision: Revision) -> PbEvent {
+        let kv = PbKeyValue {
+            key: b"/p/subnets/10.61.7.0-24".into(),
+            mod_revision: revision,
+            ..PbKeyValue::default()
+        };
+        PbEvent {
+            kv: Some(kv),
+            ..PbEvent::default()
+        }
+    }
+
+    /// What is told of responses: the revision, and the revisions of the changes.
+    fn told(responses: Vec<PbWatchResponse>) -> Vec<(Revision, Vec<Revision>)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (events, mut heard) = tokio::sync::mpsc::channel(100);
+            let mut follow = Follow {
+                keys: &Keys::new("/p"),
+                id: 1,
+                applied: 9,
+                held: Vec::new(),
+                events: &events,
+            };
+            for response in responses {
+                follow.pass(&WatchResponse(response)).await;
+            }
+            drop(events);
+            let mut all = Vec::new();
+            while let Some(event) = heard.recv().await {
+                match event {
+                    Event::Watched {
+                        revision, changes, ..
+                    } => {
+                        all.push((revision, changes.iter().map(modified).collect()));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            all
+        })
+    }
+
+    fn response(watch_id: i64, revisions: &[Revision], fragment: bool, header: Revision) -> PbWatchResponse {
+        PbWatchResponse {
+            watch_id,
+            fragment,
+            header: Some(etcd_client::proto::PbResponseHeader {
+                revision: header,
+                ..Default::default()
+            }),
+            events: revisions.iter().map(|r| put(*r)).collect(),
+            ..PbWatchResponse::default()
+        }
+    }
+
+    #[test]
+    fn a_revision_is_told_as_a_whole() {
+        let pieces = vec![
+            response(0, &[10, 11, 11], true, 90),
+            response(0, &[11], true, 90),
+            // Asked for, and overtaking.
+            response(-1, &[], false, 90),
+            response(0, &[11, 12], false, 90),
+        ];
+        let expected = [
+            (10, vec![10]),
+            (10, vec![]),
+            (10, vec![]),
+            (12, vec![11, 11, 11, 11, 12]),
+        ];
+        assert_eq!(told(pieces), expected);
+    }
+
+    #[test]
+    fn only_the_watchers_own_progress_counts() {
+        let quiet = vec![response(-1, &[], false, 50), response(0, &[], false, 40)];
+        assert_eq!(told(quiet), [(9, vec![]), (40, vec![])]);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_out() {
+        let mut other = response(0, &[10, 11], false, 11);
+        other.events[0].kv.as_mut().unwrap().key = b"/p/elsewhere".into();
+        other.events.push(PbEvent {
+            r#type: 77,
+            ..put(11)
+        });
+        other.events.push(PbEvent::default());
+        assert_eq!(told(vec![other]), [(11, vec![11])]);
     }
 }
