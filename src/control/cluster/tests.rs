@@ -540,6 +540,60 @@ fn what_is_older_is_never_applied() {
 }
 
 #[test]
+fn a_store_that_was_replaced_proves_nothing_whatever_its_revision() {
+    let peer = |modified| entry("10.61.1.0-24", &value(2, "a", "id-2"), modified);
+    let another = || entry("10.61.2.0-24", &value(3, "b", "id-3"), 15);
+    let own = || entry("10.61.7.0-24", &value(1, "me", "my-id"), 10);
+    let lists = [
+        // It is empty.
+        (5, 30, vec![]),
+        // It has another history: a lease is older than it was.
+        (
+            5,
+            30,
+            vec![own(), entry("10.61.2.0-24", &value(3, "b", "id-3"), 11)],
+        ),
+        // It has another identity.
+        (6, 30, vec![own(), another()]),
+    ];
+    for (cluster, revision, entries) in lists {
+        let mut story = Story::settled(vec![peer(14), another()]);
+        story.later(300);
+        let id = story.open(|a| *a == Ask::List).expect("compares");
+        story.said.clear();
+        let has_own = entries.iter().any(|e| *e == own());
+        let Answer::Listed { config, .. } = listed(0, vec![]) else {
+            unreachable!()
+        };
+        let answer = Answer::Listed {
+            cluster,
+            revision,
+            config,
+            entries,
+        };
+        story.done(id, Ok(answer));
+        assert_eq!(story.changes(), [""; 0]);
+        assert!(
+            story.alarms().contains("the store is not what it was"),
+            "{}",
+            story.alarms()
+        );
+        assert!(
+            story.open(|a| *a == Ask::Watch { from: 31 }).is_some(),
+            "{:?}",
+            story.said
+        );
+        let created = story.writes_key() == Some("create 10.61.7.0-24".into());
+        assert_ne!(created, has_own, "{:?}", story.said);
+    }
+    // The same store without the lease: this is proof.
+    let mut story = Story::settled(vec![peer(14), another()]);
+    story.later(300);
+    story.list(30, vec![own(), another()]);
+    assert_eq!(story.changes(), ["a gone"]);
+}
+
+#[test]
 fn a_copy_of_this_node_is_not_fought() {
     let mut story = Story::settled(vec![]);
     story.watched(vec![put("10.61.7.0-24", &value(66, "me", "my-id"), 21)]);
