@@ -160,9 +160,9 @@ impl Follow<'_> {
         self.held
             .extend(events.iter().filter_map(|e| change(self.keys, e)));
         let last = events
-            .last()
-            .and_then(|e| e.kv.as_ref())
-            .map(|kv| kv.mod_revision);
+            .iter()
+            .rev()
+            .find_map(|e| Some(e.kv.as_ref()?.mod_revision));
         let (whole, rest) = match last {
             Some(last) if response.0.fragment => {
                 let rest = self.held.iter().position(|c| modified(c) >= last);
