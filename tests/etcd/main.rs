@@ -30,8 +30,8 @@ fn main() -> ExitCode {
         return done;
     }
     let mut arguments = Arguments::from_args();
-    // Each test is an etcd or three already.
-    arguments.test_threads.get_or_insert(2);
+    // They wait most of the time.
+    arguments.test_threads.get_or_insert(4);
     let tools = ["etcd", "etcdctl", "openssl"];
     let missing = |tool: &&&str| Command::new(tool).arg("version").output().is_err();
     let missing: Vec<_> = tools.iter().filter(missing).collect();
