@@ -125,8 +125,12 @@ Two nodes, a pod on each:
   n2$ podwire node --name n2 --subnet 10.244.2.0/24 --peers peers.toml
   n1$ podwire status
 
+A cluster whose subnets are leases in etcd, shared with flannel's nodes:
+  n1$ podwire node --store etcd --etcd-endpoints http://192.0.2.9:2379
+  n1$ podwire leases
+
 Exit codes:
-  0 done    1 failed    2 wrong usage or configuration    3 not permitted    4 no node answers
+  0 done    1 failed    2 wrong usage or configuration    3 not permitted    4 no node answers, or it has no subnet yet
   5 name, address, MAC, port, socket or default route taken
   6 no such pod, namespace or process    7 out of addresses or ports
 run and exec end with their command's code; 126 and 127 tell that it could not be run.";

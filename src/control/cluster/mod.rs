@@ -40,8 +40,8 @@ mod tests;
 pub use machine::Cluster;
 
 use super::flannel::{Abilities, Network, SubnetKey};
-pub use crate::model::{LeaseInfo, StoreStatus};
 use crate::model::{Change, Duration, Mac};
+pub use crate::model::{LeaseInfo, StoreStatus};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
