@@ -12,8 +12,8 @@ mod common;
 use common::{BATCH, Kind, Receiving, SEGMENTS, Sending, from_pod, gateway, node};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use podwire::buf::Span;
-use podwire::datapath::FlowKey;
-use podwire::model::{Mac, PortId};
+use podwire::datapath::{FlowKey, Way};
+use podwire::model::{Mac, PortId, Snapshot};
 use podwire::offload::{Coalescer, Segments, segment};
 use podwire::wire::checksum::Sum;
 use podwire::wire::vxlan::VXLAN_LEN;
@@ -56,6 +56,25 @@ fn decide(c: &mut Criterion) {
             })
         });
     }
+    // To each peer in its turn, so that thousands of peers also do not fit the processor's first cache.
+    for peers in [10, 5000] {
+        let mut node = node(1, peers);
+        let mut at = 0u32;
+        group.bench_function(format!("fresh_each_of_{peers}_peers"), |b| {
+            b.iter(|| {
+                at = at.wrapping_add(1);
+                let key = FlowKey {
+                    port: PortId((at / peers as u32) as u16),
+                    mac: gateway(1),
+                    dst: to_peer(at % peers as u32).into(),
+                };
+                node.way(black_box(key)).ok().and_then(|way| match way {
+                    Way::Tunnel(id) => node.peers().state(id).map(|s| s.endpoint(false)),
+                    _ => None,
+                })
+            })
+        });
+    }
     let mut node = node(1, 10);
     let switched = FlowKey {
         port: PortId(0),
@@ -65,6 +84,33 @@ fn decide(c: &mut Criterion) {
     group.bench_function("remembered_same_node", |b| {
         b.iter(|| node.way(black_box(switched)))
     });
+    group.finish();
+}
+
+/// A pod of one of many peers.
+fn to_peer(n: u32) -> Ipv4Addr {
+    // Node 1 is this one.
+    Ipv4Addr::from((10 << 24) + (244 << 16) + ((n + 2) << 8) + 9)
+}
+
+/// Peers that come, all at once, and the changes between two states of the control plane.
+fn change(c: &mut Criterion) {
+    let mut group = c.benchmark_group("change");
+    for peers in [10, 5000] {
+        group.throughput(Throughput::Elements(peers as u64));
+        group.bench_function(format!("apply_{peers}_peers"), |b| b.iter(|| node(1, peers)));
+        let known: Vec<_> = node(1, peers)
+            .peers()
+            .iter()
+            .map(|(_, s)| s.peer.clone())
+            .collect();
+        let before = Snapshot { peers: known };
+        let mut after = before.clone();
+        after.peers[peers / 2].underlay.set_port(1);
+        group.bench_function(format!("diff_{peers}_peers"), |b| {
+            b.iter(|| black_box(&before).diff(black_box(&after)))
+        });
+    }
     group.finish();
 }
 
@@ -190,6 +236,6 @@ fn quick() -> Criterion {
 criterion_group! {
     name = benches;
     config = quick();
-    targets = parse, decide, segment, coalesce, checksum, whole
+    targets = parse, decide, change, segment, coalesce, checksum, whole
 }
 criterion_main!(benches);

@@ -11,9 +11,12 @@
 
 mod common;
 
-use common::{BATCH, Kind, Receiving, SEGMENTS, Sending, from_pod};
+use common::{BATCH, Kind, Receiving, SEGMENTS, Sending, from_pod, gateway, node};
+use podwire::datapath::FlowKey;
+use podwire::model::PortId;
 use std::error::Error;
 use std::fmt::Write;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -54,6 +57,8 @@ const CASES: &[Case] = &[
     ("small frame to one of 5000 peers", BATCH, |n| {
         turns(Sending::new(5000, small(2)), BATCH, n)
     }),
+    ("decision anew, of 10 peers", 1000, |n| decide(10, n)),
+    ("decision anew, of 5000 peers", 1000, |n| decide(5000, n)),
     ("small frame from a peer", BATCH, |n| {
         let mut receiving = Receiving::new(Sending::new(10, small(2)).datagrams(BATCH));
         (0..n).for_each(|_| receiving.turn());
@@ -66,6 +71,19 @@ const CASES: &[Case] = &[
 
 fn small(to: u8) -> (podwire::wire::VnetHdr, Vec<u8>) {
     from_pod(Kind::Udp4, to, 64)
+}
+
+/// A thousand decisions a turn, none of them remembered.
+fn decide(peers: usize, n: usize) {
+    let mut node = node(1, peers);
+    for at in 0..n * 1000 {
+        let key = FlowKey {
+            port: PortId((at / 10) as u16),
+            mac: gateway(1),
+            dst: Ipv4Addr::new(10, 244, 2 + (at % 10) as u8, (at % 10) as u8).into(),
+        };
+        assert!(node.way(key).is_ok());
+    }
 }
 
 fn turns(mut sending: Sending, batch: usize, n: usize) {

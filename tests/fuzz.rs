@@ -64,6 +64,11 @@ fn neighbour() {
 }
 
 #[test]
+fn store() {
+    replay("store");
+}
+
+#[test]
 fn config() {
     replay("config");
 }

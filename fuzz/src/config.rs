@@ -146,6 +146,7 @@ fn is_placed(text: &str, mistake: &Mistake) {
         }
         Origin::Default => assert!(!mistake.key.is_empty(), "{mistake}"),
         Origin::Flag(flag) => panic!("nobody gave --{flag}"),
+        Origin::Environment(name) => panic!("nobody set {name}"),
     }
     assert!(!mistake.what.is_empty());
 }

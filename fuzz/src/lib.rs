@@ -21,6 +21,7 @@ pub mod offload;
 pub mod pod;
 pub mod rules;
 pub mod seeds;
+pub mod store;
 pub mod underlay;
 pub mod watch;
 
@@ -34,5 +35,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("offload", offload::run),
     ("node", node::run),
     ("neighbour", neighbour::run),
+    ("store", store::run),
     ("config", config::run),
 ];

@@ -22,6 +22,7 @@ pub fn of(target: &str) -> Vec<Seed> {
         "offload" => offload(),
         "node" => node(),
         "neighbour" => neighbour(),
+        "store" => store(),
         "config" => config(),
         _ => Vec::new(),
     }
@@ -637,6 +638,69 @@ fn neighbour() -> Vec<Seed> {
         ));
     }
     all
+}
+
+fn store() -> Vec<Seed> {
+    let of = |which: u8, text: &str| [&[which], text.as_bytes()].concat();
+    vec![
+        ("key", of(0, "/coreos.com/network/subnets/10.61.7.0-24")),
+        (
+            "key-dual",
+            of(0, "/coreos.com/network/subnets/10.61.7.0-24&fd61:0:0:7::-64"),
+        ),
+        ("key-host-bits", of(0, "10.61.7.9-024&fd61::1-64")),
+        (
+            "value",
+            of(
+                1,
+                r#"{"PublicIP":"198.18.0.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0e:5a:91:2c:07:d3"}}"#,
+            ),
+        ),
+        (
+            "value-dual",
+            of(
+                1,
+                r#"{"PublicIP":"198.18.0.11","PublicIPv6":"2001:db8:1::11","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0e-5a-91-2c-07-d3"},"BackendV6Data":{"VNI":1,"VtepMAC":"0e5a.912c.07d4"},"Podwire":{"name":"n1","id":"6f1c","version":"0.1.0","wire":["remcsum"]}}"#,
+            ),
+        ),
+        (
+            "value-udp",
+            of(
+                1,
+                r#"{"publicip":"::ffff:198.18.0.11","PublicIPv6":null,"new":[1,-2,3.5,{}]}"#,
+            ),
+        ),
+        (
+            "network",
+            of(
+                2,
+                r#"{"Network":"10.61.0.0/16","SubnetLen":24,"SubnetMin":"10.61.7.0","SubnetMax":"10.61.9.0","Backend":{"Type":"vxlan","VNI":1,"Port":8472,"MTU":1500}}"#,
+            ),
+        ),
+        (
+            "network-dual",
+            of(
+                2,
+                r#"{"EnableIPv4":true,"EnableIPv6":true,"network":"10.61.7.0/8","IPv6Network":"fd61::/8","IPv6SubnetLen":126,"IPv6SubnetMin":"fd61::4","IPv6SubnetMax":"fd61::8","Backend":{"Type":"VXLAN","Learning":true,"GBP":false,"DirectRouting":false}}"#,
+            ),
+        ),
+        ("network-udp", of(2, r#"{"Network":"10.61.0.0/16"}"#)),
+        (
+            "env",
+            of(
+                3,
+                "FLANNEL_NETWORK=10.61.0.0/16\nFLANNEL_SUBNET=10.61.7.1/24\nFLANNEL_IPV6_NETWORK=fd61::/48\n\
+                 FLANNEL_IPV6_SUBNET=fd61:0:0:7::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n",
+            ),
+        ),
+        (
+            "env-shell",
+            of(
+                3,
+                "# of flannel\nexport FLANNEL_NETWORK=\"10.1.0.0/16,10.2.0.0/16\"\nFLANNEL_MTU='1450' # less\n",
+            ),
+        ),
+    ]
 }
 
 fn config() -> Vec<Seed> {

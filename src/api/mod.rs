@@ -13,7 +13,7 @@ pub use client::{ApiError, Client};
 pub use conn::{Connection, MAX_REQUEST, Received};
 pub use line::{Broken, MAX_FDS};
 
-use crate::model::{Mac, OffloadMode, PodMtu, PodName, PortId, TapCaps};
+use crate::model::{Mac, OffloadMode, PodMtu, PodName, PortId, StoreStatus, TapCaps};
 pub use crate::model::{NodeCounters, PortCounters};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,8 @@ pub enum Request {
     Pods,
     /// Everything `podwire status` shows.
     Status,
+    /// The leases of the cluster, and how the store stands. A node that waits for its subnet answers it too.
+    Store,
 }
 
 /// What a pod asks for at attach.
@@ -197,6 +199,9 @@ pub struct Status {
     pub pod_mtu: PodMtu,
     /// Offloads in force.
     pub offloads: OffloadInfo,
+    /// How the store of leases stands; none when there is none. The leases themselves are left out.
+    #[serde(default)]
+    pub store: Option<StoreStatus>,
     /// The peers.
     pub peers: Vec<PeerInfo>,
     /// The pods.
@@ -238,6 +243,11 @@ pub enum Reply {
     },
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Store`].
+    Store {
+        /// None when the node has no store.
+        store: Option<Box<StoreStatus>>,
+    },
     /// The request was refused.
     Error {
         /// One sentence: what is wrong and what would be right.
@@ -259,6 +269,8 @@ pub enum ErrorKind {
     NotFound,
     /// Out of addresses or ports.
     Exhausted,
+    /// The node waits for something itself: try again later.
+    Waiting,
     /// Anything else that went wrong inside the node.
     Internal,
 }

@@ -7,7 +7,9 @@ pub mod detach;
 pub mod doctor;
 pub mod exec;
 mod lab;
+pub mod leases;
 pub mod node;
+pub mod peers;
 pub mod pods;
 pub mod run;
 pub mod status;
@@ -69,6 +71,7 @@ impl From<ErrorKind> for Exit {
             ErrorKind::Taken => Exit::Taken,
             ErrorKind::NotFound => Exit::NotFound,
             ErrorKind::Exhausted => Exit::Exhausted,
+            ErrorKind::Waiting => Exit::Unavailable,
             ErrorKind::Internal => Exit::Failed,
         }
     }
@@ -122,8 +125,12 @@ Two nodes, a pod on each:
   n2$ podwire node --name n2 --subnet 10.244.2.0/24 --peers peers.toml
   n1$ podwire status
 
+A cluster whose subnets are leases in etcd, shared with flannel's nodes:
+  n1$ podwire node --store etcd --etcd-endpoints http://192.0.2.9:2379
+  n1$ podwire leases
+
 Exit codes:
-  0 done    1 failed    2 wrong usage or configuration    3 not permitted    4 no node answers
+  0 done    1 failed    2 wrong usage or configuration    3 not permitted    4 no node answers, or it has no subnet yet
   5 name, address, MAC, port, socket or default route taken
   6 no such pod, namespace or process    7 out of addresses or ports
 run and exec end with their command's code; 126 and 127 tell that it could not be run.";
@@ -151,6 +158,8 @@ enum Command {
     Exec(exec::Args),
     /// Show a node: peers, pods, drops, offloads, and what needs attention.
     Status(status::Args),
+    Peers(peers::Args),
+    Leases(leases::Args),
     Demo(demo::Args),
     /// Check what podwire needs of this host, with a remedy for each lack. Needs no node.
     Doctor(doctor::Args),
@@ -202,6 +211,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Run(args) => run::run(args, &for_client(socket)?).map(done),
         Command::Exec(args) => exec::run(args, &for_client(socket)?).map(done),
         Command::Status(args) => status::run(&args, &for_client(socket)?).map(done),
+        Command::Peers(args) => peers::run(&args, &for_client(socket)?).map(done),
+        Command::Leases(args) => leases::run(&args, &for_client(socket)?).map(done),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::BenchInside(args) => bench::inside(&args),

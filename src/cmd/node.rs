@@ -2,8 +2,10 @@
 
 use super::{Exit, Failure, say};
 use crate::api::place;
-use crate::control::file::PeersFile;
+use crate::control::cluster::Membership;
+use crate::control::memory::replace_file;
 use crate::control::strict::Origin;
+use crate::daemon::addresses::AddressWatch;
 use crate::daemon::admin::Worker;
 use crate::daemon::closer::Closer;
 use crate::daemon::command::Command;
@@ -12,8 +14,10 @@ use crate::daemon::config::given::Given;
 use crate::daemon::config::keys::{self, KEYS, Key};
 use crate::daemon::links::Host;
 use crate::daemon::listener::{ListenError, Listener};
-use crate::daemon::metrics::Endpoint;
+use crate::daemon::lobby::{Lobby, Wait};
+use crate::daemon::metrics::Endpoints;
 use crate::daemon::server::{End, Server, Wakers};
+use crate::daemon::source::Source;
 use crate::daemon::worker;
 use clap::{Arg, ArgAction, ArgMatches};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -31,6 +35,8 @@ Examples:
       A node by itself, named after the host; pods of this user join it by `podwire attach`.
   podwire node --name n1 --subnet 10.244.1.0/24 --peers peers.toml
       With peers, as [[peer]] name = \"n2\", underlay = \"192.0.2.2\", subnet = \"10.244.2.0/24\".
+  podwire node --store etcd --etcd-endpoints http://192.0.2.9:2379
+      In a cluster: subnet and peers are leases in etcd, shared with flannel's nodes (VXLAN backend).
   podwire node --config n1.toml --port auto
       From a file, with a flag that overrides it.
   podwire node --print-config > n1.toml
@@ -108,7 +114,8 @@ fn flags() -> impl Iterator<Item = &'static Key> {
 /// # Errors
 /// With the exit code of the mistake; everything made until then is gone again.
 pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
-    let config = configuration(&args, socket)?;
+    let host = Host::ask();
+    let mut config = configuration(&args, socket, &host)?;
     if args.print {
         return say(&config.print());
     }
@@ -122,12 +129,6 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     // Signals first: one that comes while the node starts ends it as cleanly as a later one.
     let stop = pipe(&[SIGTERM, SIGINT]).map_err(signal)?;
     let reload = pipe(&[SIGHUP]).map_err(signal)?;
-    let local = config.local_node();
-    let peers = config
-        .peers
-        .as_deref()
-        .map(|path| PeersFile::open(path, &local, config.peer_port()));
-    let peers = peers.transpose().map_err(|e| Failure::new(Exit::Usage, e))?;
     let path = match &config.socket {
         Some(path) => place::fits(path.clone())?,
         None => place::for_node(config.node.as_str())?,
@@ -142,8 +143,27 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         };
         Failure::new(exit, e.to_string())
     })?;
-    let metrics = config.metrics.map(Endpoint::bind).transpose();
-    let metrics = metrics.map_err(|e| Failure::new(exit_for(e.kind()), e))?;
+    let endpoints = Endpoints::bind(config.metrics, config.health);
+    let mut endpoints = endpoints.map_err(|e| Failure::new(exit_for(e.kind()), e))?;
+    let mut source = Source::open(&config, &host, &path).map_err(|e| Failure::new(Exit::Usage, e))?;
+    let lobby = Lobby {
+        node: &config.node,
+        listener: &listener,
+        endpoints: &mut endpoints,
+        source: &mut source,
+        stop: &stop,
+    };
+    match lobby.wait() {
+        Ok(Wait::Nothing) => {}
+        Ok(Wait::Over(membership)) => {
+            config = config
+                .join(&membership)
+                .map_err(|e| Failure::new(Exit::Usage, e))?;
+            subnet_file(&config, &membership, &path);
+        }
+        Ok(Wait::Asked) => return Ok(()),
+        Err(e) => return Err(failed(format!("the node cannot wait for its subnet: {e}"))),
+    }
     let (lifeline, worker_end) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
     let mut ended = worker_end.try_clone().map_err(|e| failed(e.to_string()))?;
     let handle = worker::spawn(&config, lifeline).map_err(|e| Failure::new(exit_for(e.kind), e.message))?;
@@ -152,8 +172,10 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         reload,
         worker: worker_end,
     };
-    let scraped = metrics.as_ref().map(Endpoint::address);
-    let end = Server::new(config.clone(), &handle, listener, metrics, peers, wakers).and_then(|server| {
+    let scraped = endpoints.metrics();
+    let server = Server::new(config.clone(), &handle, listener, endpoints, source, wakers);
+    let end = server.and_then(|mut server| {
+        follow_addresses(&config, &host, &mut server);
         announce(&config, &handle.underlay(), &path, scraped);
         server.run()
     });
@@ -181,6 +203,31 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
+/// Tell CNI plugins, and this node's next start, which subnet it has.
+fn subnet_file(config: &Config, member: &Membership, socket: &Path) {
+    let Some(store) = &config.store else {
+        return;
+    };
+    let (path, env) = (store.subnet_file(socket), config.subnet_env(member));
+    match replace_file(&path, &[env.to_string().as_bytes()], 0o644) {
+        Ok(()) => log::info!("the subnet is told in {}", path.display()),
+        Err(e) => log::warn!(
+            "{}: {e} (name a file of this user's with --subnet-file)",
+            path.display()
+        ),
+    }
+}
+
+/// Follow the addresses that peers are told, unless they are fixed.
+fn follow_addresses(config: &Config, host: &Host, server: &mut Server<'_>) {
+    let Some(known) = config.published(host).filter(|_| config.is_published_by_route()) else {
+        return;
+    };
+    if let Err(e) = AddressWatch::new(known).and_then(|watch| server.follow(watch)) {
+        log::warn!("a change of this host's address will not be noticed: {e} (restart the node after one)");
+    }
+}
+
 /// The exit code when a socket cannot be bound.
 fn exit_for(kind: std::io::ErrorKind) -> Exit {
     match kind {
@@ -203,7 +250,7 @@ fn take_all_files() {
     }
 }
 
-fn configuration(args: &Args, socket: Option<&Path>) -> Result<Config, Failure> {
+fn configuration(args: &Args, socket: Option<&Path>, host: &Host) -> Result<Config, Failure> {
     let usage = |what: String| Failure::new(Exit::Usage, what);
     let mut given = match &args.config {
         Some(path) => {
@@ -226,12 +273,22 @@ fn configuration(args: &Args, socket: Option<&Path>) -> Result<Config, Failure> 
     if let Some(path) = socket.map(Path::as_os_str).or(environment.as_deref()) {
         given.flag(&keys::SOCKET, vec![path.to_string_lossy().into_owned()]);
     }
+    if given.says(&keys::STORE, "etcd") {
+        for key in KEYS {
+            let named = key
+                .environment()
+                .and_then(|name| Some((std::env::var(&name).ok()?, name)));
+            if let Some((value, name)) = named.filter(|(value, _)| !value.is_empty()) {
+                given.environment(key, name, &value);
+            }
+        }
+    }
     let understand = if args.print {
         Config::draft
     } else {
         Config::understand
     };
-    understand(&given, &Host::ask()).map_err(|e| usage(e.to_string()))
+    understand(&given, host).map_err(|e| usage(e.to_string()))
 }
 
 /// The one line that tells the node is up, and the service manager's share.

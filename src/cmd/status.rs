@@ -2,11 +2,16 @@
 
 use super::pods::listing;
 use super::table::{age, bytes, table};
-use super::{Exit, Failure, Paint, say};
+use super::{Exit, Failure, Paint, leases, say};
 use crate::api::place::Socket;
 use crate::api::{Client, PeerInfo, Reply, Request, Status};
 use crate::model::{DropReason, NodeCounters, OffloadMode};
 use std::fmt::Write;
+
+/// The head of the table of peers.
+pub(super) const PEERS: [&str; 10] = [
+    "PEER", "UNDERLAY", "SUBNETS", "HEARD", "RTT", "LOSS", "MTU", "GSO", "SENT", "RECEIVED",
+];
 
 /// The flags of `podwire status`.
 #[derive(clap::Args)]
@@ -70,6 +75,9 @@ pub fn show(s: &Status, paint: Paint) -> String {
         join(s.underlay.iter().map(ToString::to_string).collect()),
         s.vni
     );
+    if let Some(store) = &s.store {
+        let _ = writeln!(out, "  store     {}", leases::line(store));
+    }
     let _ = writeln!(out, "  offloads  {}", offloads(s));
     let _ = writeln!(out, "  traffic   {}", traffic(&s.counters));
     if !s.problems.is_empty() {
@@ -78,11 +86,8 @@ pub fn show(s: &Status, paint: Paint) -> String {
     for problem in &s.problems {
         let _ = writeln!(out, "  {} {problem}", paint.with(33, "!"));
     }
-    let head = [
-        "PEER", "UNDERLAY", "SUBNETS", "HEARD", "RTT", "LOSS", "MTU", "GSO", "SENT", "RECEIVED",
-    ];
     let peers: Vec<_> = s.peers.iter().map(peer).collect();
-    list(&mut out, paint, "peers", peers.len(), &table(&head, &peers));
+    list(&mut out, paint, "peers", peers.len(), &table(&PEERS, &peers));
     list(&mut out, paint, "pods", s.pods.len(), &listing(&s.pods));
     let drops = s.drops.iter().map(|(label, n)| {
         let reason = DropReason::ALL.iter().find(|r| r.label() == label);
@@ -127,7 +132,8 @@ fn traffic(c: &NodeCounters) -> String {
     )
 }
 
-fn peer(p: &PeerInfo) -> Vec<String> {
+/// A row of the table of peers.
+pub(super) fn peer(p: &PeerInfo) -> Vec<String> {
     vec![
         p.name.clone(),
         p.underlay.to_string(),
@@ -179,6 +185,7 @@ mod tests {
             vni: 1,
             pod_mtu: PodMtu(1450),
             offloads: Default::default(),
+            store: None,
             peers: vec![],
             pods: vec![],
             counters: NodeCounters {

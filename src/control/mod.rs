@@ -1,13 +1,17 @@
 //! Sources of truth: who the peers are, and every change of it, as [`crate::model::Change`]s.
 //!
-//! Today there is one, a static file of peers: [`peers`] gives it meaning, [`file`] watches it. All sources
-//! fail static: what is unreadable, invalid or gone leaves the last state in force and warns once.
-//! [`strict`] reads podwire's TOML files, and says where in them a mistake is.
+//! One is a static file of peers: [`peers`] gives it meaning, [`file`] watches it. The other is a cluster whose nodes
+//! lease their subnets in etcd, as flannel's do: [`flannel`] has the formats, [`cluster`] decides, [`etcd`] talks to the
+//! store, [`memory`] keeps the last state on disk. All sources fail static: what is unreadable, invalid or gone leaves
+//! the last state in force and warns once. [`strict`] reads podwire's TOML files, and says where in them a mistake is.
 
 pub mod cluster;
+pub mod etcd;
 pub mod file;
 pub mod flannel;
+pub mod memory;
 pub mod peers;
+pub mod store;
 pub mod strict;
 mod trail;
 

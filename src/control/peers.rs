@@ -12,9 +12,9 @@
 
 use super::default_vtep_mac;
 use super::strict::{Allowed, Document, Mistake, scalar, unknown_key};
-use crate::model::{LocalNode, Mac, Peer, Snapshot, UnderlayMtu};
+use crate::model::{LocalNode, MAX_PEERS, Mac, Peer, Snapshot, UnderlayMtu};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
@@ -38,8 +38,6 @@ const NUMBER: Allowed = Allowed {
     text: false,
     number: true,
 };
-/// Most peers a node takes: [`crate::model::PeerId`] must number them.
-const MAX_PEERS: usize = 4096;
 
 /// Give meaning to `text`, the content of the peers file at `path`; `port` is where a peer's socket is unless
 /// its entry says otherwise.
@@ -50,6 +48,7 @@ pub fn parse(path: &Path, text: &str, own: &LocalNode, port: u16) -> Result<Snap
     let doc = Document::parse(path, text)?;
     let mut peers: Vec<Peer> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
+    let mut claims = Claims::default();
     for (key, value) in doc.root() {
         let at = key.span().start;
         if key.get_ref() != "peer" {
@@ -90,8 +89,9 @@ pub fn parse(path: &Path, text: &str, own: &LocalNode, port: u16) -> Result<Snap
                 ));
             }
             if peer.name != own.name {
+                entry.fits(&peer, &peers, &claims, own)?;
+                claims.add(&peer, peers.len());
                 peers.push(peer);
-                entry.fits(&peers, own)?;
             }
         }
     }
@@ -100,6 +100,32 @@ pub fn parse(path: &Path, text: &str, own: &LocalNode, port: u16) -> Result<Snap
         return Err(doc.mistake(0, "peer", what));
     }
     Ok(Snapshot { peers })
+}
+
+/// What peers have, each alone: with the number of the peer. A thousand of them are not compared with each other.
+#[derive(Default)]
+struct Claims {
+    /// Subnets by their first address; none overlaps another.
+    nets: BTreeMap<IpAddr, (IpNet, usize)>,
+    underlays: HashMap<SocketAddr, usize>,
+    macs: HashMap<Mac, usize>,
+}
+
+impl Claims {
+    fn add(&mut self, peer: &Peer, number: usize) {
+        for net in nets(peer.subnet4, peer.subnet6) {
+            self.nets.insert(net.network(), (net, number));
+        }
+        self.underlays.insert(peer.underlay, number);
+        self.macs.insert(peer.vtep_mac, number);
+    }
+
+    /// A subnet that overlaps `net`, and whose it is. The last one that begins before the end of `net` reaches
+    /// into it, or none does. IPv4 addresses come before all of IPv6.
+    fn overlap(&self, net: IpNet) -> Option<(IpNet, usize)> {
+        let (_, last) = self.nets.range(..=net.broadcast()).next_back()?;
+        overlap(last.0, net).then_some(*last)
+    }
 }
 
 /// One `[[peer]]`.
@@ -160,11 +186,8 @@ impl Entry<'_, '_> {
         })
     }
 
-    /// Whether the last of `peers` leaves the others and this node their own.
-    fn fits(&self, peers: &[Peer], own: &LocalNode) -> Result<(), Mistake> {
-        let Some((new, others)) = peers.split_last() else {
-            return Ok(());
-        };
+    /// Whether a new peer leaves the `others`, and this node, their own.
+    fn fits(&self, new: &Peer, others: &[Peer], claims: &Claims, own: &LocalNode) -> Result<(), Mistake> {
         for net in nets(new.subnet4, new.subnet6) {
             let key = if matches!(net, IpNet::V4(_)) {
                 "subnet"
@@ -177,38 +200,31 @@ impl Entry<'_, '_> {
                     format!("{net} overlaps {mine} of this node (each node needs its own)"),
                 ));
             }
-            for other in others {
-                if let Some(theirs) = nets(other.subnet4, other.subnet6).find(|o| overlap(*o, net)) {
-                    let what = format!(
-                        "{net} overlaps {theirs} of peer {} (each node needs its own)",
-                        other.name
-                    );
-                    return Err(self.mistake(key, what));
-                }
+            if let Some((theirs, other)) = claims.overlap(net) {
+                let what = format!(
+                    "{net} overlaps {theirs} of peer {} (each node needs its own)",
+                    others[other].name
+                );
+                return Err(self.mistake(key, what));
             }
         }
-        let same = |o: &&Peer| o.underlay == new.underlay || o.vtep_mac == new.vtep_mac;
-        match others.iter().find(same) {
-            Some(o) if o.underlay == new.underlay => Err(self.mistake(
-                "underlay",
-                format!(
-                    "{} is that of peer {} too (each node has its own)",
-                    new.underlay, o.name
-                ),
-            )),
-            Some(o) => Err(self.mistake(
-                "vtep_mac",
-                format!(
-                    "{} is that of peer {} too (each node has its own)",
-                    new.vtep_mac, o.name
-                ),
-            )),
-            None if new.vtep_mac == own.vtep_mac => {
-                let what = format!("{} is that of this node (each node has its own)", new.vtep_mac);
-                Err(self.mistake("vtep_mac", what))
-            }
-            None => Ok(()),
+        if let Some(other) = claims.underlays.get(&new.underlay) {
+            let what = format!(
+                "{} is that of peer {} too (each node has its own)",
+                new.underlay, others[*other].name
+            );
+            return Err(self.mistake("underlay", what));
         }
+        let mac = new.vtep_mac;
+        let whose = match claims.macs.get(&mac) {
+            Some(other) => format!("peer {} too", others[*other].name),
+            None if mac == own.vtep_mac => "this node".into(),
+            None => return Ok(()),
+        };
+        Err(self.mistake(
+            "vtep_mac",
+            format!("{mac} is that of {whose} (each node has its own)"),
+        ))
     }
 
     fn value(&self, key: &str, allowed: Allowed) -> Result<Option<String>, Mistake> {

@@ -22,6 +22,8 @@ pub enum Origin {
     File(PathBuf, usize),
     /// A flag of the command line, without its dashes.
     Flag(&'static str),
+    /// A variable of the environment.
+    Environment(String),
     /// Nobody said anything.
     Default,
 }
@@ -32,6 +34,7 @@ impl fmt::Display for Mistake {
             Origin::File(path, 0) => write!(f, "{}: ", path.display())?,
             Origin::File(path, line) => write!(f, "{}:{line}: ", path.display())?,
             Origin::Flag(flag) => return write!(f, "--{flag}: {}", self.what),
+            Origin::Environment(name) => return write!(f, "{name}: {}", self.what),
             Origin::Default => {}
         }
         if self.key.is_empty() {

@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 
 /// One order to the worker. Replies are sent without waiting; a caller that went away loses its answer only.
 pub enum Command {
-    /// Apply what the control plane learned.
-    Change(Change),
+    /// Apply what the control plane learned, in this order, between two turns.
+    Changes(Vec<Change>),
     /// Put a pod's TAP to work.
     AddPort {
         /// The pod's port.

@@ -48,7 +48,12 @@ impl Host {
         let leaves = |from: IpAddr, to: IpAddr| {
             let socket = UdpSocket::bind((from, 0)).ok()?;
             socket.connect((to, 9)).ok()?;
-            socket.local_addr().ok().map(|a| a.ip())
+            // A route through an interface without an address leaves from none.
+            socket
+                .local_addr()
+                .ok()
+                .map(|a| a.ip())
+                .filter(|ip| !ip.is_unspecified())
         };
         Host {
             name: name.split('.').next().unwrap_or_default().into(),

@@ -1,6 +1,7 @@
 //! The node as a process: configuration, the worker thread that owns the data path, and the control thread
 //! that owns admin socket, metrics endpoint, peers file, signals and addresses.
 
+pub mod addresses;
 pub mod admin;
 pub mod closer;
 pub mod command;
@@ -8,8 +9,10 @@ pub mod config;
 pub mod ipam;
 pub mod links;
 pub mod listener;
+pub mod lobby;
 pub mod metrics;
 pub mod server;
+pub mod source;
 #[cfg(test)]
 pub mod standin;
 pub mod status;

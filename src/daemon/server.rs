@@ -2,18 +2,21 @@
 //! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, signals, and the
 //! worker's end. It sleeps until one of them has something to say.
 
+use super::addresses::AddressWatch;
 use super::admin::{Admin, Detached, Refusal, Reservation, Worker};
 use super::closer::Closer;
 use super::command::Command;
 use super::config::Config;
 use super::ipam::Lease;
 use super::listener::Listener;
-use super::metrics::{self, Endpoint, Page};
+use super::metrics::{self, Endpoints, Page};
+use super::source::Source;
 use super::status::status;
 use super::watch::NetnsWatch;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
+use crate::control::etcd::Told;
 use crate::control::file::PeersFile;
-use crate::model::{Change, Instant, PodName, TapCaps};
+use crate::model::{Change, Instant, NodeName, PodName, TapCaps};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -34,12 +37,21 @@ const RELOAD: Token = Token(2);
 const PEERS: Token = Token(3);
 const NETNS: Token = Token(4);
 const WORKER: Token = Token(5);
-const METRICS: Token = Token(6);
+/// Of the endpoints: this one and the next.
+const ENDPOINTS: Token = Token(9);
+const ENDPOINTS_TOO: Token = Token(10);
+const ADDRESSES: Token = Token(11);
 const CLOSED: Token = Token(7);
+const STORE: Token = Token(8);
 /// The first token of conversations, scrapers and holders.
 const FIRST: usize = 16;
 /// Most conversations at once.
 const MAX_CONNECTIONS: usize = 256;
+
+/// Changes of peers that are told one by one; of more at once only the numbers are.
+const FEW_CHANGES: usize = 16;
+/// When what the worker did not take is offered again.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Most requests of one conversation before others have their turn.
 const MAX_REQUESTS: usize = 64;
@@ -89,14 +101,24 @@ pub struct Server<'w> {
     poll: Poll,
     listener: Listener,
     wakers: Wakers,
-    peers: Option<PeersFile>,
+    source: Source,
+    /// The store's thread is gone.
+    orphaned: bool,
+    /// New pods may get addresses.
+    allocate: bool,
+    /// Tells when peers must be told another address of this node.
+    addresses: Option<AddressWatch>,
+    /// The node has its subnet, and knew all its peers once.
+    ready: bool,
+    /// Changes that the worker had no room for, and when it was last asked.
+    untold: (Vec<Change>, Instant),
     netns: NetnsWatch,
     conversations: HashMap<Token, Conversation>,
     /// Process descriptors of the holders of pods' namespaces.
     holders: HashMap<Token, (PodName, OwnedFd)>,
     /// What keeps the pause processes of pods that podwire made; closed with their ports.
     lifelines: HashMap<PodName, OwnedFd>,
-    metrics: Option<Endpoint>,
+    endpoints: Endpoints,
     /// How long attaches took, in seconds.
     attaches: Histogram,
     closer: Closer,
@@ -125,8 +147,8 @@ impl<'w> Server<'w> {
         config: Config,
         worker: &'w dyn Worker,
         listener: Listener,
-        mut metrics: Option<Endpoint>,
-        peers: Option<PeersFile>,
+        mut endpoints: Endpoints,
+        source: Source,
         wakers: Wakers,
     ) -> io::Result<Server<'w>> {
         let poll = Poll::new()?;
@@ -141,25 +163,34 @@ impl<'w> Server<'w> {
         watch(&poll, wakers.reload.as_fd(), RELOAD)?;
         watch(&poll, wakers.worker.as_fd(), WORKER)?;
         watch(&poll, netns.as_fd(), NETNS)?;
-        if let Some(fd) = peers.as_ref().and_then(PeersFile::watch_fd) {
-            watch(&poll, fd, PEERS)?;
+        match &source {
+            Source::None => {}
+            Source::File(file) => {
+                if let Some(fd) = file.watch_fd() {
+                    watch(&poll, fd, PEERS)?;
+                }
+            }
+            Source::Store(_, wake) => watch(&poll, wake.as_fd(), STORE)?,
         }
-        if let Some(endpoint) = &mut metrics {
-            endpoint.register(poll.registry(), METRICS)?;
-        }
-        let server = Server {
+        endpoints.register(poll.registry(), ENDPOINTS)?;
+        let mut server = Server {
             config,
             worker,
             admin,
             poll,
             listener,
             wakers,
-            peers,
+            ready: !matches!(source, Source::Store(..)),
+            addresses: None,
+            allocate: true,
+            orphaned: false,
+            source,
+            untold: (Vec::new(), Instant::ZERO),
             netns,
             conversations: HashMap::new(),
             holders: HashMap::new(),
             lifelines: HashMap::new(),
-            metrics,
+            endpoints,
             attaches: metrics::attach_histogram(),
             closer: Closer::default(),
             closing: HashSet::new(),
@@ -172,9 +203,22 @@ impl<'w> Server<'w> {
             start: std::time::Instant::now(),
             born: SystemTime::now(),
         };
-        let known = server.peers.iter().flat_map(|f| f.state().peers.clone());
-        server.tell(known.map(Change::PeerSet).collect());
+        if let Source::File(file) = &server.source {
+            server.tell(file.state().peers.iter().cloned().map(Change::PeerSet).collect());
+        }
+        // What the store has told while the data path was not there.
+        server.hear();
         Ok(server)
+    }
+
+    /// Follow the host's addresses, and tell the store of changes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn follow(&mut self, addresses: AddressWatch) -> io::Result<()> {
+        watch(&self.poll, addresses.as_fd(), ADDRESSES)?;
+        self.addresses = Some(addresses);
+        Ok(())
     }
 
     /// Serve until a signal or the worker's end. The socket is gone when this returns.
@@ -185,7 +229,8 @@ impl<'w> Server<'w> {
         let mut events = Events::with_capacity(256);
         loop {
             let now = self.now();
-            let patience = self.metrics.as_ref().and_then(|m| m.patience(now));
+            let again = (!self.untold.0.is_empty()).then_some(AGAIN);
+            let patience = self.endpoints.patience(now).into_iter().chain(again).min();
             match self.poll.poll(&mut events, patience) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
@@ -203,22 +248,19 @@ impl<'w> Server<'w> {
                     }
                     RELOAD => {
                         drain(&mut self.wakers.reload);
-                        log::info!("reading the peers again");
-                        let changes = self.peers.as_mut().map(PeersFile::reload);
-                        self.tell(changes.unwrap_or_default());
+                        self.reload(PeersFile::reload);
                     }
-                    PEERS => {
-                        let changes = self.peers.as_mut().map(PeersFile::changes);
-                        self.tell(changes.unwrap_or_default());
-                    }
+                    PEERS => self.reload(PeersFile::changes),
+                    STORE => self.hear(),
+                    ADDRESSES => self.move_house(),
                     NETNS => {
                         for pod in self.netns.gone() {
                             self.lose(&pod, "its namespace vanished");
                         }
                     }
                     LISTENER => self.accept(),
-                    METRICS => self.accept_scrapers(),
-                    token if self.metrics.as_ref().is_some_and(|m| m.has(token)) => self.scrape(token),
+                    ENDPOINTS | ENDPOINTS_TOO => self.accept_scrapers(),
+                    token if self.endpoints.has(token) => self.scrape(token),
                     CLOSED => self.go_on(),
                     token if self.holders.contains_key(&token) => {
                         let pod = self.holders.get(&token).map(|(pod, _)| pod.clone());
@@ -230,14 +272,15 @@ impl<'w> Server<'w> {
                 }
             }
             let now = self.now();
-            if let Some(endpoint) = &mut self.metrics {
-                endpoint.expire(now);
+            if !self.untold.0.is_empty() && now - self.untold.1 >= AGAIN.into() {
+                self.offer();
             }
+            self.endpoints.expire(now);
             // One of those may have given a descriptor back.
             if self.retry {
                 self.accept();
             }
-            if self.metrics.as_ref().is_some_and(Endpoint::is_short) {
+            if self.endpoints.is_short() {
                 self.accept_scrapers();
             }
         }
@@ -247,17 +290,82 @@ impl<'w> Server<'w> {
         Instant::from_micros(i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// Pass changes to the worker.
-    fn tell(&self, changes: Vec<Change>) {
-        for change in changes {
-            match &change {
-                Change::PeerSet(p) => log::info!("peer {} is at {}", p.name, p.underlay),
-                Change::PeerGone(name) => log::info!("peer {name} is gone"),
-            }
-            if let Err(e) = self.worker.send(Command::Change(change)) {
-                log::error!("the data path takes no changes: {e}");
+    /// Take the news of the peers file.
+    fn reload(&mut self, news: impl FnOnce(&mut PeersFile) -> Vec<Change>) {
+        if let Source::File(file) = &mut self.source {
+            let changes = news(file);
+            self.tell(changes);
+        }
+    }
+
+    /// Tell the store where this node is now.
+    fn move_house(&mut self) {
+        let changed = self.addresses.as_mut().and_then(|a| a.changed(&self.config));
+        if let (Some((four, six)), Source::Store(store, _)) = (changed, &self.source) {
+            log::info!("this node is at {four} now: its peers are told");
+            store.address_changed(four, six);
+        }
+    }
+
+    /// Take the news of the store.
+    fn hear(&mut self) {
+        let Source::Store(store, wake) = &mut self.source else {
+            return;
+        };
+        drain(wake);
+        let mut changes = Vec::new();
+        while let Some(news) = store.told() {
+            match news {
+                Told::Peers(more) => changes.extend(more),
+                Told::Ready => self.ready = true,
+                Told::Allocate(may) => self.allocate = may,
+                // Told before there was a server, and never changes; and nobody asked it to stop.
+                Told::Acquired(_) | Told::Stopped => {}
             }
         }
+        if store.ended() && !self.orphaned {
+            self.orphaned = true;
+            log::error!("the thread that keeps the lease ended: the node goes on with the peers it knows");
+        }
+        self.tell(changes);
+    }
+
+    /// Pass changes to the worker, after those it had no room for.
+    fn tell(&mut self, changes: Vec<Change>) {
+        let one_by_one = match changes.len() {
+            0..=FEW_CHANGES => log::Level::Info,
+            _ => log::Level::Debug,
+        };
+        for change in &changes {
+            match change {
+                Change::PeerSet(p) => log::log!(one_by_one, "peer {} is at {}", p.name, p.underlay),
+                Change::PeerGone(name) => log::log!(one_by_one, "peer {name} is gone"),
+            }
+        }
+        if changes.len() > FEW_CHANGES {
+            let gone = changes.iter().filter(|c| matches!(c, Change::PeerGone(_)));
+            let gone = gone.count();
+            log::info!(
+                "{} peers are new or changed, {gone} are gone",
+                changes.len() - gone
+            );
+        }
+        if !changes.is_empty() {
+            // Of what was not told yet, the newest of each peer counts.
+            let newer: HashSet<&NodeName> = changes.iter().map(Change::name).collect();
+            self.untold.0.retain(|c| !newer.contains(c.name()));
+            self.untold.0.extend(changes);
+            self.offer();
+        }
+    }
+
+    /// Offer the worker what it was not told yet. What it has no room for is offered again.
+    fn offer(&mut self) {
+        match self.worker.send(Command::Changes(self.untold.0.clone())) {
+            Ok(()) => self.untold.0.clear(),
+            Err(e) => log::error!("{} changes of peers wait: {e}", self.untold.0.len()),
+        }
+        self.untold.1 = self.now();
     }
 
     /// Take in all who wait. The listener tells of newcomers only, so that whoever is left waits for `retry`.
@@ -324,21 +432,19 @@ impl<'w> Server<'w> {
 
     fn accept_scrapers(&mut self) {
         let now = self.now();
-        if let Some(endpoint) = &mut self.metrics {
-            endpoint.accept(self.poll.registry(), now, || take_token(&mut self.next));
-        }
+        let registry = self.poll.registry();
+        self.endpoints
+            .accept(registry, now, || take_token(&mut self.next));
     }
 
     /// Go on with a scraper, and make a page when it is time for one.
     fn scrape(&mut self, token: Token) {
         let now = self.now();
-        if let Some(endpoint) = &mut self.metrics {
-            let (config, born, attaches, admin) = (&self.config, self.born, &self.attaches, &self.admin);
-            endpoint.serve(token, now, || {
-                let report = admin.report()?;
-                Some(Page::new(config, born, attaches, report).text())
-            });
-        }
+        let (config, born, attaches, admin) = (&self.config, self.born, &self.attaches, &self.admin);
+        self.endpoints.serve(token, now, self.ready, || {
+            let report = admin.report()?;
+            Some(Page::new(config, born, attaches, report).text())
+        });
     }
 
     /// Answer one client though there is no descriptor for it (`why`): the spare one makes room.
@@ -461,6 +567,11 @@ impl<'w> Server<'w> {
                 from.pending = Some((wish.pod.clone(), Pending::Question(Request::Attach(wish))));
                 return Ok(None);
             }
+            Request::Attach(_) if !self.allocate => {
+                let what = "another node has this node's subnet now, so that no address is given away twice \
+                            (`podwire leases` names it; pods that are attached go on)";
+                return Err(Refusal::new(ErrorKind::Taken, what));
+            }
             Request::Attach(request) => {
                 if let Some(earlier) = from.reserved.take() {
                     self.admin.cancel(earlier);
@@ -494,9 +605,11 @@ impl<'w> Server<'w> {
                     pods: self.admin.pods(report.as_ref(), now),
                 }
             }
+            Request::Store => Reply::Store {
+                store: self.source.store_status().map(Box::new),
+            },
             Request::Status => {
-                let complaint = self.peers.as_ref().and_then(PeersFile::complaint);
-                let status = status(&self.config, &self.admin, self.worker, complaint, now);
+                let status = status(&self.config, &self.admin, self.worker, &self.source, now);
                 Reply::Status(Box::new(status))
             }
         };
@@ -626,13 +739,13 @@ impl<'w> Server<'w> {
     }
 }
 
-fn take_token(next: &mut usize) -> Token {
+pub(super) fn take_token(next: &mut usize) -> Token {
     let token = Token(*next);
     *next = next.wrapping_add(1).max(FIRST);
     token
 }
 
-fn watch(poll: &Poll, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+pub(super) fn watch(poll: &Poll, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
     poll.registry()
         .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
 }
@@ -657,7 +770,7 @@ fn open_holder(pid: Option<u32>, netns: Option<&Path>) -> Option<OwnedFd> {
 }
 
 /// Empty a pipe; whether its other end is closed.
-fn drain(pipe: &mut UnixStream) -> bool {
+pub(super) fn drain(pipe: &mut impl Read) -> bool {
     let mut space = [0; 64];
     loop {
         match pipe.read(&mut space) {

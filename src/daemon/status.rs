@@ -3,21 +3,31 @@
 use super::admin::{Admin, Worker};
 use super::command::Report;
 use super::config::Config;
-use crate::api::Status;
-use crate::model::{DropReason, Instant, OffloadMode};
+use super::source::Source;
+use crate::api::{PeerInfo, Status};
+use crate::model::{DropReason, Instant, OffloadMode, StoreStatus};
 use ipnet::IpNet;
 
-/// Everything about the node. `complaint` is why the peers file is not in force.
+/// Peers with one and the same problem that are named; of thousands only the first can be read.
+const FEW: usize = 5;
+
+/// Everything about the node.
 pub fn status(
     config: &Config,
     admin: &Admin<'_>,
     worker: &dyn Worker,
-    complaint: Option<&str>,
+    source: &Source,
     now: Instant,
 ) -> Status {
     let report = admin.report();
-    let mut problems = Vec::new();
-    problems.extend(complaint.map(|c| format!("{c}; the peers known before stay in force")));
+    let store = source.store_status().map(|s| StoreStatus {
+        leases: Vec::new(),
+        ..s
+    });
+    let mut problems = match &store {
+        Some(store) => store.alarms.clone(),
+        None => source.problems(),
+    };
     if report.is_none() {
         problems.insert(0, "the data path did not answer within 1 s (see the log)".into());
     }
@@ -41,6 +51,7 @@ pub fn status(
             .map(|(r, n)| (r.label().to_string(), n))
             .collect(),
         offloads: report.offloads,
+        store,
         peers: report.peers,
         problems,
     }
@@ -50,25 +61,26 @@ pub fn status(
 pub fn problems(config: &Config, report: &Report) -> Vec<String> {
     let mut found = Vec::new();
     let segments = report.offloads.udp_gso;
-    for peer in &report.peers {
-        if segments && !peer.gso {
-            found.push(format!(
-                "the kernel refuses trains of datagrams (UDP_SEGMENT) on the way to peer {}, so each costs a call; it \
-                 is tried again each minute (look at checksum offload and IPsec on that way)",
-                peer.name
-            ));
-        }
-        if peer.last_heard_ms.is_none() && peer.datagrams_to_peer > 0 {
-            found.push(format!(
-                "peer {} was sent {} datagrams and was never heard: check that a node runs at {}, that its \
-                 peers file names this node, and that UDP port {} is open both ways",
-                peer.name,
-                peer.datagrams_to_peer,
-                peer.underlay,
-                peer.underlay.port()
-            ));
-        }
-    }
+    let slow = report.peers.iter().filter(|p| segments && !p.gso).map(|peer| {
+        format!(
+            "the kernel refuses trains of datagrams (UDP_SEGMENT) on the way to peer {}, so each costs a call; it \
+             is tried again each minute (look at checksum offload and IPsec on that way)",
+            peer.name
+        )
+    });
+    a_few(&mut found, slow, "the same holds for");
+    let silent = |p: &&PeerInfo| p.last_heard_ms.is_none() && p.datagrams_to_peer > 0;
+    let silent = report.peers.iter().filter(silent).map(|peer| {
+        format!(
+            "peer {} was sent {} datagrams and was never heard: check that a node runs at {}, that its \
+             peers file names this node, and that UDP port {} is open both ways",
+            peer.name,
+            peer.datagrams_to_peer,
+            peer.underlay,
+            peer.underlay.port()
+        )
+    });
+    a_few(&mut found, silent, "never heard are also");
     for (reason, n) in report.drops.iter() {
         found.extend(hint(reason).map(|hint| format!("{n} drops for {}: {hint}", reason.label())));
     }
@@ -102,6 +114,16 @@ pub fn problems(config: &Config, report: &Report) -> Vec<String> {
     found
 }
 
+/// The first of many problems that differ by the peer only, and how many there are besides.
+fn a_few(found: &mut Vec<String>, mut problems: impl Iterator<Item = String>, more: &str) {
+    found.extend(problems.by_ref().take(FEW));
+    match problems.count() {
+        0 => {}
+        1 => found.push(format!("{more} 1 peer (see the list of peers)")),
+        n => found.push(format!("{more} {n} peers (see the list of peers)")),
+    }
+}
+
 /// The remedy for drops that come from configuration rather than from traffic.
 fn hint(reason: DropReason) -> Option<&'static str> {
     Some(match reason {
@@ -132,7 +154,7 @@ fn hint(reason: DropReason) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{OffloadInfo, PeerInfo};
+    use crate::api::OffloadInfo;
     use crate::daemon::config::given::Given;
     use crate::daemon::config::keys;
     use crate::daemon::links::Host;
@@ -183,5 +205,16 @@ mod tests {
             found[0].contains("UDP_SEGMENT) on the way to peer n2"),
             "{found:#?}"
         );
+        // Thousands of peers are not thousands of lines.
+        report.peers = vec![report.peers[0].clone(); 5000];
+        let found = problems(&config, &report);
+        assert_eq!(found.len(), 2 * (FEW + 1) + 2, "{found:#?}");
+        assert_eq!(found[5], "the same holds for 4995 peers (see the list of peers)");
+        assert_eq!(
+            found[11],
+            "never heard are also 4995 peers (see the list of peers)"
+        );
+        report.peers.truncate(6);
+        assert!(problems(&config, &report)[5].ends_with("1 peer (see the list of peers)"));
     }
 }

@@ -400,9 +400,11 @@ impl Loop {
     fn obey(&mut self) -> bool {
         while let Ok(order) = self.orders.try_recv() {
             match order {
-                Command::Change(change) => {
-                    if let Err(what) = self.node.apply(change) {
-                        log::warn!("{what}");
+                Command::Changes(changes) => {
+                    for change in changes {
+                        if let Err(what) = self.node.apply(change) {
+                            log::warn!("{what}");
+                        }
                     }
                 }
                 Command::AddPort { spec, tap, reply } => {

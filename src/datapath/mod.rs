@@ -105,6 +105,8 @@ pub struct Node {
     outbox: Outbox,
     originated: Originated,
     peer_errors: TokenBucket,
+    /// The first peer that has its turn when peers are probed.
+    probe_first: PeerId,
     /// Some pod has, or had, a MAC that does not follow from its address.
     odd_macs: bool,
     counters: NodeCounters,
@@ -132,6 +134,7 @@ impl Node {
             outbox: Outbox::default(),
             originated: Originated::default(),
             peer_errors: TokenBucket::new(PEER_ERROR_LIMIT.0, PEER_ERROR_LIMIT.1),
+            probe_first: PeerId(0),
             odd_macs: false,
             counters: NodeCounters::default(),
             drops: Drops::default(),

@@ -97,22 +97,29 @@ impl Node {
         }
     }
 
-    /// Ask each peer's VTEP for an echo, so that the next report knows how far away it is.
+    /// Ask peers' VTEPs for an echo, so that the next report knows how far away they are: as many as there is room
+    /// for, none twice within a second, and all in turn.
     pub fn probe_peers(&mut self, now: Instant) {
         let second_ago = |at: Instant| (now - at).total_millis() >= 1000;
-        let due: Vec<PeerId> = self
-            .peers
-            .iter()
+        let first = self.probe_first;
+        let rest = self.peers.iter().filter(|(id, _)| *id >= first);
+        let due: Vec<PeerId> = rest
+            .chain(self.peers.iter().filter(|(id, _)| *id < first))
             .filter(|(_, s)| s.probes.last_sent().is_none_or(second_ago))
             .map(|(id, _)| id)
             .take(WAITING / 2)
             .collect();
         for peer in due {
+            self.probe_first = PeerId(peer.0.wrapping_add(1));
             self.probe(peer, now);
         }
     }
 
     pub(super) fn probe(&mut self, id: PeerId, now: Instant) {
+        // What cannot be sent would only look like a loss.
+        if self.originated.len == WAITING {
+            return;
+        }
         let (vtep4, vtep6) = (self.settings.local.vtep4(), self.settings.local.vtep6());
         let ident = self.probe_ident();
         let Some(state) = self.peers.state_mut(id) else {

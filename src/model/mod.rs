@@ -6,13 +6,15 @@ mod drop;
 mod mac;
 mod peer;
 mod pod;
+mod store;
 
 pub use counters::{NodeCounters, PortCounters};
 pub use drop::{DropReason, Drops};
 pub use mac::Mac;
 pub use peer::{
-    Change, LocalNode, NodeName, Peer, PeerId, Snapshot, UnderlayMtu, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6,
-    Vni,
+    Change, LocalNode, MAX_PEERS, NodeName, Peer, PeerId, Snapshot, UnderlayMtu, VXLAN_OVERHEAD_V4,
+    VXLAN_OVERHEAD_V6, Vni,
 };
 pub use pod::{OffloadMode, PodMtu, PodName, PortId, PortSpec, TapCaps};
 pub use smoltcp::time::{Duration, Instant};
+pub use store::{LeaseInfo, StoreStatus};

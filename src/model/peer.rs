@@ -3,6 +3,7 @@
 use super::{Mac, PodMtu};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -109,6 +110,9 @@ impl UnderlayMtu {
     }
 }
 
+/// Most peers a node takes, from whichever source: [`PeerId`] must number them.
+pub const MAX_PEERS: usize = 16_384;
+
 /// Index of a peer in the overlay's peer table. Reused after the peer is removed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct PeerId(pub u16);
@@ -144,6 +148,16 @@ pub enum Change {
     PeerGone(NodeName),
 }
 
+impl Change {
+    /// Whose change it is.
+    pub fn name(&self) -> &NodeName {
+        match self {
+            Change::PeerSet(peer) => &peer.name,
+            Change::PeerGone(name) => name,
+        }
+    }
+}
+
 /// All that a control source knows at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Snapshot {
@@ -155,11 +169,10 @@ impl Snapshot {
     /// The changes that lead from `self` to `next`: removals first, so that an address or subnet may move
     /// from one name to another.
     pub fn diff(&self, next: &Snapshot) -> Vec<Change> {
-        let gone = self
-            .peers
-            .iter()
-            .filter(|p| !next.peers.iter().any(|n| n.name == p.name));
-        let set = next.peers.iter().filter(|n| !self.peers.contains(n));
+        let before: HashMap<&NodeName, &Peer> = self.peers.iter().map(|p| (&p.name, p)).collect();
+        let after: HashSet<&NodeName> = next.peers.iter().map(|p| &p.name).collect();
+        let gone = self.peers.iter().filter(|p| !after.contains(&p.name));
+        let set = next.peers.iter().filter(|p| before.get(&p.name) != Some(p));
         gone.map(|p| Change::PeerGone(p.name.clone()))
             .chain(set.map(|p| Change::PeerSet(p.clone())))
             .collect()

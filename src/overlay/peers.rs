@@ -1,7 +1,7 @@
 //! The peer table.
 
 use super::Routes;
-use crate::model::{Instant, Mac, NodeName, Peer, PeerId, PodMtu, UnderlayMtu};
+use crate::model::{Instant, MAX_PEERS, Mac, NodeName, Peer, PeerId, PodMtu, UnderlayMtu};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -155,7 +155,7 @@ impl Probes {
 
 /// The table is full.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("peer {0} is left out: a node has at most {max} peers", max = Peers::MAX)]
+#[error("peer {0} is left out: a node has at most {MAX_PEERS} peers")]
 pub struct PeersFull(NodeName);
 
 /// All peers, found by name, by route and by underlay address.
@@ -170,16 +170,13 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// A node has at most this many peers.
-    pub const MAX: usize = 16_384;
-
     /// Add a peer, or change what is known of the one with that name. Its counters stay.
     ///
     /// # Errors
     /// The table is full; it is unchanged then.
     pub fn set(&mut self, peer: Peer, gso: bool) -> Result<PeerId, PeersFull> {
         let before = self.remove(&peer.name);
-        if before.is_none() && self.names.len() >= Peers::MAX {
+        if before.is_none() && self.names.len() >= MAX_PEERS {
             return Err(PeersFull(peer.name));
         }
         let id = self.free.pop().unwrap_or_else(|| {

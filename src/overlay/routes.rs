@@ -100,6 +100,22 @@ mod tests {
         assert_eq!(at(&r, "10.244.2.7"), Some(1));
     }
 
+    /// What a lookup costs: as many hash lookups as there are lengths in use, ten peers or thousands.
+    #[test]
+    fn a_lookup_does_not_cost_more_with_more_peers() {
+        let subnet = |n: u32| IpNet::from(ipnet::Ipv4Net::new((n << 8).into(), 24).unwrap());
+        let mut r = Routes::default();
+        for n in 0..5000 {
+            r.insert(subnet(n), PeerId(n as u16));
+            r.insert(format!("fd00:0:0:{n:x}::/64").parse().unwrap(), PeerId(n as u16));
+        }
+        assert_eq!((r.v4.len(), r.v6.len()), (1, 1));
+        for n in 0..5000 {
+            r.remove(subnet(n), PeerId(n as u16));
+        }
+        assert_eq!((r.v4.len(), r.v6.len()), (0, 1));
+    }
+
     proptest! {
         #[test]
         fn equals_a_scan(nets in proptest::collection::vec((any::<u32>(), 0u8..=32), 0..30), ip: u32) {

@@ -73,6 +73,24 @@ impl<'a> Machine<'a> {
         mtu: u16,
         underlay: IpAddr,
     ) -> Machine<'a> {
+        Machine::introduced(world, (host, pod), device, mtu, underlay, || {
+            let node = &world.nodes[0];
+            node.set_peers(&(world.peers_but(9) + &node::peer(9, underlay)));
+            eventually("it is known", Duration::from_secs(1), || {
+                node.status().peers.iter().any(|p| p.name.as_str() == "n9")
+            });
+        })
+    }
+
+    /// The same, where `introduce` tells n1 of the machine.
+    pub fn introduced(
+        world: &World,
+        (host, pod): (&'a Netns, &'a Netns),
+        device: &str,
+        mtu: u16,
+        underlay: IpAddr,
+        introduce: impl FnOnce(),
+    ) -> Machine<'a> {
         let theirs = world.vtep_mac(1);
         set(pod, "ipv6/conf/default/accept_dad", "0");
         set(host, "ipv6/conf/default/accept_dad", "0");
@@ -103,11 +121,7 @@ impl<'a> Machine<'a> {
         eventually("its pod's link is up", Duration::from_secs(3), || {
             is_up(host, "veth9") && is_up(pod, "eth0")
         });
-        let node = &world.nodes[0];
-        node.set_peers(&(world.peers_but(9) + &node::peer(9, underlay)));
-        eventually("it is known", Duration::from_secs(1), || {
-            node.status().peers.iter().any(|p| p.name.as_str() == "n9")
-        });
+        introduce();
         Machine {
             host: Spot {
                 name: "the foreign host",

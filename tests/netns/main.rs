@@ -14,6 +14,7 @@
 //! frame and end by SIGTERM within a second. All run in both offload modes: `offload_on::`, `offload_off::`.
 
 mod bulk;
+mod cluster;
 mod fake;
 mod floods;
 mod foreign;
@@ -40,6 +41,7 @@ mod refusals;
 mod relay;
 mod relay_itself;
 mod spoof;
+mod store;
 mod traffic;
 mod tunnel;
 mod underlay;
@@ -84,6 +86,9 @@ fn suite() -> ExitCode {
     let trials = modes
         .iter()
         .flat_map(|mode| cases.iter().map(|case| case.trial(*mode)));
-    let trials: Vec<Trial> = relay_itself::trials().into_iter().chain(trials).collect();
+    // What the store has to say does not depend on how TAPs are.
+    let cluster = cluster::CASES.iter().map(|case| case.trial(OffloadMode::On));
+    let trials = relay_itself::trials().into_iter().chain(trials).chain(cluster);
+    let trials: Vec<Trial> = trials.collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

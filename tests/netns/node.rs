@@ -1,7 +1,7 @@
 //! A `podwire node` process on a host of the underlay.
 
 use super::netns::Netns;
-use podwire::api::{Client, Status};
+use podwire::api::{Client, Request, Status};
 use podwire::model::{DropReason, OffloadMode, PortCounters};
 use rustix::process::{Pid, Signal};
 use std::fs::{self, File};
@@ -25,6 +25,8 @@ pub struct Node {
     pub socket: PathBuf,
     /// Its peers file.
     pub peers: PathBuf,
+    /// Where it keeps what it must not forget.
+    state: PathBuf,
     log: PathBuf,
     args: Vec<String>,
     process: Option<Child>,
@@ -45,7 +47,7 @@ impl Node {
         (netns, bind): (&Netns, IpAddr),
         dir: &Path,
         tap: OffloadMode,
-        more: &[&str],
+        more: &[String],
     ) -> Node {
         let file = |ending: &str| dir.join(format!("n{number}.{ending}"));
         let tap = match tap {
@@ -63,17 +65,19 @@ impl Node {
             &format!("fd00:10:244:{number}::/64"),
             "--offload-tap",
             tap,
-            "--peers",
-            &peers.to_string_lossy(),
             "--bind",
             &bind.to_string(),
         ]
         .map(String::from)
         .to_vec();
-        args.extend(more.iter().map(ToString::to_string));
+        if !more.iter().any(|m| m == "--store") {
+            args.extend(["--peers".into(), peers.to_string_lossy().into_owned()]);
+        }
+        args.extend_from_slice(more);
         let mut node = Node {
             number,
             socket: file("sock"),
+            state: file("state"),
             peers,
             log: file("log"),
             args,
@@ -96,12 +100,13 @@ impl Node {
             .arg("--socket")
             .arg(&self.socket)
             .args(&self.args)
+            .env("XDG_STATE_HOME", &self.state)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
         self.process = Some(netns.within(|| command.spawn()).expect("podwire starts"));
         let begun = Instant::now();
-        while Client::connect(&self.socket).is_err() {
+        while !self.is_up() {
             assert!(begun.elapsed() < START, "n{} does not come up", self.number);
             assert!(
                 self.running(),
@@ -111,6 +116,24 @@ impl Node {
             );
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Whether it carries frames: one that waits for its subnet says so instead.
+    fn is_up(&self) -> bool {
+        Client::connect(&self.socket).is_ok_and(|mut client| client.call(&Request::Status).is_ok())
+    }
+
+    /// Be another node at the next start: with its name and its subnets.
+    pub fn become_node(&mut self, number: usize) {
+        let (old, new) = (self.number, number);
+        let same = |text: &str| match text {
+            _ if text == format!("n{old}") => format!("n{new}"),
+            _ if text == format!("10.244.{old}.0/24") => format!("10.244.{new}.0/24"),
+            _ if text == format!("fd00:10:244:{old}::/64") => format!("fd00:10:244:{new}::/64"),
+            _ => text.into(),
+        };
+        self.args = self.args.iter().map(|arg| same(arg)).collect();
+        self.number = number;
     }
 
     /// Whether the process runs.

@@ -14,6 +14,7 @@ use std::time::Duration;
 /// The tests.
 pub const CASES: &[Case] = &[
     Case::new("the_peers_file_is_obeyed_at_once", file),
+    Case::new("one_peer_of_a_thousand", thousand),
     Case::new("a_peer_dies_and_comes_back", dies).nodes(3),
     Case::new("a_peer_is_cut_off", cut_off).nodes(3),
     Case::new("strangers_are_not_heard", strangers).pods(2),
@@ -73,6 +74,59 @@ fn file(world: &mut World) {
     });
     a.reaches(b.ip4, 3, &[]);
     stream(a, b, FAMILIES[1], MB);
+}
+
+/// The other node is one of a thousand peers, of which no other is there.
+fn thousand(world: &mut World) {
+    let nowhere = world.underlay.hosts.last().expect("there is one").ip4;
+    let others = (0..999).map(|n| {
+        format!(
+            "[[peer]]\nname = \"m{n}\"\nunderlay = \"{nowhere}:{}\"\nsubnet = \"10.{}.{}.0/24\"\n",
+            10_000 + n,
+            128 + n / 256,
+            n % 256
+        )
+    });
+    let others: Vec<String> = others.collect();
+    let text = others[..500].concat() + &world.peers_but(0) + &others[500..].concat();
+    let (a, b) = world.pair();
+    let n1 = &world.nodes[0];
+    let is_at = |name: &str, place: &str| {
+        let place = place.to_string();
+        eventually("the change is in force", AT_ONCE, || {
+            let peers = n1.status().peers;
+            let found = peers.iter().find(|p| p.name == name);
+            peers.len() == 1000 && found.is_some_and(|p| p.underlay.to_string() == place)
+        });
+    };
+    n1.set_peers(&text);
+    is_at("n2", "192.0.2.2:8472");
+    for family in FAMILIES {
+        a.reaches(b.ip(family), 3, &[]);
+        stream(a, b, family, MB);
+    }
+    // One of them changes, and then the one that counts; the others stay.
+    n1.set_peers(&text.replace(&format!("{nowhere}:10700"), &format!("{nowhere}:9999")));
+    is_at("m700", &format!("{nowhere}:9999"));
+    a.reaches(b.ip4, 3, &[]);
+    n1.set_peers(&text.replace("\"192.0.2.2\"", &format!("\"{nowhere}\"")));
+    is_at("n2", &format!("{nowhere}:8472"));
+    a.unanswered(b.ip4, 3);
+    n1.set_peers(&text);
+    is_at("n2", "192.0.2.2:8472");
+    stream(a, b, FAMILIES[1], MB);
+    // What cannot be there is told, in a few lines, and goes nowhere near the pods.
+    let status = n1.status();
+    assert!((2..20).contains(&status.problems.len()), "{:?}", status.problems);
+    assert!(n1.podwire(&["status"]).status.success());
+
+    // A node that begins with all of them.
+    world.nodes[0].stop();
+    world.nodes[0].restart(&world.underlay.hosts[0].netns);
+    let again = Pod::attach(&world.nodes[0], "again");
+    again.reaches(world.pods[1][0].ip4, 3, &[]);
+    stream(&again, &world.pods[1][0], FAMILIES[0], MB);
+    world.pods[0] = vec![again];
 }
 
 /// A node is killed: its host answers with port unreachable (ECONNREFUSED), and others do not notice.

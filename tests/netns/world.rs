@@ -3,6 +3,7 @@
 
 use super::node::{self, Node};
 use super::pod::Pod;
+use super::store::Store;
 use super::underlay::{Host, Underlay};
 use libtest_mimic::{Failed, Trial};
 use podwire::model::{Mac, OffloadMode};
@@ -21,6 +22,7 @@ pub struct Case {
     underlay6: bool,
     bind_any: bool,
     ignored: bool,
+    cluster: bool,
     links: OffloadMode,
     body: fn(&mut World),
 }
@@ -36,6 +38,7 @@ impl Case {
             underlay6: false,
             bind_any: false,
             ignored: false,
+            cluster: false,
             links: OffloadMode::Off,
             body,
         }
@@ -68,6 +71,14 @@ impl Case {
     pub const fn bind_any(self) -> Case {
         Case {
             bind_any: true,
+            ..self
+        }
+    }
+
+    /// With nodes that lease their subnets, the same as ever, in an etcd on the stranger's host.
+    pub const fn cluster(self) -> Case {
+        Case {
+            cluster: true,
             ..self
         }
     }
@@ -127,6 +138,7 @@ pub struct World {
     pub mode: OffloadMode,
     /// Whether the tunnel is over IPv6.
     pub underlay6: bool,
+    store: Option<Store>,
     dir: tempfile::TempDir,
 }
 
@@ -141,6 +153,10 @@ impl World {
             .zip(hosts)
             .map(|(n, host)| node::peer(n, address(host)))
             .collect();
+        let stranger = underlay.hosts.last().expect("a stranger");
+        let store = case
+            .cluster
+            .then(|| Store::start(&stranger.netns, stranger.ip4, dir.path()));
         let nodes: Vec<Node> = (1..)
             .zip(hosts)
             .map(|(n, host)| {
@@ -150,9 +166,31 @@ impl World {
                     (true, true) => Ipv6Addr::UNSPECIFIED.into(),
                     (false, _) => address(host),
                 };
-                Node::start(n, (&host.netns, bind), dir.path(), mode, case.node_args)
+                let mut more: Vec<String> = case.node_args.iter().map(ToString::to_string).collect();
+                if let Some(store) = &store {
+                    let env = dir.path().join(format!("n{n}.env"));
+                    let args = [
+                        "--store",
+                        "etcd",
+                        "--etcd-endpoints",
+                        &store.url,
+                        "--healthz-port",
+                        "9473",
+                    ];
+                    more.extend(args.map(String::from));
+                    more.extend(["--subnet-file".into(), env.to_string_lossy().into_owned()]);
+                    if case.bind_any {
+                        host.netns.ip("route replace default dev eth0");
+                    }
+                }
+                Node::start(n, (&host.netns, bind), dir.path(), mode, &more)
             })
             .collect();
+        for node in nodes.iter().filter(|_| case.cluster) {
+            eventually("all nodes are known", Duration::from_secs(5), || {
+                node.status().peers.len() == case.nodes - 1
+            });
+        }
         let letters = ["a", "b", "c", "d"];
         let pods = nodes.iter().map(|node| {
             let names = letters[..case.pods].iter().map(|l| format!("{l}{}", node.number));
@@ -164,6 +202,7 @@ impl World {
             nodes,
             mode,
             underlay6: case.underlay6,
+            store,
             dir,
         }
     }
@@ -176,6 +215,28 @@ impl World {
     /// All pods.
     pub fn all_pods(&self) -> impl Iterator<Item = &Pod> {
         self.pods.iter().flatten()
+    }
+
+    /// The store of a cluster.
+    pub fn store(&self) -> &Store {
+        self.store.as_ref().expect("a cluster")
+    }
+
+    /// The same, to be killed.
+    pub fn store_mut(&mut self) -> &mut Store {
+        self.store.as_mut().expect("a cluster")
+    }
+
+    /// Start the store again.
+    pub fn restart_store(&mut self) {
+        let stranger = self.underlay.hosts.last().expect("a stranger");
+        self.store.as_mut().expect("a cluster").restart(&stranger.netns);
+    }
+
+    /// Run etcdctl, which must succeed, for what it prints.
+    pub fn ctl(&self, args: &[&str]) -> String {
+        let stranger = self.underlay.hosts.last().expect("a stranger");
+        self.store().ask(&stranger.netns, args)
     }
 
     /// Where files may be put.

@@ -2,10 +2,46 @@
 //!
 //! Pure: [`Cluster`] takes [`Event`]s and the time, and gives [`Output`]s; it never waits. Requests to the store
 //! go out as [`Request`]s and come back as events, so that a test can lose, delay and reorder them. The shell that
-//! talks to etcd is [`super::etcd`].
+//! talks to etcd is `control::etcd`.
+//!
+//! ```text
+//! Event -> [machine: talk with the store] -> known leases -> peers -> Output
+//!                     |       ^  proof: what may be removed
+//!                  own lease: choice, create, renew
+//! ```
+//!
+//! The rules (`faults.md` section 3 of the project's notes; each file holds one):
+//!
+//! - What runs never changes: neither a lost lease nor another claimant renumbers a node or stops it. It says so
+//!   ([`StoreStatus::alarms`], [`Output::Allocate`]) and takes the same subnet again when it is free (`own`).
+//! - A removal needs proof: the deletion of a key on the watch, or its absence from a list of the same store that is
+//!   not older than what is known. Many at once need a second list. A store that is empty, another one, or one that
+//!   was set back proves nothing: what was known is carried on until its leases would have run out (`proof`).
+//! - The outcome of a write that was not answered is not known: list, and look. At most one list, one watch, one
+//!   write and one question for a lease's time are under way (`talk`).
+//! - Keys and values of others are taken for what they may be: whatever anybody wrote there (`known`, `peers`).
+
+mod backoff;
+mod choice;
+mod config;
+mod known;
+mod machine;
+mod memory;
+mod news;
+mod own;
+mod peers;
+mod proof;
+mod spans;
+mod status;
+mod talk;
+#[cfg(test)]
+mod tests;
+
+pub use machine::Cluster;
 
 use super::flannel::{Abilities, Network, SubnetKey};
-use crate::model::{Change, Mac};
+use crate::model::{Change, Duration, Mac};
+pub use crate::model::{LeaseInfo, StoreStatus};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -25,6 +61,34 @@ pub struct Identity {
     pub public_ip6: Option<Ipv6Addr>,
     /// A fixed VTEP MAC instead of the one derived from the subnet.
     pub vtep_mac: Option<Mac>,
+}
+
+/// What a person decides about a node's membership.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Where the network is kept in the store: `/coreos.com/network`.
+    pub prefix: String,
+    /// How long before its lease ends a node renews it: 1 to 1439 minutes of the 24 hours.
+    pub renew_margin: Duration,
+    /// Seconds a lease lives.
+    pub ttl_s: i64,
+    /// The subnet the node had according to its `subnet.env`; taken again when it is free.
+    pub previous: Option<SubnetKey>,
+    /// The only subnet the node may have.
+    pub fixed: Option<SubnetKey>,
+}
+
+impl Default for Options {
+    /// flannel's.
+    fn default() -> Options {
+        Options {
+            prefix: "/coreos.com/network".into(),
+            renew_margin: Duration::from_secs(60 * 60),
+            ttl_s: 24 * 60 * 60,
+            previous: None,
+            fixed: None,
+        }
+    }
 }
 
 /// A key under `<prefix>/subnets`, as the store has it.
@@ -114,7 +178,8 @@ pub enum Event {
     Watched {
         /// The number of the watch.
         id: u64,
-        /// The store's revision at that time.
+        /// Without changes: a revision up to which all was told. With changes it does not count, since a store that
+        /// catches up says its newest revision beside old changes.
         revision: Revision,
         /// What changed.
         changes: Vec<Watched>,
@@ -218,6 +283,9 @@ pub enum Output {
     Remember,
     /// The first snapshot is applied and the subnet is leased: the node is ready.
     Ready,
+    /// Whether new pods may get addresses. They may from the beginning; no longer while another has this node's
+    /// subnet according to the store. Pods that exist go on.
+    Allocate(bool),
     /// Everything that [`Event::Stop`] asked for is done.
     Stopped,
 }
@@ -245,46 +313,4 @@ pub struct Remembered {
     pub own: Option<String>,
     /// Peers: key (without prefix), value, and revision of last change.
     pub peers: Vec<(String, String, Revision)>,
-}
-
-/// How the membership stands, for `podwire status`, `leases` and the metrics page.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct StoreStatus {
-    /// Whether the watch runs.
-    pub connected: bool,
-    /// One sentence: what it waits for or does.
-    pub doing: String,
-    /// Milliseconds since the store last said anything.
-    pub silent_ms: Option<u64>,
-    /// The revision applied.
-    pub revision: Revision,
-    /// What a person should look at, worst first.
-    pub alarms: Vec<String>,
-    /// Keys and values that were skipped, and why: at most 32, and how many there are in all.
-    pub skipped: Vec<(String, String)>,
-    /// How many were skipped in all.
-    pub skipped_total: u64,
-    /// All leases, own one included.
-    pub leases: Vec<LeaseInfo>,
-}
-
-/// A lease, for tables.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct LeaseInfo {
-    /// The subnet's key, `10.61.7.0-24`.
-    pub subnet: String,
-    /// The peer's name: what it calls itself, else the subnet's key.
-    pub name: String,
-    /// Where its VTEP is.
-    pub public_ip: String,
-    /// The program's version, of a podwire node; none for flannel.
-    pub podwire: Option<String>,
-    /// Whether it is this node's.
-    pub own: bool,
-    /// A reservation has no lease and never expires.
-    pub reservation: bool,
-    /// Seconds until it expires, where known.
-    pub expires_s: Option<i64>,
-    /// Seconds since it was last written, as far as this node has seen it.
-    pub seen_s: u64,
 }

@@ -45,6 +45,16 @@ impl Given {
         self.values.insert(key.name, (values, Origin::Flag(key.flag)));
     }
 
+    /// Let a variable of the environment speak where nobody else did.
+    pub fn environment(&mut self, key: &'static Key, name: String, value: &str) {
+        let values = match key.list {
+            true => value.split(',').map(|v| v.trim().into()).collect(),
+            false => vec![value.into()],
+        };
+        let unsaid = self.values.entry(key.name);
+        unsaid.or_insert((values, Origin::Environment(name)));
+    }
+
     /// The value of `key`, understood by `read`; `None` when nobody gave it.
     ///
     /// # Errors
@@ -77,6 +87,18 @@ impl Given {
         };
         let all: Result<Vec<T>, String> = values.iter().map(|v| read(v)).collect();
         all.map(Some).map_err(|what| self.mistake(key, what))
+    }
+
+    /// Whether somebody gave `key`.
+    pub fn has(&self, key: &Key) -> bool {
+        self.values.contains_key(key.name)
+    }
+
+    /// Whether `key` was given this one value.
+    pub fn says(&self, key: &Key, value: &str) -> bool {
+        self.values
+            .get(key.name)
+            .is_some_and(|(values, _)| values == &[value])
     }
 
     /// A mistake in the value of `key`, placed where the value was given.

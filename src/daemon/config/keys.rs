@@ -101,11 +101,48 @@ keys! {
     RECEIVE_BUFFER: "limits.receive_buffer", "receive-buffer", "BYTES", NUMBER, "8 MiB", "8388608";
     /// Send buffer to ask of the kernel for each VXLAN socket, in bytes.
     SEND_BUFFER: "limits.send_buffer", "send-buffer", "BYTES", NUMBER, "8 MiB", "8388608";
+    /// Where the cluster's subnets are kept: `file` for subnet and peers as given here, `etcd` for leases shared with
+    /// flannel.
+    STORE: "store.kind", "store", "KIND", TEXT, "file", "\"etcd\"";
+    /// URLs of etcd's members.
+    ENDPOINTS: "store.endpoints", "etcd-endpoints", "URL", TEXT, "http://127.0.0.1:2379", "\"http://127.0.0.1:2379\"", true;
+    /// Prefix of the network's keys in etcd.
+    PREFIX: "store.prefix", "etcd-prefix", "PREFIX", TEXT, "/coreos.com/network, as flannel", "\"/coreos.com/network\"";
+    /// File with the certificates that etcd's own is checked against (PEM).
+    CA_FILE: "store.ca_file", "etcd-cafile", "FILE", TEXT, "the system's, for https", "\"ca.pem\"";
+    /// File with this node's certificate for etcd (PEM).
+    CERT_FILE: "store.cert_file", "etcd-certfile", "FILE", TEXT, "none", "\"node.pem\"";
+    /// File with the key of that certificate (PEM).
+    KEY_FILE: "store.key_file", "etcd-keyfile", "FILE", TEXT, "none", "\"node.key\"";
+    /// User at etcd.
+    USER: "store.user", "etcd-username", "NAME", TEXT, "none", "\"podwire\"";
+    /// File with the user's password, which nobody sees there.
+    PASSWORD_FILE: "store.password_file", "etcd-password-file", "FILE", TEXT, "none", "\"etcd.password\"";
+    /// The user's password itself; as a flag every user of the host can read it.
+    PASSWORD: "store.password", "etcd-password", "PASSWORD", TEXT, "none", "\"...\"";
+    /// Minutes before its expiry that the node's lease is renewed (1 to 1439).
+    RENEW_MARGIN: "store.renew_margin", "subnet-lease-renew-margin", "MINUTES", NUMBER, "60", "60";
+    /// IPv4 address that peers send to.
+    PUBLIC_IP: "store.public_ip", "public-ip", "ADDR", TEXT, "overlay.bind, or the address of the default route; followed when it changes", "\"192.0.2.1\"";
+    /// IPv6 address that peers send IPv6 pods' packets to.
+    PUBLIC_IP6: "store.public_ip6", "public-ipv6", "ADDR", TEXT, "overlay.bind, or the address of the default route", "\"2001:db8::1\"";
+    /// File that tells CNI plugins the node's subnet (`subnet.env`), which is asked for again at the next start.
+    SUBNET_FILE: "store.subnet_file", "subnet-file", "FILE", TEXT, "/run/flannel/subnet.env for root, else beside the socket", "\"/run/flannel/subnet.env\"";
+    /// Address of `/healthz` and `/readyz`, for all who can reach it.
+    HEALTH_IP: "health.healthz_ip", "healthz-ip", "ADDR", TEXT, "127.0.0.1", "\"127.0.0.1\"";
+    /// Port of `/healthz` and `/readyz`; 0 serves them nowhere but beside the metrics.
+    HEALTH_PORT: "health.healthz_port", "healthz-port", "PORT", NUMBER, "0", "9473";
     /// Address and port of Prometheus' `/metrics`, for all who can reach it: plain HTTP, no password. Port 0 is any free one.
     METRICS: "metrics.listen", "metrics", "ADDR:PORT", TEXT, "none: no metrics are served", "\"127.0.0.1:9472\"";
 }
 
 impl Key {
+    /// The environment variable that speaks where neither flag nor file does: flannel's, for what flannel has too.
+    pub fn environment(&self) -> Option<String> {
+        let flannels = matches!(self.split().0, Some("store" | "health")) && *self != STORE;
+        flannels.then(|| format!("FLANNELD_{}", self.flag.to_uppercase().replace('-', "_")))
+    }
+
     /// The section of the file it stands in, and its name there.
     pub fn split(&self) -> (Option<&'static str>, &'static str) {
         match self.name.split_once('.') {
@@ -137,6 +174,8 @@ mod tests {
                 Some("overlay"),
                 Some("offload"),
                 Some("limits"),
+                Some("store"),
+                Some("health"),
                 Some("metrics")
             ]
         );

@@ -4,8 +4,12 @@
 //! meaning, and [`Config::print`] says it all again, in a form that reads back to the same.
 
 pub mod given;
+mod join;
 pub mod keys;
 mod print;
+mod store;
+
+pub use store::{Password, StoreConfig};
 
 use crate::control::default_vtep_mac;
 use crate::control::peers::{mac, subnet4, subnet6};
@@ -86,6 +90,10 @@ pub struct Config {
     pub receive_buffer: usize,
     /// Send buffer to ask for, in bytes.
     pub send_buffer: usize,
+    /// Where the cluster's leases are kept; none means that subnet and peers are given.
+    pub store: Option<StoreConfig>,
+    /// Where the node's health is told; none means nowhere but beside the metrics.
+    pub health: Option<SocketAddr>,
     /// Where metrics are served; none means nowhere.
     pub metrics: Option<SocketAddr>,
 }
@@ -106,12 +114,17 @@ impl Config {
     /// The first mistake, with its place, key and remedy.
     pub fn understand(given: &Given, host: &Host) -> Result<Config, Mistake> {
         let config = Config::draft(given, host)?;
-        if config.has_subnet() {
+        if config.store.is_some() && config.subnet4.is_none() && config.subnet6.is_some() {
+            Err(given.mistake(
+                &keys::SUBNET,
+                "is missing beside subnet6 (the keys of leases are IPv4 subnets; leave both out to be given one)",
+            ))
+        } else if config.has_subnet() || config.store.is_some() {
             Ok(config)
         } else {
             Err(given.mistake(
                 &keys::SUBNET,
-                "is missing (give the pods of this node a subnet: --subnet 10.244.1.0/24)",
+                "is missing (give the pods of this node a subnet: --subnet 10.244.1.0/24; or let it lease one: --store etcd)",
             ))
         }
     }
@@ -175,6 +188,8 @@ impl Config {
                 .map_or(LINGER, |us: u32| Duration::from_micros(us.into())),
             receive_buffer: buffer(given, &keys::RECEIVE_BUFFER)?,
             send_buffer: buffer(given, &keys::SEND_BUFFER)?,
+            store: StoreConfig::understand(given)?,
+            health: health(given)?,
             metrics: given.value(&keys::METRICS, endpoint)?,
             bind,
         };
@@ -324,6 +339,21 @@ fn endpoint(s: &str) -> Result<SocketAddr, String> {
         true => Err(format!("{} is multicast (name an own address)", at.ip())),
         false => Ok(at),
     }
+}
+
+fn health(given: &Given) -> Result<Option<SocketAddr>, Mistake> {
+    let ip = given.value(&keys::HEALTH_IP, |s| {
+        let ip: IpAddr = s
+            .parse()
+            .map_err(|_| format!("{s:?} is no address (write 127.0.0.1 or ::1)"))?;
+        match ip.is_multicast() {
+            true => Err(format!("{ip} is multicast (name an own address)")),
+            false => Ok(ip),
+        }
+    })?;
+    let port = given.value(&keys::HEALTH_PORT, |s| number(s, 0, u16::MAX))?;
+    let ip = ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    Ok(port.filter(|p| *p != 0).map(|port| SocketAddr::new(ip, port)))
 }
 
 fn dscp(s: &str) -> Result<Dscp, String> {

@@ -1,16 +1,17 @@
 //! The configuration said again: each key with its meaning, in TOML that reads back to the same.
 
 use super::keys::{self, KEYS, Key};
-use super::{Config, Dscp};
+use super::{Config, Dscp, Password, StoreConfig};
 use crate::control::default_vtep_mac;
 use crate::model::{Mac, OffloadMode};
 use std::fmt::Write;
+use std::path::Path;
 use toml::Value;
 
 impl Config {
     /// The whole configuration as a commented TOML file.
     pub fn print(&self) -> String {
-        let mut out = String::from(match self.has_subnet() {
+        let mut out = String::from(match self.has_subnet() || self.store.is_some() {
             true => "# Configuration of a podwire node, as it is in force.\n",
             false => "# Configuration of a podwire node, complete but for a subnet.\n",
         });
@@ -59,6 +60,8 @@ impl Config {
                     all.iter().map(|a| Value::String(a.to_string())).collect(),
                 )),
             },
+            // They come from the store.
+            keys::PORT | keys::VNI if self.store.is_some() => None,
             keys::PORT => match self.port {
                 Some(port) => number(port.into()),
                 None => text(&"auto"),
@@ -66,6 +69,7 @@ impl Config {
             keys::VNI => number(u32::from(self.vni).into()),
             keys::SOURCE_PORTS => number(self.source_ports.into()),
             keys::UNDERLAY_MTU => number(self.underlay_mtu.0.into()),
+            keys::POD_MTU if self.store.as_ref().is_some_and(|s| s.follow_mtu) => None,
             keys::POD_MTU => number(self.pod_mtu.0.into()),
             keys::VTEP_MAC => mac(&self.vtep_mac),
             keys::VTEP_MAC6 => mac(&self.vtep_mac6),
@@ -82,8 +86,34 @@ impl Config {
             keys::LINGER => number(self.linger.as_micros() as i64),
             keys::RECEIVE_BUFFER => number(self.receive_buffer as i64),
             keys::SEND_BUFFER => number(self.send_buffer as i64),
+            keys::STORE => text(&if self.store.is_some() { "etcd" } else { "file" }),
+            keys::HEALTH_IP => self.health.map(|at| Value::String(at.ip().to_string())),
+            keys::HEALTH_PORT => number(self.health.map_or(0, |at| at.port()).into()),
             keys::METRICS => self.metrics.map(|at| Value::String(at.to_string())),
-            _ => None,
+            _ => self.store.as_ref().and_then(|store| show_store(store, key)),
         }
+    }
+}
+
+/// The value of a key of `[store]`; a password that was given is nobody's to see.
+fn show_store(store: &StoreConfig, key: &Key) -> Option<Value> {
+    let text = |s: &String| Value::String(s.clone());
+    let path = |p: &Path| Value::String(p.to_string_lossy().into_owned());
+    match *key {
+        keys::ENDPOINTS => Some(Value::Array(store.endpoints.iter().map(text).collect())),
+        keys::PREFIX => Some(text(&store.prefix)),
+        keys::CA_FILE => store.ca_file.as_deref().map(path),
+        keys::CERT_FILE => store.identity.as_ref().map(|(cert, _)| path(cert)),
+        keys::KEY_FILE => store.identity.as_ref().map(|(_, key)| path(key)),
+        keys::USER => store.user.as_ref().map(text),
+        keys::PASSWORD_FILE => match &store.password {
+            Some(Password::File(file)) => Some(path(file)),
+            _ => None,
+        },
+        keys::RENEW_MARGIN => Some(Value::Integer(store.renew_margin.as_secs() as i64 / 60)),
+        keys::PUBLIC_IP => store.public_ip.map(|ip| Value::String(ip.to_string())),
+        keys::PUBLIC_IP6 => store.public_ip6.map(|ip| Value::String(ip.to_string())),
+        keys::SUBNET_FILE => store.subnet_file.as_deref().map(path),
+        _ => None,
     }
 }

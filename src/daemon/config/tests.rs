@@ -64,7 +64,12 @@ fn print_reads_back_to_the_same() {
          pod_mtu = 1300\nvtep_mac = \"02:00:00:00:00:01\"\nvtep_mac6 = \"02:00:00:00:00:02\"\ndscp = 46\n\
          [offload]\ntap = \"off\"\nudp_gso = \"off\"\nudp_gro = \"off\"\nchecksum = \"off\"\n\
          [limits]\nbroadcast_per_second = 5\nreceive_buffer = 65536\nsend_buffer = 131072\n\
-         [metrics]\nlisten = \"[::1]:9472\"",
+         [health]\nhealthz_ip = \"0.0.0.0\"\nhealthz_port = 9473\n[metrics]\nlisten = \"[::1]:9472\"",
+        "[store]\nkind = \"etcd\"",
+        "subnet = \"10.244.1.0/24\"\n[overlay]\npod_mtu = 1400\n[store]\nkind = \"etcd\"\n\
+         endpoints = [\"https://192.0.2.9:2379\", \"https://192.0.2.10:2379\"]\nprefix = \"/x/y\"\nca_file = \"ca.pem\"\n\
+         cert_file = \"c.pem\"\nkey_file = \"k.pem\"\nuser = \"u\"\npassword_file = \"p\"\nrenew_margin = 5\n\
+         public_ip = \"192.0.2.1\"\npublic_ip6 = \"2001:db8::1\"\nsubnet_file = \"s.env\"",
     ];
     for text in texts {
         let config = read(text).unwrap();
@@ -75,6 +80,71 @@ fn print_reads_back_to_the_same() {
         }
     }
     assert!(!read(texts[1]).unwrap().print().contains("\n# subnet6 ="));
+}
+
+#[test]
+fn a_password_is_shown_to_nobody() {
+    let config = read("[store]\nkind = \"etcd\"\nuser = \"u\"\npassword = \"tell-nobody\"").unwrap();
+    for shown in [config.print(), format!("{config:?}")] {
+        assert!(!shown.contains("tell-nobody"), "{shown}");
+    }
+    let password = config.store.unwrap().password.unwrap();
+    assert_eq!(password.read().unwrap(), "tell-nobody");
+}
+
+#[test]
+fn peers_are_told_the_address_they_reach() {
+    let at = |text: &str| {
+        let config = read(&format!("{text}\n[store]\nkind = \"etcd\"")).unwrap();
+        (
+            config
+                .published(&host())
+                .map(|(four, six)| (four.to_string(), six)),
+            config.is_published_by_route(),
+        )
+    };
+    let is = |ip: &str| Some((ip.to_string(), None));
+    assert_eq!(at(""), (is("192.0.2.1"), true));
+    assert_eq!(
+        at("[overlay]\nbind = \"198.51.100.7\""),
+        (is("198.51.100.7"), false)
+    );
+    let (both, _) = at("[overlay]\nbind = [\"0.0.0.0\", \"2001:db8::1\"]");
+    assert_eq!(both.unwrap().1, Some("2001:db8::1".parse().unwrap()));
+    let fixed = read("[store]\nkind = \"etcd\"\npublic_ip = \"203.0.113.1\"").unwrap();
+    assert_eq!(
+        fixed.published(&host()),
+        Some(("203.0.113.1".parse().unwrap(), None))
+    );
+    assert!(!fixed.is_published_by_route());
+}
+
+#[test]
+fn flannels_environment_speaks_where_nobody_else_does() {
+    assert_eq!(
+        keys::ENDPOINTS.environment().as_deref(),
+        Some("FLANNELD_ETCD_ENDPOINTS")
+    );
+    assert_eq!(
+        keys::RENEW_MARGIN.environment().as_deref(),
+        Some("FLANNELD_SUBNET_LEASE_RENEW_MARGIN")
+    );
+    assert_eq!(keys::SUBNET.environment(), None);
+    let mut given = Given::default();
+    given.flag(&keys::STORE, vec!["etcd".into()]);
+    given.flag(&keys::PREFIX, vec!["/mine".into()]);
+    given.environment(&keys::PREFIX, "FLANNELD_ETCD_PREFIX".into(), "/theirs");
+    given.environment(
+        &keys::ENDPOINTS,
+        "FLANNELD_ETCD_ENDPOINTS".into(),
+        "http://a:1, http://b:2/",
+    );
+    let store = Config::understand(&given, &host()).unwrap().store.unwrap();
+    assert_eq!(store.prefix, "/mine");
+    assert_eq!(store.endpoints, ["http://a:1", "http://b:2"]);
+    given.environment(&keys::HEALTH_PORT, "FLANNELD_HEALTHZ_PORT".into(), "many");
+    let told = Config::understand(&given, &host()).unwrap_err().to_string();
+    assert!(told.starts_with("FLANNELD_HEALTHZ_PORT: \"many\""), "{told}");
 }
 
 #[test]
@@ -171,6 +241,38 @@ fn mistakes_name_place_key_and_remedy() {
         ),
         ("metrics = \"127.0.0.1:9472\"", "metrics: there is no such key"),
         ("log = \"loud\"", "use off, error, warn"),
+        (
+            "[store]\nkind = \"consul\"",
+            "n.toml:2: store.kind: \"consul\" is no kind of store (use file or etcd)",
+        ),
+        (
+            "[store]\nprefix = \"/x\"",
+            "n.toml:2: store.prefix: has no meaning without etcd (set store.kind = \"etcd\")",
+        ),
+        (
+            "peers = \"p\"\n[store]\nkind = \"etcd\"",
+            "n.toml:1: peers: the peers come from etcd (leave it out, or use --store file)",
+        ),
+        (
+            "[overlay]\nvni = 1\n[store]\nkind = \"etcd\"",
+            "n.toml:2: overlay.vni: the VNI comes from",
+        ),
+        (
+            "[store]\nkind = \"etcd\"\nendpoints = \"192.0.2.1:2379\"",
+            "n.toml:3: store.endpoints: \"192.0.2.1:2379\" is no URL of a member of etcd (write http://192.0.2.1:2379)",
+        ),
+        (
+            "[store]\nkind = \"etcd\"\nuser = \"u\"",
+            "n.toml:3: store.user: needs a password",
+        ),
+        (
+            "[store]\nkind = \"etcd\"\ncert_file = \"u\"",
+            "n.toml:3: store.cert_file: needs its key",
+        ),
+        (
+            "[health]\nhealthz_port = 70000",
+            "n.toml:2: health.healthz_port: 70000 is out of range (use 0 to 65535)",
+        ),
     ];
     for (text, want) in cases {
         let got = Given::from_file(Path::new("/etc/podwire/n.toml"), text).and_then(|mut given| {
@@ -213,6 +315,27 @@ fn each_key_says_what_would_be_right() {
                 if **key != keys::SUBNET {
                     given.flag(&keys::SUBNET, vec!["10.244.1.0/24".into()]);
                 }
+                if section == Some("store") && **key != keys::STORE {
+                    given.flag(&keys::STORE, vec!["etcd".into()]);
+                    // Each of these is nothing without another.
+                    for (one, other) in [
+                        (keys::CERT_FILE, &keys::KEY_FILE),
+                        (keys::KEY_FILE, &keys::CERT_FILE),
+                    ] {
+                        if **key == one {
+                            given.flag(other, vec!["x".into()]);
+                        }
+                    }
+                    for (one, other) in [
+                        (keys::USER, &keys::PASSWORD_FILE),
+                        (keys::PASSWORD, &keys::USER),
+                        (keys::PASSWORD_FILE, &keys::USER),
+                    ] {
+                        if **key == one {
+                            given.flag(other, vec!["x".into()]);
+                        }
+                    }
+                }
                 Config::understand(&given, &host())
             });
             let Err(told) = told.map_err(|e| e.to_string()) else {
@@ -227,8 +350,20 @@ fn each_key_says_what_would_be_right() {
             );
             assert!(!told.contains('\n'), "one sentence: {told}");
         }
-        // Files may have any name but none.
-        let free = [&keys::PEERS, &keys::SOCKET].contains(key);
+        // Files, users and passwords may be anything but nothing; a prefix too.
+        let free = [
+            &keys::PEERS,
+            &keys::SOCKET,
+            &keys::CA_FILE,
+            &keys::CERT_FILE,
+            &keys::KEY_FILE,
+            &keys::USER,
+            &keys::PASSWORD,
+            &keys::PASSWORD_FILE,
+            &keys::PREFIX,
+            &keys::SUBNET_FILE,
+        ]
+        .contains(key);
         assert_eq!(refused, wrong.len() - if free { 2 } else { 0 }, "{}", key.name);
     }
     for (flag, value) in [

@@ -16,14 +16,26 @@ pub const MAX_CONNECTIONS: usize = 16;
 pub const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// How long a page is handed out before a new one is made.
 const PAGE_AGE: Duration = Duration::from_millis(100);
+/// Content type of what people read.
+const TEXT: &str = "text/plain; charset=utf-8";
 /// What a client may still send after it was answered: without taking it, the kernel would reset the
 /// connection and the client might lose the answer.
 const LATE_BYTES: usize = 65_536;
 
-/// The endpoint.
+/// What an endpoint tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Serves {
+    /// Metrics, and health.
+    Metrics,
+    /// Health only: whoever asks for it need not see who talks to whom.
+    Health,
+}
+
+/// An endpoint.
 pub struct Endpoint {
     listener: TcpListener,
     address: SocketAddr,
+    serves: Serves,
     exchanges: HashMap<Token, Exchange>,
     /// The last client could not be accepted, and a warning said so.
     short: bool,
@@ -59,18 +71,20 @@ impl Endpoint {
     ///
     /// # Errors
     /// A sentence with the remedy, of the kernel's kind.
-    pub fn bind(address: SocketAddr) -> io::Result<Endpoint> {
+    pub fn bind(address: SocketAddr, serves: Serves) -> io::Result<Endpoint> {
+        let key = match serves {
+            Serves::Metrics => "metrics.listen",
+            Serves::Health => "health.healthz_ip and health.healthz_port",
+        };
         let failed = |e: io::Error| {
             let (ip, port) = (address.ip(), address.port());
             let what = match e.kind() {
-                io::ErrorKind::AddrInUse => format!("port {port} of {ip} is in use (set metrics.listen)"),
+                io::ErrorKind::AddrInUse => format!("port {port} of {ip} is in use (set {key})"),
                 io::ErrorKind::PermissionDenied => {
-                    format!(
-                        "port {port} of {ip} cannot be had: {e} (set metrics.listen to a port above 1023)"
-                    )
+                    format!("port {port} of {ip} cannot be had: {e} (set {key} to a port above 1023)")
                 }
                 _ => {
-                    format!("{address} cannot be bound: {e} (set metrics.listen to an address of this host)")
+                    format!("{address} cannot be bound: {e} (set {key} to an address of this host)")
                 }
             };
             io::Error::new(e.kind(), what)
@@ -79,6 +93,7 @@ impl Endpoint {
         Ok(Endpoint {
             address: listener.local_addr().map_err(failed)?,
             listener,
+            serves,
             exchanges: HashMap::new(),
             short: false,
             page: None,
@@ -158,13 +173,14 @@ impl Endpoint {
         self.exchanges.contains_key(&token)
     }
 
-    /// Go on with a client. `make` makes a page, or tells by `None` that the data path does not answer.
-    pub fn serve(&mut self, token: Token, now: Instant, make: impl FnOnce() -> Option<String>) {
+    /// Go on with a client. `make` makes a page, or tells by `None` that the data path does not answer; `ready` is
+    /// whether the node is.
+    pub fn serve(&mut self, token: Token, now: Instant, ready: bool, make: impl FnOnce() -> Option<String>) {
         let Some(exchange) = self.exchanges.get_mut(&token) else {
             return;
         };
         let page = &mut self.page;
-        let next = exchange.go_on(|| {
+        let next = exchange.go_on(self.serves, ready, || {
             if page.as_ref().is_none_or(|(_, since)| now >= *since + PAGE_AGE) {
                 *page = make().map(|text| (Rc::new(text), now));
             }
@@ -194,10 +210,91 @@ impl Endpoint {
     }
 }
 
+/// The endpoints of a node, none to two.
+#[derive(Default)]
+pub struct Endpoints(Vec<Endpoint>);
+
+impl Endpoints {
+    /// Listen wherever the node shall: for metrics, and for health alone.
+    ///
+    /// # Errors
+    /// As [`Endpoint::bind`].
+    pub fn bind(metrics: Option<SocketAddr>, health: Option<SocketAddr>) -> io::Result<Endpoints> {
+        let metrics = metrics.map(|at| (at, Serves::Metrics));
+        let all = metrics.into_iter().chain(health.map(|at| (at, Serves::Health)));
+        all.map(|(at, serves)| Endpoint::bind(at, serves))
+            .collect::<io::Result<_>>()
+            .map(Endpoints)
+    }
+
+    /// Where metrics are served.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        let metrics = self.0.iter().find(|e| e.serves == Serves::Metrics);
+        metrics.map(Endpoint::address)
+    }
+
+    /// Watch for clients, under two tokens from `first` on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn register(&mut self, registry: &Registry, first: Token) -> io::Result<()> {
+        let mut tokens = first.0..;
+        self.0.iter_mut().try_for_each(|endpoint| {
+            let token = tokens.next().unwrap_or_default();
+            endpoint.register(registry, Token(token))
+        })
+    }
+
+    /// Watch for clients no longer, and let go of those there are.
+    pub fn deregister(&mut self, registry: &Registry) {
+        for endpoint in &mut self.0 {
+            endpoint.exchanges.clear();
+            // It was registered; if the kernel thinks otherwise, all the better.
+            let _ = registry.deregister(&mut endpoint.listener);
+        }
+    }
+
+    /// Take in the clients that wait, each under a token of its own.
+    pub fn accept(&mut self, registry: &Registry, now: Instant, mut token: impl FnMut() -> Token) {
+        for endpoint in &mut self.0 {
+            endpoint.accept(registry, now, &mut token);
+        }
+    }
+
+    /// Whether one of them must look for clients again: see [`Endpoint::is_short`].
+    pub fn is_short(&self) -> bool {
+        self.0.iter().any(Endpoint::is_short)
+    }
+
+    /// Whether a token is a client's.
+    pub fn has(&self, token: Token) -> bool {
+        self.0.iter().any(|e| e.has(token))
+    }
+
+    /// Go on with a client: see [`Endpoint::serve`].
+    pub fn serve(&mut self, token: Token, now: Instant, ready: bool, make: impl FnOnce() -> Option<String>) {
+        if let Some(endpoint) = self.0.iter_mut().find(|e| e.has(token)) {
+            endpoint.serve(token, now, ready, make);
+        }
+    }
+
+    /// How long the poll may sleep; `None` for as long as it likes.
+    pub fn patience(&self, now: Instant) -> Option<std::time::Duration> {
+        self.0.iter().filter_map(|e| e.patience(now)).min()
+    }
+
+    /// Let go of what is too old.
+    pub fn expire(&mut self, now: Instant) {
+        for endpoint in &mut self.0 {
+            endpoint.expire(now);
+        }
+    }
+}
+
 impl Exchange {
     /// As far as the kernel's buffers allow.
-    fn go_on(&mut self, make: impl FnOnce() -> Option<Rc<String>>) -> Next {
-        match self.ask(make).and_then(|()| self.answer()) {
+    fn go_on(&mut self, serves: Serves, ready: bool, make: impl FnOnce() -> Option<Rc<String>>) -> Next {
+        match self.ask(serves, ready, make).and_then(|()| self.answer()) {
             Ok(()) => Next::End,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Next::Wait,
             Err(_) => Next::End,
@@ -205,7 +302,12 @@ impl Exchange {
     }
 
     /// Read the request, if it was not yet, and prepare the answer.
-    fn ask(&mut self, make: impl FnOnce() -> Option<Rc<String>>) -> io::Result<()> {
+    fn ask(
+        &mut self,
+        serves: Serves,
+        ready: bool,
+        make: impl FnOnce() -> Option<Rc<String>>,
+    ) -> io::Result<()> {
         let Stage::Asking(bytes) = &mut self.stage else {
             return Ok(());
         };
@@ -223,15 +325,20 @@ impl Exchange {
             }
         };
         let (status, page, head_only) = match request {
+            Request::Metrics { .. } if serves == Serves::Health => (Status::NotFound, None, false),
             Request::Metrics { head } => match make() {
                 Some(page) => (Status::Ok, Some(page), head),
                 None => (Status::Unavailable, None, head),
             },
+            Request::Alive { head } => (Status::Ok, None, head),
+            Request::Ready { head } if ready => (Status::Ok, None, head),
+            Request::Ready { head } => (Status::NotReady, None, head),
             Request::Refused(status) => (status, None, false),
         };
-        let (content_type, body) = match page {
-            Some(page) => (CONTENT_TYPE, page),
-            None => ("text/plain; charset=utf-8", Rc::new(status.explain().into())),
+        let (content_type, body) = match (page, status) {
+            (Some(page), _) => (CONTENT_TYPE, page),
+            (None, Status::Ok) => (TEXT, Rc::new("ok\n".into())),
+            (None, status) => (TEXT, Rc::new(status.explain().into())),
         };
         let head = http::head(status, content_type, body.len());
         let body = if head_only { Rc::default() } else { body };
@@ -287,7 +394,7 @@ mod tests {
     impl World {
         fn new() -> World {
             let poll = Poll::new().unwrap();
-            let mut endpoint = Endpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let mut endpoint = Endpoint::bind("127.0.0.1:0".parse().unwrap(), Serves::Metrics).unwrap();
             endpoint.register(poll.registry(), Token(0)).unwrap();
             World {
                 poll,
@@ -321,7 +428,7 @@ mod tests {
                             *tokens += 1;
                             Token(*tokens)
                         }),
-                        token => self.endpoint.serve(token, self.now, || {
+                        token => self.endpoint.serve(token, self.now, false, || {
                             *made += 1;
                             page.map(Into::into)
                         }),

@@ -8,12 +8,25 @@ pub const MAX_REQUEST: usize = 8192;
 const MAX_HEADERS: usize = 64;
 /// Where the metrics are.
 pub const PATH: &str = "/metrics";
+/// Says that the process lives; and whether the node has its subnet and knows its peers. As flannel's.
+const ALIVE: &str = "/healthz";
+const READY: &str = "/readyz";
 
 /// What a client asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
     /// The metrics; only the head of the answer when `head`.
     Metrics {
+        /// HEAD was the method.
+        head: bool,
+    },
+    /// Whether the process lives.
+    Alive {
+        /// HEAD was the method.
+        head: bool,
+    },
+    /// Whether the node is ready.
+    Ready {
         /// HEAD was the method.
         head: bool,
     },
@@ -24,7 +37,7 @@ pub enum Request {
 /// The answers there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
-    /// The metrics follow.
+    /// What was asked for follows.
     Ok,
     /// The bytes are no request.
     BadRequest,
@@ -36,6 +49,8 @@ pub enum Status {
     TooLarge,
     /// The data path does not answer.
     Unavailable,
+    /// The node waits for its subnet or its peers.
+    NotReady,
 }
 
 impl Status {
@@ -47,7 +62,7 @@ impl Status {
             Status::NotFound => "404 Not Found",
             Status::MethodNotAllowed => "405 Method Not Allowed",
             Status::TooLarge => "431 Request Header Fields Too Large",
-            Status::Unavailable => "503 Service Unavailable",
+            Status::Unavailable | Status::NotReady => "503 Service Unavailable",
         }
     }
 
@@ -56,9 +71,12 @@ impl Status {
         match self {
             Status::Ok => "",
             Status::BadRequest => "This is no HTTP request (ask for GET /metrics).\n",
-            Status::NotFound => "The metrics of this podwire node are at /metrics.\n",
-            Status::MethodNotAllowed => "Metrics can only be read (use GET or HEAD).\n",
+            Status::NotFound => {
+                "There are /metrics, /healthz and /readyz (only the latter two at health.healthz_port).\n"
+            }
+            Status::MethodNotAllowed => "This can only be read (use GET or HEAD).\n",
             Status::TooLarge => "A request has at most 8 KiB and 64 header fields.\n",
+            Status::NotReady => "not ready\n",
             Status::Unavailable => "The data path did not answer within 1 s (see the node's log).\n",
         }
     }
@@ -85,14 +103,18 @@ pub fn understand(bytes: &[u8]) -> Option<Request> {
         // RFC 9112 section 3.2.
         return refused(Status::BadRequest);
     }
+    let head = match request.method {
+        Some("GET") => Some(false),
+        Some("HEAD") => Some(true),
+        _ => None,
+    };
     let path = request.path.unwrap_or_default();
-    if path.split('?').next() != Some(PATH) {
-        return refused(Status::NotFound);
-    }
-    match request.method {
-        Some("GET") => Some(Request::Metrics { head: false }),
-        Some("HEAD") => Some(Request::Metrics { head: true }),
-        _ => refused(Status::MethodNotAllowed),
+    match (path.split('?').next(), head) {
+        (Some(PATH), Some(head)) => Some(Request::Metrics { head }),
+        (Some(ALIVE), Some(head)) => Some(Request::Alive { head }),
+        (Some(READY), Some(head)) => Some(Request::Ready { head }),
+        (Some(PATH | ALIVE | READY), None) => refused(Status::MethodNotAllowed),
+        _ => refused(Status::NotFound),
     }
 }
 
@@ -140,6 +162,15 @@ mod tests {
             ("GET /metrics?name=x HTTP/1.0\r\n\r\n", get),
             ("GET /metrics HTTP/1.0\n\nGET / HTTP/1.0\n\n", get),
             ("HEAD /metrics HTTP/1.0\r\n\r\n", head),
+            (
+                "GET /healthz HTTP/1.0\r\n\r\n",
+                Some(Request::Alive { head: false }),
+            ),
+            (
+                "HEAD /readyz HTTP/1.0\r\n\r\n",
+                Some(Request::Ready { head: true }),
+            ),
+            ("POST /readyz HTTP/1.0\r\n\r\n", refused(Status::MethodNotAllowed)),
             ("GET /metrics HTTP/1.1\r\n\r\n", refused(Status::BadRequest)),
             ("GET / HTTP/1.0\r\n\r\n", refused(Status::NotFound)),
             ("GET /metrics/ HTTP/1.0\r\n\r\n", refused(Status::NotFound)),

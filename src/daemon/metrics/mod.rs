@@ -13,7 +13,7 @@ mod endpoint;
 mod http;
 mod page;
 
-pub use endpoint::{Endpoint, MAX_CONNECTIONS, TIME_LIMIT};
+pub use endpoint::{Endpoint, Endpoints, MAX_CONNECTIONS, Serves, TIME_LIMIT};
 pub use page::{Page, attach_histogram};
 
 #[cfg(test)]

@@ -6,8 +6,47 @@ use crate::daemon::standin;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// What the data path was told of peers.
+#[derive(Default)]
+struct Ears {
+    /// It has no room for more.
+    full: AtomicBool,
+    /// How often that was the answer.
+    refused: AtomicUsize,
+    heard: Mutex<Vec<String>>,
+}
+
+/// The stand-in, and what it was told.
+struct Listening {
+    handle: standin::Handle,
+    ears: Arc<Ears>,
+}
+
+impl Worker for Listening {
+    fn send(&self, command: Command) -> Result<(), String> {
+        if let Command::Changes(changes) = &command {
+            if self.ears.full.load(Ordering::SeqCst) {
+                self.ears.refused.fetch_add(1, Ordering::SeqCst);
+                return Err("there is no room".into());
+            }
+            let told = changes.iter().map(|c| match c {
+                Change::PeerSet(p) => format!("{} at {}", p.name, p.underlay.ip()),
+                Change::PeerGone(name) => format!("{name} gone"),
+            });
+            self.ears.heard.lock().unwrap().extend(told);
+        }
+        self.handle.send(command)
+    }
+
+    fn underlay(&self) -> Vec<std::net::SocketAddr> {
+        self.handle.underlay()
+    }
+}
 
 /// A node on a thread of its own, with the stand-in for a data path.
 struct Node {
@@ -15,6 +54,7 @@ struct Node {
     stop: UnixStream,
     reload: UnixStream,
     thread: Option<JoinHandle<End>>,
+    ears: Arc<Ears>,
 }
 
 impl Node {
@@ -32,19 +72,30 @@ impl Node {
         let listener = Listener::bind(&dir.path().join("n1.sock"), "n1").unwrap();
         let (stop, stop_far) = UnixStream::pair().unwrap();
         let (reload, reload_far) = UnixStream::pair().unwrap();
+        let ears = Arc::new(Ears::default());
+        let heard = ears.clone();
         let thread = std::thread::spawn(move || {
             let (lifeline, worker_far) = UnixStream::pair().unwrap();
             let handle = standin::spawn(&config, lifeline).unwrap();
+            let handle = Listening { handle, ears: heard };
             let peers = PeersFile::open(&peers, &config.local_node(), 8472).unwrap();
             let wakers = Wakers {
                 stop: stop_far,
                 reload: reload_far,
                 worker: worker_far,
             };
-            let server = Server::new(config, &handle, listener, None, Some(peers), wakers).unwrap();
+            let server = Server::new(
+                config,
+                &handle,
+                listener,
+                Endpoints::default(),
+                Source::File(peers),
+                wakers,
+            )
+            .unwrap();
             let end = server.run().unwrap();
             handle.send(Command::Stop).unwrap();
-            handle.join();
+            handle.handle.join();
             end
         });
         Node {
@@ -52,6 +103,7 @@ impl Node {
             stop,
             reload,
             thread: Some(thread),
+            ears,
         }
     }
 
@@ -351,5 +403,62 @@ fn strangers_are_turned_away_politely() {
         Client::connect(&node.path("n1.sock")).ok()
     });
     assert!(served.is_some());
+    node.stop();
+}
+
+/// Wait until it is so.
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{what}: not within ten seconds");
+}
+
+#[test]
+fn changes_are_told_in_one_order_and_wait_while_there_is_no_room() {
+    let node = Node::start();
+    let peer = |n: usize, underlay: &str| {
+        format!(
+            "[[peer]]\nname = \"n{n}\"\nunderlay = \"{underlay}\"\nsubnet = \"10.{}.{}.0/24\"\n",
+            128 + n / 256,
+            n % 256
+        )
+    };
+    let write = |text: String| {
+        let new = node.path("peers.new");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, node.path("peers.toml")).unwrap();
+    };
+    let heard = || std::mem::take(&mut *node.ears.heard.lock().unwrap());
+    let refused = || node.ears.refused.load(Ordering::SeqCst);
+    write(peer(2, "192.0.2.2"));
+    until("it is told", || {
+        *node.ears.heard.lock().unwrap() == ["n2 at 192.0.2.2"]
+    });
+    heard();
+
+    // n2 moves while nothing is heard, n3 and n4 come, n4 goes again.
+    node.ears.full.store(true, Ordering::SeqCst);
+    write(peer(2, "192.0.2.9") + &peer(3, "192.0.2.3") + &peer(4, "192.0.2.4"));
+    until("it is offered", || refused() > 0);
+    let before = refused();
+    write(peer(2, "192.0.2.8") + &peer(3, "192.0.2.3"));
+    until("and again", || refused() > before + 1);
+    assert_eq!(heard(), [""; 0]);
+    node.ears.full.store(false, Ordering::SeqCst);
+    until("there is room", || !node.ears.heard.lock().unwrap().is_empty());
+    assert_eq!(heard(), ["n3 at 192.0.2.3", "n4 gone", "n2 at 192.0.2.8"]);
+
+    // As many as a node takes.
+    write(
+        (2..16_386)
+            .map(|n| peer(n, &format!("198.18.{}.{}", n / 256, n % 256)))
+            .collect(),
+    );
+    until("all are told", || node.ears.heard.lock().unwrap().len() == 16_384);
+    assert_eq!(node.status().problems, [""; 0]);
     node.stop();
 }

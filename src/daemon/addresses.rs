@@ -1,0 +1,68 @@
+//! Follows the host's own addresses: peers must know where a node is reached when its address changes.
+
+use super::config::Config;
+use super::links::Host;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+// Groups of rtnetlink(7): addresses, and the routes they are chosen by.
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
+
+/// An IPv4 address that peers are told, and an IPv6 one.
+pub type Published = (Ipv4Addr, Option<Ipv6Addr>);
+
+/// The published addresses of a node that did not fix them.
+pub struct AddressWatch {
+    socket: Socket,
+    known: Published,
+}
+
+impl AddressWatch {
+    /// Watch for changes of `known`.
+    ///
+    /// # Errors
+    /// When the kernel does not tell of them.
+    pub fn new(known: Published) -> io::Result<AddressWatch> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        for group in [
+            RTNLGRP_IPV4_IFADDR,
+            RTNLGRP_IPV4_ROUTE,
+            RTNLGRP_IPV6_IFADDR,
+            RTNLGRP_IPV6_ROUTE,
+        ] {
+            socket.add_membership(group)?;
+        }
+        socket.set_non_blocking(true)?;
+        Ok(AddressWatch { socket, known })
+    }
+
+    /// Take what the kernel tells; the addresses, when they are other ones now. A host that has none for the moment
+    /// keeps what it had: peers have nothing better.
+    pub fn changed(&mut self, config: &Config) -> Option<Published> {
+        loop {
+            match self.socket.recv_from_full() {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // More than the kernel could keep: what it is now is asked below.
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(_) => break,
+            }
+        }
+        let now = config.published(&Host::ask())?;
+        let changed = now != self.known;
+        self.known = now;
+        changed.then_some(now)
+    }
+}
+
+impl AsFd for AddressWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,61 @@
+//! The store of a cluster, for real: `etcd` processes on free ports of loopback, started, frozen, killed and wiped
+//! by the tests, with users, with TLS, with three members; and a proxy in between that delays, freezes and cuts.
+//!
+//! ```text
+//!   Executor or Store --- [proxy] --- etcd     a data directory each, ended by its pid
+//!                                      ^
+//!   the test ------- etcdctl ----------'
+//! ```
+
+mod asks;
+mod certs;
+mod disk;
+mod life;
+mod member;
+mod outage;
+mod proxy;
+mod secured;
+mod server;
+mod shell;
+mod size;
+
+use libtest_mimic::{Arguments, Trial};
+use std::process::{Command, ExitCode};
+
+/// A test: its name and what it does.
+type Case = (&'static str, fn());
+
+fn main() -> ExitCode {
+    if let Some(done) = disk::child() {
+        return done;
+    }
+    let mut arguments = Arguments::from_args();
+    // They wait most of the time.
+    arguments.test_threads.get_or_insert(4);
+    let tools = ["etcd", "etcdctl", "openssl"];
+    let missing = |tool: &&&str| Command::new(tool).arg("version").output().is_err();
+    let missing: Vec<_> = tools.iter().filter(missing).collect();
+    if !missing.is_empty() {
+        eprintln!("etcd: {missing:?} missing, so nothing is tested here (tests/run installs them)");
+        return ExitCode::SUCCESS;
+    }
+    let cases = [
+        asks::CASES,
+        outage::CASES,
+        secured::CASES,
+        size::CASES,
+        life::CASES,
+        disk::CASES,
+    ]
+    .concat();
+    let trials: Vec<Trial> = cases
+        .into_iter()
+        .map(|(name, run)| {
+            Trial::test(name, move || {
+                run();
+                Ok(())
+            })
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
