@@ -6,8 +6,8 @@ use super::input::Input;
 use podwire::control::flannel::{Abilities, LeaseValue, Network, SubnetEnv, SubnetKey, ValueError};
 use podwire::model::NodeName;
 
-/// The longest sentence a person is told about a key or value.
-const SENTENCE: usize = 400;
+/// The longest sentence a person is told about a key or value: a part of 40 characters is quoted, each escaped.
+const SENTENCE: usize = 600;
 
 /// `[which, u8] [bytes]`
 pub fn run(data: &[u8]) {

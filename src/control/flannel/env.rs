@@ -159,7 +159,7 @@ fn wrong(key: &'static str, says: &str, what: &'static str) -> EnvError {
     EnvError::Value {
         key,
         // As much of it as a message needs.
-        says: says.chars().take(64).collect(),
+        says: says.chars().take(40).collect(),
         what,
     }
 }

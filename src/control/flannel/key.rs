@@ -128,7 +128,7 @@ fn net4(text: &[u8], len: &str) -> Result<Ipv4Net, KeyError> {
     if addr.matches('.').count() < 3 || !addr.starts_with(|c: char| c.is_ascii_digit()) {
         return Err(KeyError::Form);
     }
-    let range = || KeyError::Range(format!("{addr}-{}", short(len)));
+    let range = || KeyError::Range(format!("{}-{}", short(addr), short(len)));
     let ip: Ipv4Addr = addr.parse().map_err(|_| range())?;
     // flannel's length has five bits, so that a /32 is none.
     let net = prefix_len(len)
@@ -289,6 +289,8 @@ mod tests {
             let key = format!("10.61.7.0-24&{six}");
             assert!(matches!(read(&key), Err(KeyError::Embedded(_))), "{key}");
         }
+        let long = read(&format!("{}.1.1.1-{}", "1".repeat(1000), "2".repeat(1000)));
+        assert!(long.unwrap_err().to_string().len() < 200);
         let long = format!("{}-24", "1".repeat(1 << 20));
         assert_eq!(read(&long), Err(KeyError::Form));
         let long = format!("10.0.0.0-24&{}-24", ":".repeat(1 << 20));
