@@ -310,6 +310,11 @@ fn store_gone(world: &mut World) {
 }
 
 fn starts_without_store(world: &mut World) {
+    // What is known is kept within a second or so.
+    let kept = world.dir().join("n1.state/podwire/n1/state");
+    eventually("n2 is remembered", SOON, || {
+        std::fs::read_to_string(&kept).is_ok_and(|state| state.contains("10.244.2.0-24"))
+    });
     world.store_mut().kill();
     world.nodes[0].stop();
     let host = &world.underlay.hosts[0].netns;
