@@ -320,7 +320,7 @@ fn what_cannot_be_had_is_told_with_a_remedy() {
         ),
         (
             node(&["203.0.113.77"]),
-            1,
+            2,
             ["203.0.113.77 is no address of this host", "set overlay.bind"],
         ),
         (node(&["--peers", "none.toml"]), 2, ["none.toml", "with --peers"]),

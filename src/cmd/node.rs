@@ -209,7 +209,9 @@ fn subnet_file(config: &Config, member: &Membership, socket: &Path) {
         return;
     };
     let (path, env) = (store.subnet_file(socket), config.subnet_env(member));
-    match replace_file(&path, &[env.to_string().as_bytes()], 0o644) {
+    // On a machine that never ran flannel its directory is not there.
+    let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    match made.and_then(|()| replace_file(&path, &[env.to_string().as_bytes()], 0o644)) {
         Ok(()) => log::info!("the subnet is told in {}", path.display()),
         Err(e) => log::warn!(
             "{}: {e} (name a file of this user's with --subnet-file)",
@@ -233,6 +235,8 @@ fn exit_for(kind: std::io::ErrorKind) -> Exit {
     match kind {
         std::io::ErrorKind::AddrInUse => Exit::Taken,
         std::io::ErrorKind::PermissionDenied => Exit::Permission,
+        // The address is of another host.
+        std::io::ErrorKind::AddrNotAvailable => Exit::Usage,
         _ => Exit::Failed,
     }
 }

@@ -17,6 +17,9 @@ pub trait Store {
 
     /// The node's underlay address is another one now.
     fn address_changed(&self, public_ip: Ipv4Addr, public_ip6: Option<Ipv6Addr>);
+
+    /// Keep what is known, with the subnet, for the next start, and end.
+    fn stop(&self);
 }
 
 impl Store for Handle {
@@ -34,5 +37,9 @@ impl Store for Handle {
 
     fn address_changed(&self, public_ip: Ipv4Addr, public_ip6: Option<Ipv6Addr>) {
         Handle::address_changed(self, public_ip, public_ip6);
+    }
+
+    fn stop(&self) {
+        Handle::stop(self, false);
     }
 }

@@ -26,6 +26,8 @@ const ENDPOINTS_TOO: Token = Token(4);
 const FIRST: usize = 16;
 /// Most clients of the admin socket at once.
 const MAX_CLIENTS: usize = 64;
+/// Most requests of one client, whose connection ends then: there is little to ask of a node that waits.
+const MAX_REQUESTS: u32 = 1024;
 /// How often people are told what is awaited, when it changed.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -41,6 +43,13 @@ pub struct Lobby<'a> {
     pub source: &'a mut Source,
     /// Becomes readable when the node shall end.
     pub stop: &'a UnixStream,
+}
+
+/// Somebody who asks at the admin socket.
+struct Client {
+    wire: Connection,
+    greeted: bool,
+    asked: u32,
 }
 
 /// How the wait ended.
@@ -63,7 +72,7 @@ impl Lobby<'_> {
             return Ok(Wait::Nothing);
         };
         let mut poll = Poll::new()?;
-        let mut clients: HashMap<Token, (Connection, bool)> = HashMap::new();
+        let mut clients: HashMap<Token, Client> = HashMap::new();
         let start = std::time::Instant::now();
         let clock = || Instant::from_micros(i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX));
         self.stop.set_nonblocking(true)?;
@@ -101,9 +110,7 @@ impl Lobby<'_> {
                         self.endpoints.serve(token, clock(), false, || None)
                     }
                     token => {
-                        let done = clients
-                            .get_mut(&token)
-                            .map(|(wire, greeted)| self.answer(wire, greeted));
+                        let done = clients.get_mut(&token).map(|client| self.answer(client));
                         if let Some(Err(_)) = done {
                             // Closing it takes it out of the poll.
                             clients.remove(&token);
@@ -145,7 +152,7 @@ impl Lobby<'_> {
         None
     }
 
-    fn accept(&self, poll: &Poll, clients: &mut HashMap<Token, (Connection, bool)>, next: &mut usize) {
+    fn accept(&self, poll: &Poll, clients: &mut HashMap<Token, Client>, next: &mut usize) {
         while let Ok((stream, _)) = self.listener.socket.accept() {
             if clients.len() >= MAX_CLIENTS {
                 continue;
@@ -158,30 +165,41 @@ impl Lobby<'_> {
                 Ok(wire)
             });
             match wire {
-                Ok(wire) => drop(clients.insert(token, (wire, false))),
+                Ok(wire) => {
+                    let client = Client {
+                        wire,
+                        greeted: false,
+                        asked: 0,
+                    };
+                    clients.insert(token, client);
+                }
                 Err(e) => log::warn!("a client could not be served: {e}"),
             }
         }
     }
 
-    fn answer(&self, wire: &mut Connection, greeted: &mut bool) -> Result<(), Broken> {
-        wire.flush()?;
-        while let Some((request, _)) = wire.receive()? {
+    fn answer(&self, client: &mut Client) -> Result<(), Broken> {
+        client.wire.flush()?;
+        while let Some((request, _)) = client.wire.receive()? {
+            client.asked += 1;
+            if client.asked > MAX_REQUESTS {
+                return Err(Broken::Eof);
+            }
             let reply = match request {
                 Ok(Request::Hello { protocol }) => {
-                    *greeted = protocol == PROTOCOL;
+                    client.greeted = protocol == PROTOCOL;
                     Reply::Hello {
                         protocol: PROTOCOL,
                         node: self.node.to_string(),
                         version: env!("CARGO_PKG_VERSION").into(),
                     }
                 }
-                Ok(Request::Store) if *greeted => Reply::Store {
+                Ok(Request::Store) if client.greeted => Reply::Store {
                     store: self.source.store_status().map(Box::new),
                 },
                 _ => self.refusal().into(),
             };
-            wire.reply(&reply)?;
+            client.wire.reply(&reply)?;
         }
         Ok(())
     }
@@ -200,7 +218,7 @@ impl Lobby<'_> {
 mod tests {
     use super::*;
     use crate::api::place::Socket;
-    use crate::api::{ApiError, Client};
+    use crate::api::{self, ApiError};
     use crate::control::flannel::{Network, Range4, SubnetKey};
     use crate::control::store::Store;
     use crossbeam_channel::{Receiver, unbounded};
@@ -227,6 +245,8 @@ mod tests {
         }
 
         fn address_changed(&self, _: Ipv4Addr, _: Option<Ipv6Addr>) {}
+
+        fn stop(&self) {}
     }
 
     struct End<'a>(&'a UnixStream);
@@ -307,7 +327,7 @@ mod tests {
     #[test]
     fn a_node_that_waits_says_for_what_until_it_has_its_place() {
         let end = waits(|socket, at, tell, _| {
-            let mut client = Client::connect(socket).unwrap();
+            let mut client = api::Client::connect(socket).unwrap();
             match client.call(&Request::Status) {
                 Err(ApiError::Refused { kind, message }) => {
                     assert_eq!(kind, ErrorKind::Waiting);

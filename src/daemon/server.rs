@@ -37,12 +37,12 @@ const RELOAD: Token = Token(2);
 const PEERS: Token = Token(3);
 const NETNS: Token = Token(4);
 const WORKER: Token = Token(5);
+const CLOSED: Token = Token(6);
+const STORE: Token = Token(7);
+const ADDRESSES: Token = Token(8);
 /// Of the endpoints: this one and the next.
 const ENDPOINTS: Token = Token(9);
 const ENDPOINTS_TOO: Token = Token(10);
-const ADDRESSES: Token = Token(11);
-const CLOSED: Token = Token(7);
-const STORE: Token = Token(8);
 /// The first token of conversations, scrapers and holders.
 const FIRST: usize = 16;
 /// Most conversations at once.
@@ -50,6 +50,8 @@ const MAX_CONNECTIONS: usize = 256;
 
 /// Changes of peers that are told one by one; of more at once only the numbers are.
 const FEW_CHANGES: usize = 16;
+/// How long the store's thread may take to keep what it knows when the node ends.
+const KEEP: std::time::Duration = std::time::Duration::from_millis(300);
 /// When what the worker did not take is offered again.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -218,6 +220,8 @@ impl<'w> Server<'w> {
     pub fn follow(&mut self, addresses: AddressWatch) -> io::Result<()> {
         watch(&self.poll, addresses.as_fd(), ADDRESSES)?;
         self.addresses = Some(addresses);
+        // What has changed since they were asked for, while the node waited for its subnet.
+        self.move_house();
         Ok(())
     }
 
@@ -226,6 +230,12 @@ impl<'w> Server<'w> {
     /// # Errors
     /// Only when waiting itself fails.
     pub fn run(mut self) -> io::Result<End> {
+        let end = self.go();
+        self.source.end(KEEP);
+        end
+    }
+
+    fn go(&mut self) -> io::Result<End> {
         let mut events = Events::with_capacity(256);
         loop {
             let now = self.now();
@@ -248,6 +258,9 @@ impl<'w> Server<'w> {
                     }
                     RELOAD => {
                         drain(&mut self.wakers.reload);
+                        if matches!(self.source, Source::File(_)) {
+                            log::info!("reading the peers again");
+                        }
                         self.reload(PeersFile::reload);
                     }
                     PEERS => self.reload(PeersFile::changes),

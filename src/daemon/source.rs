@@ -9,9 +9,10 @@ use crate::control::flannel::{Abilities, SubnetEnv, SubnetKey};
 use crate::control::memory::{self, Memory, Recalled};
 use crate::control::store::Store;
 use crate::model::StoreStatus;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// The source of truth about the peers.
 pub enum Source {
@@ -83,6 +84,32 @@ impl Source {
         let handle = etcd::spawn(access, identity, options, memory, wake)
             .map_err(|e| format!("the store's thread cannot be started: {e}"))?;
         Ok(Source::Store(Box::new(handle), near))
+    }
+
+    /// End: a store's thread keeps on disk what it knows, for which it is waited this long at most.
+    pub fn end(self, patience: Duration) {
+        let Source::Store(store, mut wake) = self else {
+            return;
+        };
+        let end = Instant::now() + patience;
+        store.stop();
+        let blocks = wake.set_nonblocking(false);
+        while blocks.is_ok() && !store.ended() {
+            while store.told().is_some() {}
+            let left = end.saturating_duration_since(Instant::now());
+            // No time left is no time-out to the kernel.
+            if left.is_zero() || wake.set_read_timeout(Some(left)).is_err() {
+                break;
+            }
+            // Woken, or out of time: either is seen above.
+            let _ = wake.read(&mut [0; 64]);
+        }
+        if !store.ended() {
+            log::warn!(
+                "what is known of the cluster was not kept within {} ms",
+                patience.as_millis()
+            );
+        }
     }
 
     /// Whether there is a store, and its thread has ended.

@@ -32,6 +32,19 @@ pub struct Node {
     process: Option<Child>,
 }
 
+/// Where in the kernel the threads of a process are.
+fn waits(pid: u32) -> String {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let told = threads.map(|thread| {
+        let read = |file: &str| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        format!("{}: {}", read("comm").trim(), read("wchan").trim())
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
 /// An entry of a peers file.
 pub fn peer(number: usize, underlay: IpAddr) -> String {
     format!(
@@ -167,8 +180,9 @@ impl Node {
             }
             assert!(
                 begun.elapsed() < END,
-                "n{} did not end within a second",
-                self.number
+                "n{} did not end within a second; its threads wait in {}",
+                self.number,
+                waits(child.id())
             );
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -168,7 +168,7 @@ impl World {
                 };
                 let mut more: Vec<String> = case.node_args.iter().map(ToString::to_string).collect();
                 if let Some(store) = &store {
-                    let env = dir.path().join(format!("n{n}.env"));
+                    let env = dir.path().join(format!("n{n}.flannel/subnet.env"));
                     let args = [
                         "--store",
                         "etcd",

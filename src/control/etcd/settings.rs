@@ -12,7 +12,7 @@ const MAX_PEM: u64 = 1 << 20;
 /// etcd's port for clients, when an endpoint names none.
 const PORT: u16 = 2379;
 
-/// What a person says of the store. The defaults are flannel's.
+/// What a person says of the store. The defaults are flannel's, without the port 4001 that etcd had before 2.0.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
     /// URLs of the members; a text may hold several, separated by commas.
@@ -34,7 +34,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            endpoints: vec!["http://127.0.0.1:4001".into(), "http://127.0.0.1:2379".into()],
+            endpoints: vec!["http://127.0.0.1:2379".into()],
             prefix: "/coreos.com/network".into(),
             ca: None,
             cert: None,
@@ -125,6 +125,14 @@ impl Access {
 }
 
 impl Settings {
+    /// Check the URL of one member.
+    ///
+    /// # Errors
+    /// What is wrong with it; without a login that stands in it.
+    pub fn check_endpoint(text: &str) -> Result<(), SettingsError> {
+        endpoint(text, "http").map(drop)
+    }
+
     /// Check everything that can be checked without the store.
     ///
     /// # Errors
@@ -240,7 +248,7 @@ fn endpoint(text: &str, scheme: &str) -> Result<Endpoint, SettingsError> {
         None => place.split_at(place.find(':').unwrap_or(place.len())),
     };
     let named = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
-    if host.is_empty() || !host.chars().all(named) {
+    if host.is_empty() || host.starts_with(['-', '.']) || !host.chars().all(named) {
         return wrong("the host is missing or no host");
     }
     let port = match port.strip_prefix(':').map(str::parse::<u16>) {
@@ -305,7 +313,7 @@ mod tests {
         let access = Settings::default().check().unwrap();
         assert_eq!(access.prefix(), "/coreos.com/network");
         let urls = |access: &Access| access.endpoints.iter().map(|e| e.url.clone()).collect::<Vec<_>>();
-        assert_eq!(urls(&access), ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+        assert_eq!(urls(&access), ["http://127.0.0.1:2379"]);
         let access = with("http://a:1/, HTTP://b ,[fd00::1]:7,http://[::1]")
             .check()
             .unwrap();

@@ -273,7 +273,7 @@ mod tests {
             (Trouble::TooLarge, "delete them"),
         ];
         for (trouble, remedy) in all {
-            let text = trouble.tell(&access.endpoints[1], &access).to_string();
+            let text = trouble.tell(&access.endpoints[0], &access).to_string();
             assert!(
                 text.contains("http://127.0.0.1:2379") && text.contains(remedy),
                 "{text}"

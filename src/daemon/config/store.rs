@@ -3,6 +3,7 @@
 use super::given::Given;
 use super::keys::{self, Key};
 use super::{Config, beside, number, text};
+use crate::control::etcd::Settings;
 use crate::control::strict::Mistake;
 use crate::daemon::links::Host;
 use std::fmt;
@@ -10,8 +11,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const ENDPOINT: &str = "http://127.0.0.1:2379";
-const PREFIX: &str = "/coreos.com/network";
 const FLANNELS_SUBNET_FILE: &str = "/run/flannel/subnet.env";
 /// Minutes; flannel's, and so are the bounds.
 const RENEW_MARGIN: u16 = 60;
@@ -158,12 +157,14 @@ impl StoreConfig {
             }
             _ => {}
         }
-        let endpoints = given.values(&keys::ENDPOINTS, endpoint)?;
+        let flannels = Settings::default();
+        let endpoints = given.values(&keys::ENDPOINTS, |s| {
+            Settings::check_endpoint(s).map_err(|e| e.to_string())?;
+            Ok(s.into())
+        })?;
         Ok(Some(StoreConfig {
-            endpoints: endpoints.unwrap_or_else(|| vec![ENDPOINT.into()]),
-            prefix: given
-                .value(&keys::PREFIX, prefix)?
-                .unwrap_or_else(|| PREFIX.into()),
+            endpoints: endpoints.unwrap_or(flannels.endpoints),
+            prefix: given.value(&keys::PREFIX, prefix)?.unwrap_or(flannels.prefix),
             ca_file: path(&keys::CA_FILE)?,
             identity,
             user,
@@ -217,18 +218,6 @@ impl Config {
             _ => None,
         });
         Some((four?, six))
-    }
-}
-
-fn endpoint(s: &str) -> Result<String, String> {
-    let rest = s.strip_prefix("http://").or_else(|| s.strip_prefix("https://"));
-    match rest.map(|r| r.trim_end_matches('/')) {
-        Some(at) if !at.is_empty() && !at.contains(['/', '@', '?', '#', ' ']) => {
-            Ok(s.trim_end_matches('/').into())
-        }
-        _ => Err(format!(
-            "{s:?} is no URL of a member of etcd (write http://192.0.2.1:2379)"
-        )),
     }
 }
 

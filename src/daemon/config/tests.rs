@@ -90,6 +90,11 @@ fn a_password_is_shown_to_nobody() {
     }
     let password = config.store.unwrap().password.unwrap();
     assert_eq!(password.read().unwrap(), "tell-nobody");
+    let told = read("[store]\nkind = \"etcd\"\nendpoints = \"http://u:tell-nobody@h:2379\"").unwrap_err();
+    assert!(
+        !told.contains("tell-nobody") && told.contains("--etcd-password"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -141,7 +146,7 @@ fn flannels_environment_speaks_where_nobody_else_does() {
     );
     let store = Config::understand(&given, &host()).unwrap().store.unwrap();
     assert_eq!(store.prefix, "/mine");
-    assert_eq!(store.endpoints, ["http://a:1", "http://b:2"]);
+    assert_eq!(store.endpoints, ["http://a:1", "http://b:2/"]);
     given.environment(&keys::HEALTH_PORT, "FLANNELD_HEALTHZ_PORT".into(), "many");
     let told = Config::understand(&given, &host()).unwrap_err().to_string();
     assert!(told.starts_with("FLANNELD_HEALTHZ_PORT: \"many\""), "{told}");
@@ -258,8 +263,8 @@ fn mistakes_name_place_key_and_remedy() {
             "n.toml:2: overlay.vni: the VNI comes from",
         ),
         (
-            "[store]\nkind = \"etcd\"\nendpoints = \"192.0.2.1:2379\"",
-            "n.toml:3: store.endpoints: \"192.0.2.1:2379\" is no URL of a member of etcd (write http://192.0.2.1:2379)",
+            "[store]\nkind = \"etcd\"\nendpoints = \"ftp://192.0.2.1:2379\"",
+            "n.toml:3: store.endpoints: etcd endpoint \"ftp://192.0.2.1:2379\": it is neither http nor https (use http://HOST",
         ),
         (
             "[store]\nkind = \"etcd\"\nuser = \"u\"",
