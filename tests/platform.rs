@@ -26,11 +26,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     isolate::main(|| {
-        let tests: [(&str, fn()); 14] = [
+        let tests: [(&str, fn()); 15] = [
             ("udp_segment_has_a_cliff_at_65493_bytes", cliff),
             ("udp_segment_takes_128_segments", segments),
             ("udp_segment_needs_a_checksum", zero_checksum),
             ("udp_segment_never_fragments", path_mtu),
+            ("what_the_kernel_was_told_of_a_path_is_not_asked_for", told_mtu),
             ("udp_gro_tells_the_segment_size", gro_size),
             ("udp_gro_is_asked_for", no_gro),
             ("a_taps_flags_are_settled_at_once", setiff_twice),
@@ -160,6 +161,40 @@ fn path_mtu() {
     assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE));
     let known = netns.within(|| net::path_mtu(to));
     assert_eq!(known, Some(1400), "what the kernel knows of the path");
+}
+
+/// `sys::net::dont_fragment`: only the interface bounds what is sent, by trains and singly, and nothing is fragmented.
+fn told_mtu() {
+    let (netns, tap) = with_a_tap("mtu 1500");
+    netns.ip("route add 198.51.100.0/24 via 192.0.2.2 mtu 1300");
+    let mouth = netns.within(|| UdpSocket::bind("192.0.2.1:0")).expect("a socket");
+    let to: SocketAddr = "198.51.100.1:9".parse().expect("an address");
+    assert_eq!(netns.within(|| net::path_mtu(to)), Some(1300));
+    set(
+        &mouth,
+        libc::IPPROTO_IP,
+        libc::IP_MTU_DISCOVER,
+        libc::IP_PMTUDISC_DO,
+    );
+    let refused = mouth
+        .send_to(&[7; 1400], to)
+        .expect_err("more than the kernel believes");
+    assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE));
+    net::dont_fragment(&mouth, false).expect("an option");
+    mouth
+        .send_to(&[7; 1472], to)
+        .expect("as much as the interface takes");
+    send(&mouth, to, 2 * 1472, 1472).expect("a train of it");
+    let refused = mouth.send_to(&[7; 1473], to).expect_err("a byte too much");
+    assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE));
+    let mut buffer = [0; 4000];
+    let sent = frames(&tap, &mut buffer);
+    // Behind the virtio-net header: the train is one super-frame, or two frames.
+    assert!(
+        sent == [1524, 1524, 1524] || sent == [1524, 1524 + 1472],
+        "{sent:?}"
+    );
+    assert_eq!(buffer[10 + 14 + 6] & 0x40, 0x40, "don't fragment");
 }
 
 /// `io::Receiver`: the size comes beside the message, and none comes with a single datagram.

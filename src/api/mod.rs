@@ -132,6 +132,18 @@ pub struct PodInfo {
     pub counters: PortCounters,
 }
 
+/// Whether a peer is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerReach {
+    /// Nothing was ever heard of it.
+    Unheard,
+    /// It was heard.
+    Up,
+    /// It answered probes once, and does so no longer: frames to it are dropped.
+    Silent,
+}
+
 /// A peer, as `podwire status` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PeerInfo {
@@ -141,6 +153,12 @@ pub struct PeerInfo {
     pub underlay: SocketAddr,
     /// Its pod subnets.
     pub subnets: Vec<IpNet>,
+    /// Whether it is there.
+    pub state: PeerReach,
+    /// Milliseconds since it is; none as long as nothing was heard.
+    pub state_ms: Option<u64>,
+    /// Milliseconds since it has heard nothing of this node, as it says itself; none when it hears, or does not say.
+    pub deaf_ms: Option<u64>,
     /// Milliseconds since the last valid datagram from it; none when nothing was ever heard.
     pub last_heard_ms: Option<u64>,
     /// Round-trip time of the last answered probe, in microseconds.

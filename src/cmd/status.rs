@@ -4,13 +4,13 @@ use super::pods::listing;
 use super::table::{age, bytes, table};
 use super::{Exit, Failure, Paint, leases, say};
 use crate::api::place::Socket;
-use crate::api::{Client, PeerInfo, Reply, Request, Status};
+use crate::api::{Client, PeerInfo, PeerReach, Reply, Request, Status};
 use crate::model::{DropReason, NodeCounters, OffloadMode};
 use std::fmt::Write;
 
 /// The head of the table of peers.
-pub(super) const PEERS: [&str; 10] = [
-    "PEER", "UNDERLAY", "SUBNETS", "HEARD", "RTT", "LOSS", "MTU", "GSO", "SENT", "RECEIVED",
+pub(super) const PEERS: [&str; 11] = [
+    "PEER", "UNDERLAY", "SUBNETS", "STATE", "HEARD", "RTT", "LOSS", "MTU", "GSO", "SENT", "RECEIVED",
 ];
 
 /// The flags of `podwire status`.
@@ -142,6 +142,7 @@ pub(super) fn peer(p: &PeerInfo) -> Vec<String> {
             .map(ToString::to_string)
             .collect::<Vec<_>>()
             .join(","),
+        state(p),
         p.last_heard_ms
             .map_or("never".into(), |ms| format!("{} ago", age(ms / 1000))),
         p.rtt_us
@@ -152,6 +153,17 @@ pub(super) fn peer(p: &PeerInfo) -> Vec<String> {
         bytes(p.bytes_to_peer),
         bytes(p.bytes_from_peer),
     ]
+}
+
+/// Whether a peer is there, and since when. One that does not hear this node is of little use either.
+fn state(p: &PeerInfo) -> String {
+    let since = |ms: Option<u64>| age(ms.unwrap_or(0) / 1000);
+    match (p.state, p.deaf_ms) {
+        (PeerReach::Silent, _) => format!("SILENT {}", since(p.state_ms)),
+        (_, Some(ms)) => format!("DEAF {}", since(Some(ms))),
+        (PeerReach::Up, None) => format!("up {}", since(p.state_ms)),
+        (PeerReach::Unheard, None) => "-".into(),
+    }
 }
 
 /// A table under its title and the number of its rows; nothing when there are none.
@@ -200,6 +212,9 @@ mod tests {
             name: "n2".into(),
             underlay: "192.0.2.2:8472".parse().unwrap(),
             subnets: vec!["10.244.2.0/24".parse().unwrap()],
+            state: PeerReach::Up,
+            state_ms: Some(60_000),
+            deaf_ms: None,
             last_heard_ms: Some(3000),
             rtt_us: Some(250),
             loss_percent: Some(0),
@@ -216,12 +231,21 @@ mod tests {
             "  traffic   64K a TAP read, 0B a TAP write, 0.0 datagrams a send, 0.0 a receive, 0 dropped",
             "problems",
             "  ! look here",
-            "  PEER  UNDERLAY        SUBNETS        HEARD   RTT      LOSS   MTU  GSO  SENT  RECEIVED",
-            "  n2    192.0.2.2:8472  10.244.2.0/24  3s ago  0.25 ms  0 %   1450  off  100B  100B",
+            "  PEER  UNDERLAY        SUBNETS        STATE  HEARD   RTT      LOSS   MTU  GSO  SENT  RECEIVED",
+            "  n2    192.0.2.2:8472  10.244.2.0/24  up 1m  3s ago  0.25 ms  0 %   1450  off  100B  100B",
             "  ttl_exceeded   1234  TTL or hop limit ran out here.",
             "  wrong_vni         3  The VXLAN network identifier is not ours.",
         ] {
             assert!(page.lines().any(|l| l == line), "{page}\nlacks {line}");
+        }
+        let peer = &mut status.peers[0];
+        for (state, deaf_ms, shown) in [
+            (PeerReach::Up, Some(5000), "DEAF 5s"),
+            (PeerReach::Silent, Some(5000), "SILENT 1m"),
+            (PeerReach::Unheard, None, "-"),
+        ] {
+            (peer.state, peer.deaf_ms) = (state, deaf_ms);
+            assert_eq!(super::state(peer), shown);
         }
     }
 }

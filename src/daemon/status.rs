@@ -4,7 +4,7 @@ use super::admin::{Admin, Worker};
 use super::command::Report;
 use super::config::Config;
 use super::source::Source;
-use crate::api::{PeerInfo, Status};
+use crate::api::{PeerInfo, PeerReach, Status};
 use crate::model::{DropReason, Instant, OffloadMode, StoreStatus};
 use ipnet::IpNet;
 
@@ -61,6 +61,29 @@ pub fn status(
 pub fn problems(config: &Config, report: &Report) -> Vec<String> {
     let mut found = Vec::new();
     let segments = report.offloads.udp_gso;
+    let since = |ms: Option<u64>| format!("{} s", ms.unwrap_or(0) / 1000);
+    let silent = report.peers.iter().filter(|p| p.state == PeerReach::Silent);
+    let silent = silent.map(|peer| {
+        format!(
+            "peer {} is silent since {}, so frames to it are dropped (peer_silent) and it is asked along with them: \
+             check that its node runs, and the network between here and {}",
+            peer.name,
+            since(peer.state_ms),
+            peer.underlay
+        )
+    });
+    a_few(&mut found, silent, "silent are also");
+    let deaf = |p: &&PeerInfo| p.state != PeerReach::Silent && p.deaf_ms.is_some();
+    let deaf = report.peers.iter().filter(deaf).map(|peer| {
+        format!(
+            "peer {} does not hear this node since {}, as it says, though it is heard: something on the way from \
+             here to {} drops datagrams (a firewall, a route)",
+            peer.name,
+            since(peer.deaf_ms),
+            peer.underlay
+        )
+    });
+    a_few(&mut found, deaf, "deaf are also");
     let slow = report.peers.iter().filter(|p| segments && !p.gso).map(|peer| {
         format!(
             "the kernel refuses trains of datagrams (UDP_SEGMENT) on the way to peer {}, so each costs a call; it \
@@ -69,8 +92,8 @@ pub fn problems(config: &Config, report: &Report) -> Vec<String> {
         )
     });
     a_few(&mut found, slow, "the same holds for");
-    let silent = |p: &&PeerInfo| p.last_heard_ms.is_none() && p.datagrams_to_peer > 0;
-    let silent = report.peers.iter().filter(silent).map(|peer| {
+    let unheard = |p: &&PeerInfo| p.last_heard_ms.is_none() && p.datagrams_to_peer > 0;
+    let unheard = report.peers.iter().filter(unheard).map(|peer| {
         format!(
             "peer {} was sent {} datagrams and was never heard: check that a node runs at {}, that its \
              peers file names this node, and that UDP port {} is open both ways",
@@ -80,7 +103,7 @@ pub fn problems(config: &Config, report: &Report) -> Vec<String> {
             peer.underlay.port()
         )
     });
-    a_few(&mut found, silent, "never heard are also");
+    a_few(&mut found, unheard, "never heard are also");
     for (reason, n) in report.drops.iter() {
         found.extend(hint(reason).map(|hint| format!("{n} drops for {}: {hint}", reason.label())));
     }
@@ -180,6 +203,9 @@ mod tests {
             name: "n2".into(),
             underlay: "192.0.2.2:8472".parse().unwrap(),
             subnets: vec![],
+            state: PeerReach::Unheard,
+            state_ms: None,
+            deaf_ms: None,
             last_heard_ms: None,
             rtt_us: None,
             loss_percent: None,
@@ -216,5 +242,19 @@ mod tests {
         );
         report.peers.truncate(6);
         assert!(problems(&config, &report)[5].ends_with("1 peer (see the list of peers)"));
+        // One that was heard, and is no longer; and one that does not hear.
+        report.peers.truncate(1);
+        let peer = &mut report.peers[0];
+        (peer.gso, peer.last_heard_ms) = (true, Some(9000));
+        (peer.state, peer.state_ms) = (PeerReach::Silent, Some(5000));
+        let found = problems(&config, &report)[0].clone();
+        assert!(found.starts_with("peer n2 is silent since 5 s"), "{found}");
+        let peer = &mut report.peers[0];
+        (peer.state, peer.deaf_ms) = (PeerReach::Up, Some(7000));
+        let found = problems(&config, &report)[0].clone();
+        assert!(
+            found.starts_with("peer n2 does not hear this node since 7 s"),
+            "{found}"
+        );
     }
 }

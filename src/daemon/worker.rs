@@ -5,19 +5,20 @@
 //! ```
 //!
 //! Readiness is edge-triggered, so a TAP or socket stays on the list of the ready until a read says that it is
-//! empty. An idle node sleeps in `poll` without a timeout. One that passes single packets to and fro looks again
-//! for some microseconds (`limits.linger_us`) before it sleeps: being woken costs more than a round trip. It does
-//! not when the last wait was long, or bulk came a moment ago. When the underlay is full the worker stops reading
-//! TAPs and waits for room: back-pressure, and the pods' own queues decide what is lost.
+//! empty. An idle node sleeps in `poll`, without a timeout unless it awaits a peer's answer. One that passes single
+//! packets to and fro looks again for some microseconds (`limits.linger_us`) before it sleeps: being woken costs more
+//! than a round trip. It does not when the last wait was long, or bulk came a moment ago. When the underlay is full the
+//! worker stops reading TAPs and waits for room: back-pressure, and the pods' own queues decide what is lost.
 
 use super::admin::{self, Worker};
 use super::command::{Command, Report};
 use super::config::{Config, Dscp};
-use crate::api::{OffloadInfo, PeerInfo};
+use crate::api::{OffloadInfo, PeerInfo, PeerReach};
 use crate::buf::{Arena, Message, Progress, Span};
 use crate::datapath::{Exits, FRAME_ROOM, Node, Settings};
 use crate::io::{self, OpenError, Receiver, Sender, Tap};
 use crate::model::{Instant, NodeCounters, OffloadMode, PodName, PortId, PortSpec};
+use crate::overlay::Reach;
 use crate::wire::VnetHdr;
 use crossbeam_channel::{Receiver as Orders, Sender as Outlet, bounded};
 use ipnet::IpNet;
@@ -247,6 +248,8 @@ impl Loop {
         if busy {
             return self.poll.poll(events, Some(Duration::ZERO));
         }
+        // What is awaited of peers has its time, but is not asked again while nothing can be sent.
+        let deadline = if self.blocked { None } else { self.node.deadline() };
         let begun = std::time::Instant::now();
         let linger = self.soon && !self.blocked && begun - self.bulk > BULK_LASTS;
         while linger && begun.elapsed() < self.linger {
@@ -258,7 +261,9 @@ impl Loop {
             std::thread::yield_now();
         }
         self.counters.wakeups += 1;
-        let waited = self.poll.poll(events, None);
+        let timeout =
+            deadline.map(|at| Duration::from_micros((at.max(self.now()) - self.now()).total_micros()));
+        let waited = self.poll.poll(events, timeout);
         self.soon = begun.elapsed() < SOON.max(2 * self.linger);
         waited
     }
@@ -294,8 +299,18 @@ impl Loop {
             self.bulk = std::time::Instant::now();
         }
         if !self.blocked {
+            self.node.on_timeout(now);
             self.node.send_own(&mut self.arena, now, &mut self.exits);
             self.flush(now);
+        }
+        for news in self.node.news() {
+            match news.silent {
+                true => log::warn!(
+                    "peer {} is silent: frames to it are dropped until it is heard",
+                    news.peer
+                ),
+                false => log::info!("peer {} is heard again", news.peer),
+            }
         }
         if std::mem::take(&mut self.exits.lost) {
             // A stream that is full has not been read yet.
@@ -504,6 +519,13 @@ impl Loop {
                     .into_iter()
                     .chain(state.peer.subnet6.map(IpNet::from))
                     .collect(),
+                state: match state.probes.reach() {
+                    Reach::Unheard => PeerReach::Unheard,
+                    Reach::Up(_) => PeerReach::Up,
+                    Reach::Silent(_) => PeerReach::Silent,
+                },
+                state_ms: state.probes.reach().since().map(|at| (now - at).total_millis()),
+                deaf_ms: state.probes.deaf().map(|at| (now - at).total_millis()),
                 last_heard_ms: state.last_heard.map(|at| (now - at).total_millis()),
                 rtt_us: state.probes.rtt_us(),
                 loss_percent: state.probes.loss_percent(),

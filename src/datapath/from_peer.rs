@@ -220,6 +220,9 @@ impl Node {
             state.last_heard = Some(now);
             state.datagrams_from += 1;
             state.bytes_from += bytes as u64;
+            if state.probes.heard(now) {
+                self.tell(peer, false, now);
+            }
         }
     }
 }

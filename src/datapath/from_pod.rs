@@ -15,9 +15,6 @@ use crate::wire::vxlan::VXLAN_LEN;
 use crate::wire::{ETH_LEN, EthView, Gso, Headers, L3, VNET_HDR_LEN, VnetHdr, checksum, proto};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A probe is sent to a peer that is sent frames, at most this often.
-const PROBE_EVERY_MS: i64 = 10_000;
-
 /// A frame with all that was found out about it.
 #[derive(Clone, Copy)]
 pub(super) struct Parsed {
@@ -278,8 +275,9 @@ impl Node {
         Ok(())
     }
 
-    /// To a pod of a peer: route, encapsulate, segment. `from` is none for packets of the node itself, which
-    /// keep their TTL.
+    /// To a pod of a peer: route, encapsulate, segment. `from` is none for packets of the node itself: they keep their
+    /// TTL, and go also where no other is sent, since among them are probes, which find out whether they arrive, and
+    /// the answers to those of peers.
     pub(super) fn tunnel(
         &mut self,
         from: Option<PortId>,
@@ -290,31 +288,43 @@ impl Node {
         exits: &mut impl Exits,
     ) -> Result<(), DropReason> {
         let frame = f.span.of(arena.memory());
+        let six = f.h.l3 == L3::Ipv6;
         if from.is_some() {
             self.check_hop(from, frame, &f.h, now)?;
         }
-        let six = f.h.l3 == L3::Ipv6;
-        let local = &self.settings.local;
-        let (own_mtu, vni) = (local.underlay_mtu, local.vni);
-        let own_mac = if six { local.vtep_mac6 } else { local.vtep_mac };
-        let state = self.peer(peer).ok_or(DropReason::NoRoute)?;
-        let mtu = state.pod_mtu(six, own_mtu);
-        let (to, peer_mac, gso) = (state.endpoint(six), state.vtep_mac(six), state.gso);
-        let probed = state.probes.last_sent();
+        let mut state = self.peer(peer).ok_or(DropReason::NoRoute)?;
+        let to = state.endpoint(six);
         let families = self.settings.underlay;
         if !(if to.is_ipv4() { families.0 } else { families.1 }) {
             return Err(DropReason::NoUnderlay);
         }
-        self.check_size(from, f, frame, mtu, now)?;
-        if from.is_some() && probed.is_none_or(|at| (now - at).total_millis() as i64 >= PROBE_EVERY_MS) {
-            self.probe(peer, now);
+        if from.is_some() {
+            let packet = f.packet_len(frame);
+            if state.probes.is_due(packet, now) {
+                self.look(peer, packet, now);
+                state = self.peer(peer).ok_or(DropReason::NoRoute)?;
+            }
+        }
+        let local = &self.settings.local;
+        let (own_mtu, vni) = (local.underlay_mtu, local.vni);
+        let own_mac = if six { local.vtep_mac6 } else { local.vtep_mac };
+        let mtu = state.pod_mtu(six, own_mtu);
+        let (peer_mac, gso) = (state.vtep_mac(six), state.gso);
+        if let Some(port) = from {
+            if state.probes.is_silent() {
+                let packet = &frame[ETH_LEN..f.h.end];
+                self.complain(port, Trouble::HostUnreachable, packet, now);
+                return Err(DropReason::PeerSilent);
+            }
+            self.check_size(from, f, frame, mtu, now)?;
         }
         let dest = Destination {
             peer,
             to,
             socket: (flow_hash(frame, &f.h) % u32::from(self.settings.sockets.max(1))) as u8,
             class: overlay::outer_class(f.h.traffic_class(frame), self.settings.dscp),
-            gso,
+            // In a train with larger ones a probe would share their fate.
+            gso: gso && from.is_some(),
         };
         if self.outbox.is_full() && !self.flush(arena, now, exits) {
             return Err(DropReason::UnderlayFull);

@@ -19,11 +19,13 @@ mod from_peer;
 mod from_pod;
 mod originate;
 mod outbox;
+mod probes;
 mod to_pod;
 mod way;
 
 pub use flow::{FlowCache, FlowKey};
 pub use outbox::Outbox;
+pub use probes::News;
 pub use way::{Unreachable, Way};
 
 use crate::buf::{Arena, Message, Progress, Refusal, Span};
@@ -37,6 +39,7 @@ use crate::stack::Gateway;
 use crate::switch::{PortConflict, Ports, TokenBucket};
 use crate::wire::{VNET_HDR_LEN, VnetHdr};
 use originate::Originated;
+use probes::Watch;
 use std::net::IpAddr;
 
 /// Bytes that must be free in front of each frame in the arena: there the TAP puts its virtio-net header, and
@@ -104,6 +107,7 @@ pub struct Node {
     coalescer: Coalescer<PortId>,
     outbox: Outbox,
     originated: Originated,
+    watch: Watch,
     peer_errors: TokenBucket,
     /// The first peer that has its turn when peers are probed.
     probe_first: PeerId,
@@ -133,6 +137,7 @@ impl Node {
             coalescer: Coalescer::default(),
             outbox: Outbox::default(),
             originated: Originated::default(),
+            watch: Watch::default(),
             peer_errors: TokenBucket::new(PEER_ERROR_LIMIT.0, PEER_ERROR_LIMIT.1),
             probe_first: PeerId(0),
             odd_macs: false,
@@ -237,14 +242,11 @@ impl Node {
                 self.outbox.without_gso(to);
             }
             Refusal::TooBig { mtu } => {
-                if let (Some(state), Some(mtu)) = (self.peers.state_mut(peer), mtu) {
-                    state.learn_mtu(mtu, now);
-                }
                 let inner = message.first_frame(arena.memory()).to_vec();
                 self.outbox.shift(1);
                 self.counters.frames_to_peers -= frames;
                 self.drops.add(DropReason::TooBig, frames);
-                self.too_big_for_peer(peer, &inner, now);
+                self.too_big(peer, &inner, mtu, now);
             }
             Refusal::NoOffload | Refusal::Other => {
                 self.outbox.shift(1);

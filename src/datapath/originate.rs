@@ -3,15 +3,15 @@
 use super::from_pod::Parsed;
 use super::{Exits, FRAME_ROOM, HEADROOM, Node};
 use crate::buf::Arena;
-use crate::model::{DropReason, Instant, Mac, PeerId, PortId};
-use crate::stack::{Trouble, icmp, probe};
+use crate::model::{DropReason, Instant, Mac, PortId};
+use crate::stack::{Trouble, icmp};
 use crate::switch::neighbour;
 use crate::wire::bytes::put;
 use crate::wire::{ETH_LEN, Headers};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Packets that wait for the end of the turn.
-const WAITING: usize = 128;
+pub(super) const WAITING: usize = 128;
 
 /// IP packets of the node itself, until [`Node::send_own`]. Buffers are kept for reuse.
 #[derive(Debug, Default)]
@@ -22,6 +22,14 @@ pub(super) struct Originated {
 
 impl Originated {
     fn push(&mut self, packet: &[u8]) -> bool {
+        self.make(packet.len(), |slot| {
+            slot.copy_from_slice(packet);
+            true
+        })
+    }
+
+    /// Put in a packet of so many bytes, which `write` writes into zeros. `false` when it does not, or there is no room.
+    pub(super) fn make(&mut self, len: usize, write: impl FnOnce(&mut [u8]) -> bool) -> bool {
         if self.len == WAITING {
             return false;
         }
@@ -30,9 +38,15 @@ impl Originated {
         }
         let slot = &mut self.slots[self.len];
         slot.clear();
-        slot.extend_from_slice(packet);
-        self.len += 1;
-        true
+        slot.resize(len, 0);
+        let written = write(slot);
+        self.len += usize::from(written);
+        written
+    }
+
+    /// For how many more there is room.
+    pub(super) fn room(&self) -> usize {
+        WAITING - self.len
     }
 }
 
@@ -97,62 +111,13 @@ impl Node {
         }
     }
 
-    /// Ask peers' VTEPs for an echo, so that the next report knows how far away they are: as many as there is room
-    /// for, none twice within a second, and all in turn.
-    pub fn probe_peers(&mut self, now: Instant) {
-        let second_ago = |at: Instant| (now - at).total_millis() >= 1000;
-        let first = self.probe_first;
-        let rest = self.peers.iter().filter(|(id, _)| *id >= first);
-        let due: Vec<PeerId> = rest
-            .chain(self.peers.iter().filter(|(id, _)| *id < first))
-            .filter(|(_, s)| s.probes.last_sent().is_none_or(second_ago))
-            .map(|(id, _)| id)
-            .take(WAITING / 2)
-            .collect();
-        for peer in due {
-            self.probe_first = PeerId(peer.0.wrapping_add(1));
-            self.probe(peer, now);
-        }
-    }
-
-    pub(super) fn probe(&mut self, id: PeerId, now: Instant) {
-        // What cannot be sent would only look like a loss.
-        if self.originated.len == WAITING {
-            return;
-        }
-        let (vtep4, vtep6) = (self.settings.local.vtep4(), self.settings.local.vtep6());
-        let ident = self.probe_ident();
-        let Some(state) = self.peers.state_mut(id) else {
-            return;
-        };
-        state.forget_old(now);
-        let four = vtep4.zip(state.peer.subnet4.map(|n| n.network()));
-        let six = vtep6.zip(state.peer.subnet6.map(|n| n.network()));
-        let four = four.map(|(a, b)| (IpAddr::V4(a), IpAddr::V4(b)));
-        let Some((src, dst)) = four.or(six.map(|(a, b)| (IpAddr::V6(a), IpAddr::V6(b)))) else {
-            return;
-        };
-        let mut out = [0; probe::PROBE_LEN];
-        let n = probe::echo_request(src, dst, ident, state.probes.next(now), &mut out);
-        self.originate(&out[..n]);
-    }
-
-    fn probe_ident(&self) -> u16 {
-        self.settings.seed as u16
-    }
-
     /// A packet for the node's own addresses.
     pub(super) fn stack(&mut self, memory: &mut [u8], f: &Parsed, now: Instant) -> Result<(), DropReason> {
         // A checksum that is not finished is one of TCP or UDP, which the gateway does not look at.
         let frame = f.span.of(memory);
         let packet = &frame[ETH_LEN..f.h.end];
-        match probe::parse_echo_reply(packet) {
-            Some((from, ident, seq)) if ident == self.probe_ident() => {
-                if let Some(state) = self.peers.route(from).and_then(|id| self.peers.state_mut(id)) {
-                    state.probes.answered(seq, now);
-                }
-            }
-            _ => self.gateway.input(packet, now)?,
+        if !self.learn(packet, now) {
+            self.gateway.input(packet, now)?;
         }
         self.counters.consumed += 1;
         Ok(())
@@ -173,25 +138,6 @@ impl Node {
         let source = same_family(packet, local.vtep4(), local.vtep6());
         if self.peer_errors.take(now, 1) {
             self.error(trouble, packet, source);
-        }
-    }
-
-    /// The kernel found a smaller path MTU than was known: tell the pod whose packet it was.
-    pub(super) fn too_big_for_peer(&mut self, peer: PeerId, frame: &[u8], now: Instant) {
-        let Some(packet) = frame.get(ETH_LEN..).filter(|p| !p.is_empty()) else {
-            return;
-        };
-        let six = packet[0] >> 4 == 6;
-        let own = self.settings.local.underlay_mtu;
-        let Some(mtu) = self.peer(peer).map(|p| p.pod_mtu(six, own)) else {
-            return;
-        };
-        let src = match six {
-            false => IpAddr::V4(crate::wire::bytes::array::<4>(packet, 12).into()),
-            true => IpAddr::V6(crate::wire::bytes::array::<16>(packet, 8).into()),
-        };
-        if let Some(port) = self.ports.by_ip(src) {
-            self.complain(port, Trouble::TooBig { mtu: mtu.0 }, packet, now);
         }
     }
 

@@ -3,6 +3,7 @@
 mod many_peers;
 mod refused;
 mod super_frames;
+mod ways;
 
 use super::*;
 use crate::buf::Received;

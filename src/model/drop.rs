@@ -67,6 +67,8 @@ reasons! {
     NoRoute = "no_route",
     /// The address lies in this node's subnet but no pod holds it.
     NoSuchPod = "no_such_pod",
+    /// The peer that holds the address fell silent: it answers no probes any more, and nothing else comes from it.
+    PeerSilent = "peer_silent",
     /// TTL or hop limit ran out here.
     TtlExceeded = "ttl_exceeded",
     /// The packet is larger than the path allows and must not be fragmented.

@@ -110,6 +110,17 @@ impl UnderlayMtu {
     }
 }
 
+impl PodMtu {
+    /// The MTU an underlay needs to carry a pod's largest packet through a tunnel.
+    pub fn underlay_mtu(self, underlay_is_ipv6: bool) -> UnderlayMtu {
+        UnderlayMtu(self.0.saturating_add(if underlay_is_ipv6 {
+            VXLAN_OVERHEAD_V6
+        } else {
+            VXLAN_OVERHEAD_V4
+        }))
+    }
+}
+
 /// Most peers a node takes, from whichever source: [`PeerId`] must number them.
 pub const MAX_PEERS: usize = 16_384;
 

@@ -9,9 +9,11 @@
 //! ```
 
 mod peers;
+mod probes;
 mod routes;
 
-pub use peers::{PeerState, Peers, PeersFull, Probes};
+pub use peers::{PeerState, Peers, PeersFull};
+pub use probes::{Ask, MOST_PROBES, Probes, Reach};
 pub use routes::Routes;
 
 use crate::model::{Mac, Vni};

@@ -1,6 +1,7 @@
 //! The peer table.
 
 use super::Routes;
+use super::probes::{Ask, EXPIRES, Probes};
 use crate::model::{Instant, MAX_PEERS, Mac, NodeName, Peer, PeerId, PodMtu, UnderlayMtu};
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -11,15 +12,12 @@ use std::net::{IpAddr, SocketAddr};
 const MIN_POD_MTU4: u16 = 576;
 const MIN_POD_MTU6: u16 = 1280;
 
-/// How long what the kernel's refusals taught is believed, in seconds.
-const EXPIRES_S: u64 = 60;
-
 /// A peer, and what is known of the way to it.
 #[derive(Debug)]
 pub struct PeerState {
     /// What the control plane says.
     pub peer: Peer,
-    /// Path MTU the kernel reported, when smaller than what was configured, and when it did.
+    /// Path MTU that the kernel reported or probes found, when smaller than what was configured, and when.
     pub learned_mtu: Option<(UnderlayMtu, Instant)>,
     /// Whether UDP_SEGMENT works towards it.
     pub gso: bool,
@@ -35,7 +33,7 @@ pub struct PeerState {
     pub datagrams_from: u64,
     /// Bytes accepted from it (UDP payload).
     pub bytes_from: u64,
-    /// The echo requests sent to its VTEP.
+    /// What the echo requests to its VTEP tell.
     pub probes: Probes,
 }
 
@@ -59,20 +57,65 @@ impl PeerState {
         }
     }
 
+    /// Its VTEP's address in the pod network, which its kernel or gateway answers for.
+    pub fn vtep(&self, is_ipv6: bool) -> Option<IpAddr> {
+        match is_ipv6 {
+            false => self.peer.subnet4.map(|n| n.network().into()),
+            true => self.peer.subnet6.map(|n| n.network().into()),
+        }
+    }
+
     /// The largest inner packet of this family that fits the path.
     #[inline]
     pub fn pod_mtu(&self, inner_is_ipv6: bool, own: UnderlayMtu) -> PodMtu {
-        let configured = self.peer.mtu.map_or(own, |m| m.min(own));
+        let configured = self.configured_mtu(own);
         let path = self.learned_mtu.map_or(configured, |(m, _)| m.min(configured));
         let fits = path.pod_mtu(self.endpoint(inner_is_ipv6).is_ipv6());
         let least = if inner_is_ipv6 { MIN_POD_MTU6 } else { MIN_POD_MTU4 };
         PodMtu(fits.0.max(least))
     }
 
-    /// The kernel refused a datagram: the path takes `mtu` only.
+    /// What the path to it should take.
+    #[inline]
+    pub fn configured_mtu(&self, own: UnderlayMtu) -> UnderlayMtu {
+        self.peer.mtu.map_or(own, |m| m.min(own))
+    }
+
+    /// The kernel refused a datagram: the path takes `mtu` only. A peer that answers probes has to prove it.
     pub fn learn_mtu(&mut self, mtu: UnderlayMtu, now: Instant) {
         let least = self.learned_mtu.map_or(mtu, |(known, _)| known.min(mtu));
         self.learned_mtu = Some((least, now));
+    }
+
+    /// A frame with a packet of so many bytes goes to it: what to ask beside that. `top` is what the path should take.
+    pub fn look(&mut self, packet: usize, top: UnderlayMtu, now: Instant) -> Option<Ask> {
+        let ask = self.probes.look(packet, self.last_heard, top, now);
+        self.conclude(now);
+        ask
+    }
+
+    /// An answer did not come in time: what to ask instead.
+    pub fn expire(&mut self, now: Instant) -> Option<Ask> {
+        let ask = self.probes.expire(now);
+        self.conclude(now);
+        ask
+    }
+
+    fn conclude(&mut self, now: Instant) {
+        if let Some(limit) = self.probes.limit(now) {
+            self.learned_mtu = Some((limit, now));
+        }
+    }
+
+    /// A probe was answered; `size` is that of a large one's outer packet. What is proven to pass is no longer too
+    /// large.
+    pub fn answered(&mut self, seq: u16, size: Option<UnderlayMtu>, top: UnderlayMtu, now: Instant) {
+        let proven = self.probes.answered(seq, size, now);
+        if let (Some(size), Some((limit, _))) = (proven, self.learned_mtu)
+            && size > limit
+        {
+            self.learned_mtu = (size < top).then_some((size, now));
+        }
     }
 
     /// The kernel refused a train: datagrams go one by one for now.
@@ -81,11 +124,11 @@ impl PeerState {
         self.gso_refused = Some(now);
     }
 
-    /// Try the configured MTU, and trains, again once what was learned is old: paths get better too (RFC 1191
-    /// section 6.3).
+    /// Try trains again once what was learned is old, and the configured MTU where no probe can: paths get better too
+    /// (RFC 1191 section 6.3).
     pub fn forget_old(&mut self, now: Instant) {
-        let old = |at: Instant| (now - at).secs() >= EXPIRES_S;
-        if self.learned_mtu.is_some_and(|(_, at)| old(at)) {
+        let old = |at: Instant| now - at >= EXPIRES;
+        if !self.probes.answers() && self.learned_mtu.is_some_and(|(_, at)| old(at)) {
             self.learned_mtu = None;
         }
         if self.gso_refused.is_some_and(old) {
@@ -98,58 +141,6 @@ impl PeerState {
     #[inline]
     pub fn is_at(&self, ip: IpAddr) -> bool {
         self.peer.underlay.ip() == ip || self.peer.underlay6.is_some_and(|six| six.ip() == ip)
-    }
-}
-
-/// Echo requests to a peer's VTEP: round-trip time and loss.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Probes {
-    seq: u16,
-    sent: Option<Instant>,
-    answered: bool,
-    /// The last eight outcomes, newest lowest; how many there are.
-    lost: u8,
-    known: u8,
-    rtt_us: Option<u64>,
-}
-
-impl Probes {
-    /// When the last one was sent.
-    #[inline]
-    pub fn last_sent(&self) -> Option<Instant> {
-        self.sent
-    }
-
-    /// The sequence number of a new one. The one before counts as lost if it is not answered yet.
-    pub fn next(&mut self, now: Instant) -> u16 {
-        if self.sent.is_some() {
-            self.lost = self.lost << 1 | u8::from(!self.answered);
-            self.known = (self.known + 1).min(8);
-        }
-        self.seq = self.seq.wrapping_add(1);
-        self.sent = Some(now);
-        self.answered = false;
-        self.seq
-    }
-
-    /// A reply came.
-    pub fn answered(&mut self, seq: u16, now: Instant) {
-        if let (true, Some(sent), false) = (seq == self.seq, self.sent, self.answered) {
-            self.answered = true;
-            self.rtt_us = Some((now - sent).total_micros());
-        }
-    }
-
-    /// The last round-trip time, in microseconds.
-    pub fn rtt_us(&self) -> Option<u64> {
-        self.rtt_us
-    }
-
-    /// Lost ones among the last eight whose outcome is known, in percent.
-    pub fn loss_percent(&self) -> Option<u8> {
-        let mask = u8::MAX.checked_shr(8 - u32::from(self.known)).unwrap_or(0);
-        let lost = (self.lost & mask).count_ones() as u8;
-        (self.known > 0).then(|| (u16::from(lost) * 100 / u16::from(self.known)) as u8)
     }
 }
 
@@ -201,6 +192,7 @@ impl Peers {
                 gso,
                 gso_refused: None,
                 last_heard: None,
+                probes: Probes::default(),
                 ..old
             },
             None => PeerState {
@@ -375,23 +367,5 @@ mod tests {
         let id = p.set(peer("a", 9, 1), true).unwrap();
         let s = p.state(id).unwrap();
         assert!(s.gso && s.gso_refused.is_none());
-    }
-
-    #[test]
-    fn probes_measure_and_count_losses() {
-        let mut p = Probes::default();
-        assert_eq!((p.rtt_us(), p.loss_percent()), (None, None));
-        let seq = p.next(Instant::from_micros(100));
-        p.answered(seq, Instant::from_micros(350));
-        p.answered(seq, Instant::from_micros(900));
-        assert_eq!((p.rtt_us(), p.loss_percent()), (Some(250), None));
-        for _ in 0..3 {
-            p.next(Instant::from_secs(1));
-        }
-        assert_eq!(
-            p.loss_percent(),
-            Some(66),
-            "one answered, two lost, the last is open"
-        );
     }
 }

@@ -261,6 +261,7 @@ impl phy::TxToken for Sender<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stack::probe::{self, Echo};
     use smoltcp::wire::*;
 
     const POD4: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
@@ -358,7 +359,8 @@ mod tests {
             for len in [0, 56, room] {
                 let data: Vec<u8> = (0..len).map(|i| i as u8).collect();
                 let reply = one_answer(&mut g, &echo(src, dst, &data));
-                assert_eq!(super::super::probe::parse_echo_reply(&reply), Some((dst, 7, 9)));
+                let want = Echo::Reply { ident: 7, seq: 9 };
+                assert_eq!(probe::parse(&reply), Some((dst, want)));
                 assert!(reply.ends_with(&data) && reply.len() <= 1450);
             }
             // A longer one cannot be sent back whole, and is not sent in part.

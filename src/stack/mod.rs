@@ -5,10 +5,10 @@
 //!   with a reset and UDP with port unreachable. Layer 2 is the switch's business; here are IP packets only.
 //! - [`icmp::error`] writes the errors of the forwarding path, or refuses where the RFCs forbid an answer. It
 //!   keeps no state and works on whatever bytes the packet begins with, super-frames included.
-//! - [`probe`] writes echo requests for measuring the way to a peer, and recognises the replies.
+//! - [`probe`] writes echo requests for measuring the way to a peer, and recognises those of peers, and replies.
 //!
 //! ```text
-//! for the node's own address -> probe::parse_echo_reply -> Gateway::input ... Gateway::poll -> emit
+//! for the node's own address -> probe::parse -> Gateway::input ... Gateway::poll -> emit
 //! cannot be forwarded        -> icmp::error -> back to its sender
 //! ```
 

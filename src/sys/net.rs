@@ -60,7 +60,9 @@ fn get(socket: &UdpSocket, level: libc::c_int, name: libc::c_int) -> io::Result<
     }
 }
 
-/// Forbid fragmentation: a datagram larger than the path MTU is refused (EMSGSIZE) instead.
+/// Forbid fragmentation: a datagram larger than the interface's MTU is refused (EMSGSIZE) instead. What ICMP told the
+/// kernel of the path beyond is not asked for (IP_PMTUDISC_PROBE, not DO): any outsider may have said that, the kernel
+/// would believe it for ten minutes, and it could not even be put to the test.
 ///
 /// # Errors
 /// What the kernel says.
@@ -70,13 +72,13 @@ pub fn dont_fragment(socket: &UdpSocket, is_ipv6: bool) -> io::Result<()> {
             socket,
             libc::IPPROTO_IP,
             libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_DO,
+            libc::IP_PMTUDISC_PROBE,
         ),
         true => set(
             socket,
             libc::IPPROTO_IPV6,
             libc::IPV6_MTU_DISCOVER,
-            libc::IPV6_PMTUDISC_DO,
+            libc::IPV6_PMTUDISC_PROBE,
         ),
     }
 }
@@ -126,7 +128,7 @@ pub fn buffers(socket: &UdpSocket, receive: usize, send: usize) -> (usize, usize
     (ask(libc::SO_RCVBUF, receive), ask(libc::SO_SNDBUF, send))
 }
 
-/// The MTU of the path to an address, as the kernel knows it.
+/// The MTU of the path to an address, as the kernel believes it to be: also what it was told by ICMP.
 pub fn path_mtu(to: SocketAddr) -> Option<u16> {
     let any: IpAddr = match to.is_ipv4() {
         true => Ipv4Addr::UNSPECIFIED.into(),

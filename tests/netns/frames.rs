@@ -82,6 +82,14 @@ pub fn echo4(src: Ipv4Addr, dst: Ipv4Addr, ttl: u8) -> Vec<u8> {
     ipv4_with((src, dst), (ttl, 1), (1, 0), &[], &message)
 }
 
+/// An ICMP message of a type and code, without an IP header: four more bytes of header, and what follows.
+pub fn icmp4(kind: u8, code: u8, more: [u8; 4], body: &[u8]) -> Vec<u8> {
+    let mut message = [&[kind, code, 0, 0], &more[..], body].concat();
+    let sum = checksum(&[&message]);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    message
+}
+
 /// An ICMPv6 message of a type and code, with what follows its checksum.
 pub fn icmp6(src: Ipv6Addr, dst: Ipv6Addr, kind: u8, body: &[u8]) -> Vec<u8> {
     let mut message = [&[kind, 0, 0, 0], body].concat();

@@ -9,6 +9,9 @@ const OVERTAKERS: u64 = 64;
 /// How long a frame is held back when too few others come.
 const HELD: Duration = Duration::from_millis(3);
 
+/// A frame that would wait longer for its turn on a line of limited rate is lost.
+const QUEUE: Duration = Duration::from_millis(100);
+
 /// Random numbers: splitmix64, enough for tests and the same everywhere.
 #[derive(Clone, Debug)]
 pub struct Rng(pub u64);
@@ -56,6 +59,8 @@ pub struct Impairment {
     pub corrupt_inside: u32,
     /// Time added to each.
     pub delay: Duration,
+    /// So many bytes a second at most, behind a queue of [`QUEUE`].
+    pub rate: Option<u32>,
     /// Longer frames vanish.
     pub longest: Option<usize>,
     /// All vanish.
@@ -85,6 +90,8 @@ pub struct Way {
     /// The rules in force.
     pub rules: Impairment,
     held: Vec<Held>,
+    /// When the line has sent what waits for it.
+    free: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -125,12 +132,23 @@ impl Way {
         for held in &mut self.held {
             held.overtakers = held.overtakers.saturating_sub(1);
         }
+        let mut delay = rules.delay;
+        if let Some(rate) = rules.rate {
+            let begins = self.free.map_or(now, |free| free.max(now));
+            if begins - now > QUEUE {
+                counters.lost += 1;
+                return;
+            }
+            let ends = begins + Duration::from_secs_f64(frame.len() as f64 / f64::from(rate));
+            self.free = Some(ends);
+            delay += ends - now;
+        }
         for _ in 0..1 + u64::from(twice) {
             if rng.chance(rules.reorder) {
                 counters.reordered += 1;
-                self.hold(1 + rng.below(OVERTAKERS), now + HELD + rules.delay, frame);
-            } else if !rules.delay.is_zero() {
-                self.hold(u64::MAX, now + rules.delay, frame);
+                self.hold(1 + rng.below(OVERTAKERS), now + HELD + delay, frame);
+            } else if !delay.is_zero() {
+                self.hold(u64::MAX, now + delay, frame);
             } else {
                 counters.delivered += 1;
                 deliver(frame);

@@ -6,13 +6,17 @@
 //! must take both.
 
 use super::foreign::{Machine, have, is_up, outer_checksums, set};
+use super::impair::Impairment;
 use super::netns::Netns;
+use super::node;
 use super::pod::{FAMILIES, Family, Ping, Place};
 use super::traffic::{MB, at_once, stream};
+use super::ways::{meanwhile, told};
 use super::world::{Case, World, eventually};
+use podwire::api::PeerReach;
 use podwire::model::DropReason;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The tests.
 pub const CASES: &[Case] = &[
@@ -55,6 +59,15 @@ pub const CASES: &[Case] = &[
     })
     .bind_any(),
     Case::new("a_kernel_vtep_that_learns", |w| on_a_wire(w, LEARNS, learns)),
+    Case::new("a_kernel_vtep_vanishes_and_comes_back", |w| {
+        on_a_wire(w, FLANNEL, vanishes);
+    }),
+    Case::new("a_kernel_vtep_that_answers_no_probes", |w| {
+        on_a_wire(w, FLANNEL, mute);
+    }),
+    Case::new("a_kernel_vtep_behind_a_path_that_swallows_large_packets", |w| {
+        on_a_wire(w, FLANNEL, swallowed);
+    }),
     Case::new("a_kernel_vtep_with_jumbo_frames", |w| on_a_veth(w, JUMBO, talk))
         .bind_any()
         .node_args(&["--underlay-mtu", "9000", "--pod-mtu", "8950"]),
@@ -277,6 +290,73 @@ fn no_offload(world: &World, machine: &Machine<'_>) {
     off(far, "v1", &all);
     off(near, "v0", &all);
     machine.talks(world);
+}
+
+/// Kernels answer probes as podwire does.
+fn vanishes(world: &World, machine: &Machine<'_>) {
+    let (a, _) = world.pair();
+    let (node, relay) = (&world.nodes[0], &world.underlay.relay);
+    machine.pod.reaches(a.ip4.into(), &[]);
+    a.reaches(machine.pod.ip(Family::V4), 3, &[]);
+    relay.isolate(world.underlay.hosts.len() - 1);
+    meanwhile(&[(a, &machine.pod)], || {
+        eventually("it is silent", Duration::from_secs(30), || {
+            told(node, 9).state == PeerReach::Silent
+        });
+        relay.impair_all(Impairment::default());
+        eventually("it is back", Duration::from_secs(3), || {
+            told(node, 9).state == PeerReach::Up
+        });
+    });
+    assert_eq!(told(node, 9).deaf_ms, None, "it does not say");
+    machine.pod.reaches(a.ip4.into(), &[]);
+    stream(a, &machine.pod, Family::V4, MB);
+}
+
+/// A firewall that drops echo requests is no death, nor a narrow path.
+fn mute(world: &World, machine: &Machine<'_>) {
+    let (a, _) = world.pair();
+    set(machine.host.netns(), "ipv4/icmp_echo_ignore_all", "1");
+    // It answered before: it must not be remembered.
+    let node = &world.nodes[0];
+    let known = |n: usize| {
+        eventually("it is in force", Duration::from_secs(1), || {
+            node.status().peers.len() == n
+        });
+    };
+    node.set_peers(&world.peers_but(1));
+    known(1);
+    node.set_peers(&(world.peers_but(1) + &node::peer(9, machine.underlay)));
+    known(2);
+    let begun = Instant::now();
+    meanwhile(&[(a, &machine.pod)], || {
+        while begun.elapsed() < Duration::from_secs(7) {
+            let info = told(node, 9);
+            assert!(
+                info.state != PeerReach::Silent && info.rtt_us.is_none(),
+                "{info:?}"
+            );
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    });
+    stream(a, &machine.pod, Family::V6, MB);
+    stream(&machine.pod, a, Family::V4, MB);
+    assert_eq!(told(node, 9).pod_mtu.0, 1450);
+}
+
+/// What the node's pods send gets through; what the kernel's VTEP sends is its own affair.
+fn swallowed(world: &World, machine: &Machine<'_>) {
+    let (a, _) = world.pair();
+    world.underlay.relay.impair_all(Impairment {
+        longest: Some(14 + 1400),
+        ..Impairment::default()
+    });
+    for family in FAMILIES {
+        let begun = Instant::now();
+        stream(a, &machine.pod, family, 2 * MB);
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+    assert_eq!(told(&world.nodes[0], 9).pod_mtu.0, 1350);
 }
 
 /// A VTEP that learns takes the node's first frame for an entry in its FDB, and asks the node for nothing but

@@ -27,6 +27,7 @@ const NONE: Impairment = Impairment {
     corrupt: 0,
     corrupt_inside: 0,
     delay: std::time::Duration::ZERO,
+    rate: None,
     longest: None,
     cut: false,
 };

@@ -46,6 +46,7 @@ mod traffic;
 mod tunnel;
 mod underlay;
 mod vde;
+mod ways;
 mod world;
 
 use libtest_mimic::{Arguments, Trial};
@@ -67,6 +68,7 @@ fn suite() -> ExitCode {
         refusals::CASES,
         overrun::CASES,
         peers::CASES,
+        ways::CASES,
         spoof::CASES,
         hostile::CASES,
         odd::CASES,

@@ -8,6 +8,7 @@
 //! Every byte carries where it belongs, so that each delivered frame is checked by itself: right pod, right
 //! flow, right bytes, right checksum. A failing run prints its seed.
 
+mod ways;
 mod world;
 
 use podwire::model::{Change, DropReason};

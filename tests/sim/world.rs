@@ -1,21 +1,22 @@
 //! The nodes, the network between them, and the flows that check themselves.
 
 use podwire::buf::{Arena, Message, Progress, Received, Span};
-use podwire::datapath::{Exits, FRAME_ROOM, HEADROOM, Node, Settings};
+use podwire::datapath::{Exits, FRAME_ROOM, HEADROOM, News, Node, Settings};
 use podwire::model::{
     Change, DropReason, Instant, LocalNode, Mac, Peer, PodMtu, PortId, PortSpec, TapCaps, UnderlayMtu,
 };
+use podwire::overlay::PeerState;
 use podwire::wire::bytes::{be16, be32, put_be16};
 use podwire::wire::checksum::{Sum, pseudo, transport_is_right};
 use podwire::wire::{EthView, Gso, Headers, VnetHdr, proto};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Time a datagram travels when nothing delays it.
 const LATENCY_US: i64 = 100;
 /// Payload of one segment of the flows' super-frames.
-const MSS: usize = 1000;
+const MSS: usize = 1380;
 /// Each UDP datagram begins with its place in the flow.
 const MARK: usize = 4;
 
@@ -84,13 +85,20 @@ pub struct World {
     pods: usize,
     /// By arrival, then by the order of sending.
     network: BinaryHeap<Reverse<(i64, u64)>>,
-    travelling: std::collections::HashMap<u64, Datagram>,
+    travelling: HashMap<u64, Datagram>,
     sent: u64,
     now_us: i64,
     random: Random,
     impairment: Impairment,
+    /// Ways on which all vanishes, and the longest outer packet that passes any.
+    cut: HashSet<(usize, usize)>,
+    longest: Option<usize>,
+    /// Datagrams sent on each way.
+    traffic: HashMap<(usize, usize), u64>,
+    /// ICMP errors that pods were told: node, type, code.
+    told: Vec<(usize, u8, u8)>,
     /// Next byte of each flow.
-    places: std::collections::HashMap<u16, u32>,
+    places: HashMap<u16, u32>,
     pub sent_bytes: usize,
     pub delivered_bytes: usize,
     pub lost_bytes: usize,
@@ -184,6 +192,10 @@ impl World {
             now_us: 1_000_000,
             random: Random(seed),
             impairment,
+            cut: HashSet::new(),
+            longest: None,
+            traffic: HashMap::new(),
+            told: Vec::new(),
             places: Default::default(),
             sent_bytes: 0,
             delivered_bytes: 0,
@@ -221,8 +233,13 @@ impl World {
 
     /// A super-frame from pod to pod, of random length and kind.
     pub fn send(&mut self, node: usize, port: usize, to_node: usize, to_port: usize) {
+        self.send_some(node, port, to_node, to_port, 40_000);
+    }
+
+    /// A frame from pod to pod with at most so many bytes, of random length and kind.
+    pub fn send_some(&mut self, node: usize, port: usize, to_node: usize, to_port: usize, most: usize) {
         let (six, tcp) = (self.random.below(2) == 1, self.random.below(3) > 0);
-        let len = 1 + self.random.below(40 * MSS as u64) as usize;
+        let len = 1 + self.random.below(most as u64) as usize;
         // Ports name the flow: who, to whom, and how.
         let ends = ((node * 8 + port) * 64 + to_node * 8 + to_port) as u16;
         let flow = ends << 2 | u16::from(six) << 1 | u16::from(tcp);
@@ -295,7 +312,10 @@ impl World {
     fn transmit(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {
         let to = (0..self.members.len()).find(|n| underlay(*n) == to.ip()).unwrap();
         let payload = flow_payload(&bytes[8..]).map_or(0, |(_, _, p)| p.len());
-        if self.random.below(100) < self.impairment.loss_percent {
+        *self.traffic.entry((from, to)).or_default() += 1;
+        let swallowed = self.longest.is_some_and(|most| bytes.len() + 28 > most);
+        let lost = self.random.below(100) < self.impairment.loss_percent;
+        if lost || swallowed || self.cut.contains(&(from, to)) {
             self.datagrams_lost += 1;
             self.lost_bytes += payload;
             return;
@@ -331,14 +351,67 @@ impl World {
     }
 
     fn run_until(&mut self, end: i64) {
-        while let Some(Reverse((at, _))) = self.network.peek() {
-            if *at > end {
+        loop {
+            let arrival = self.network.peek().map(|Reverse((at, _))| *at);
+            let deadlines = self.members.iter_mut().filter_map(|m| m.node.deadline());
+            let deadline = deadlines.map(|at| at.total_micros()).min();
+            let next = [arrival, deadline].into_iter().flatten().min();
+            let Some(at) = next.filter(|at| *at <= end) else {
                 break;
+            };
+            self.now_us = self.now_us.max(at);
+            if arrival == Some(at) {
+                self.arrive();
+                continue;
             }
-            self.now_us = *at;
-            self.arrive();
+            for n in 0..self.members.len() {
+                let now = self.now();
+                self.members[n].node.on_timeout(now);
+                self.finish_turn(n, Out::default());
+            }
         }
         self.now_us = end;
+    }
+
+    /// Let so much time pass.
+    pub fn pass(&mut self, ms: i64) {
+        self.run_until(self.now_us + ms * 1000);
+    }
+
+    /// From now on nothing passes from one node to another, or all does again.
+    pub fn cut(&mut self, from: usize, to: usize, cut: bool) {
+        match cut {
+            true => self.cut.insert((from, to)),
+            false => self.cut.remove(&(from, to)),
+        };
+    }
+
+    /// Longer outer packets vanish from now on, on all ways.
+    pub fn swallow(&mut self, longest: Option<usize>) {
+        self.longest = longest;
+    }
+
+    /// What node `n` knows of the way to another.
+    pub fn state(&self, n: usize, other: usize) -> &PeerState {
+        let peers = self.members[n].node.peers();
+        let id = peers.at_underlay(underlay(other)).unwrap();
+        peers.state(id).unwrap()
+    }
+
+    /// Datagrams sent from one node to another so far, whether they arrived or not.
+    pub fn traffic(&self, from: usize, to: usize) -> u64 {
+        self.traffic.get(&(from, to)).copied().unwrap_or(0)
+    }
+
+    /// ICMP errors of a type and code that pods of a node were told so far, of either family.
+    pub fn told(&self, node: usize, kinds: [(u8, u8); 2]) -> usize {
+        let of = |(n, kind, code): &&(usize, u8, u8)| *n == node && kinds.contains(&(*kind, *code));
+        self.told.iter().filter(of).count()
+    }
+
+    /// What a node has to say of its peers.
+    pub fn news(&mut self, node: usize) -> Vec<News> {
+        self.members[node].node.news().collect()
     }
 
     /// What arrives at one moment at one node is one batch, and equal datagrams of one sender in it are one
@@ -392,6 +465,9 @@ impl World {
         let to = pod(node, usize::from(port.0));
         let h = Headers::parse(frame).unwrap();
         let Some((flow, _, _)) = flow_payload(frame) else {
+            if matches!(h.proto, proto::ICMP | proto::ICMPV6) {
+                self.told.push((node, frame[h.l4], frame[h.l4 + 1]));
+            }
             return;
         };
         let dst = h.dst(frame);

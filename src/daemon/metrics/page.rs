@@ -1,6 +1,6 @@
 //! The page: every metric once, with its name, type, meaning and values. `docs/metrics.md` says more of each.
 
-use crate::api::PeerInfo;
+use crate::api::{PeerInfo, PeerReach};
 use crate::daemon::command::Report;
 use crate::daemon::config::Config;
 use crate::model::{DropReason, OffloadMode, PortCounters};
@@ -267,7 +267,17 @@ impl Page {
     fn peers(&self, to: &mut Families<'_>) -> fmt::Result {
         type Gauge = fn(&PeerInfo) -> Option<f64>;
         type Counter = fn(&PeerInfo) -> u64;
-        let gauges: [(&str, &str, Gauge); 5] = [
+        let gauges: [(&str, &str, Gauge); 7] = [
+            (
+                "podwire_peer_up",
+                "Whether the peer is there, 1, or silent, 0; absent before it is heard first.",
+                |p| (p.state != PeerReach::Unheard).then_some(f64::from(u8::from(p.state == PeerReach::Up))),
+            ),
+            (
+                "podwire_peer_deaf",
+                "Whether the peer says that it does not hear this node: 1 or 0.",
+                |p| Some(f64::from(u8::from(p.deaf_ms.is_some()))),
+            ),
             (
                 "podwire_peer_last_heard_age_seconds",
                 "Time since the last valid datagram of the peer; absent before the first.",

@@ -1,5 +1,5 @@
 use super::*;
-use crate::api::PeerInfo;
+use crate::api::{PeerInfo, PeerReach};
 use crate::daemon::command::Report;
 use crate::model::{DropReason, Drops, PodMtu, PortCounters};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +18,9 @@ fn page() -> String {
         name: "n2".into(),
         underlay: "192.0.2.2:8472".parse().unwrap(),
         subnets: vec![],
+        state: PeerReach::Up,
+        state_ms: Some(9000),
+        deaf_ms: Some(4000),
         last_heard_ms: Some(1250),
         rtt_us: Some(310),
         loss_percent: Some(25),
@@ -113,6 +116,8 @@ fn a_page_says_it_all() {
         "podwire_frames_from_pods_total 0",
         "podwire_offload_enabled{offload=\"checksum\"} 0",
         "podwire_pod_bytes_to_pod_total{namespace=\"shop\",pod=\"web-1\"} 18446744073709551615",
+        "podwire_peer_up{peer=\"n2\"} 1.0",
+        "podwire_peer_deaf{peer=\"n2\"} 1.0",
         "podwire_peer_last_heard_age_seconds{peer=\"n2\"} 1.25",
         "podwire_peer_rtt_seconds{peer=\"n2\"} 0.00031",
         "podwire_peer_probe_loss_ratio{peer=\"n2\"} 0.25",
