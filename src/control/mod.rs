@@ -3,8 +3,10 @@
 //! Today there is one, a static file of peers: [`peers`] gives it meaning, [`file`] watches it. All sources
 //! fail static: what is unreadable, invalid or gone leaves the last state in force and warns once.
 //! [`strict`] reads podwire's TOML files, and says where in them a mistake is.
+//! [`durable`] keeps what must outlive the process.
 
 pub mod cluster;
+pub mod durable;
 pub mod file;
 pub mod flannel;
 pub mod peers;
