@@ -1,14 +1,17 @@
 //! The node as a process: configuration, the worker thread that owns the data path, and the control thread
-//! that owns admin socket, metrics endpoint, peers file, signals and addresses.
+//! that owns admin socket, metrics endpoint, peers file, signals and addresses. Beside it runs a [`keeper`], so that pods
+//! outlive the process.
 
 pub mod admin;
 pub mod closer;
 pub mod command;
 pub mod config;
 pub mod ipam;
+pub mod keeper;
 pub mod links;
 pub mod listener;
 pub mod metrics;
+pub mod records;
 pub mod server;
 #[cfg(test)]
 pub mod standin;

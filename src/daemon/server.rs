@@ -1,20 +1,26 @@
 //! The control thread: one loop over the admin socket and its conversations, the metrics endpoint and its
-//! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, signals, and the
-//! worker's end. It sleeps until one of them has something to say.
+//! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, the keeper, signals, and
+//! the worker's end. It sleeps until one of them has something to say. What has to do with the keeper and the records
+//! on disk is in [`kept`].
 
-use super::admin::{Admin, Detached, Refusal, Reservation, Worker};
+pub mod kept;
+
+use super::admin::{Admin, Detached, Made, Refusal, Reservation, Worker};
 use super::closer::Closer;
 use super::command::Command;
 use super::config::Config;
 use super::ipam::Lease;
+use super::keeper::keeping::Keeping;
 use super::listener::Listener;
 use super::metrics::{self, Endpoint, Page};
+use super::records::{Recorder, boottime_us};
 use super::status::status;
-use super::watch::NetnsWatch;
+use super::watch::{self, NetnsWatch};
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
 use crate::control::file::PeersFile;
 use crate::model::{Change, Instant, PodName, TapCaps};
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use kept::Kept;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use prometheus_client::metrics::histogram::Histogram;
@@ -36,6 +42,8 @@ const NETNS: Token = Token(4);
 const WORKER: Token = Token(5);
 const METRICS: Token = Token(6);
 const CLOSED: Token = Token(7);
+/// The keeper, its end, and the end of the one before it.
+const KEEPER: [Token; 3] = [Token(8), Token(9), Token(10)];
 /// The first token of conversations, scrapers and holders.
 const FIRST: usize = 16;
 /// Most conversations at once.
@@ -77,6 +85,8 @@ struct Conversation {
 enum Pending {
     /// This is the answer.
     Answer(Reply),
+    /// This is the answer once the keeper has been told of the pod.
+    Kept(Reply),
     /// This is to be answered.
     Question(Request),
 }
@@ -99,6 +109,8 @@ pub struct Server<'w> {
     metrics: Option<Endpoint>,
     /// How long attaches took, in seconds.
     attaches: Histogram,
+    keeping: Keeping,
+    recorder: Recorder,
     closer: Closer,
     /// Pods that are gone, and whose interface is there until the TAP is closed.
     closing: HashSet<PodName>,
@@ -128,6 +140,7 @@ impl<'w> Server<'w> {
         mut metrics: Option<Endpoint>,
         peers: Option<PeersFile>,
         wakers: Wakers,
+        kept: Kept,
     ) -> io::Result<Server<'w>> {
         let poll = Poll::new()?;
         let netns = NetnsWatch::new()?;
@@ -136,18 +149,20 @@ impl<'w> Server<'w> {
         wakers.stop.set_nonblocking(true)?;
         wakers.reload.set_nonblocking(true)?;
         wakers.worker.set_nonblocking(true)?;
-        watch(&poll, listener.socket.as_fd(), LISTENER)?;
-        watch(&poll, wakers.stop.as_fd(), STOP)?;
-        watch(&poll, wakers.reload.as_fd(), RELOAD)?;
-        watch(&poll, wakers.worker.as_fd(), WORKER)?;
-        watch(&poll, netns.as_fd(), NETNS)?;
+        watch_fd(&poll, listener.socket.as_fd(), LISTENER)?;
+        watch_fd(&poll, wakers.stop.as_fd(), STOP)?;
+        watch_fd(&poll, wakers.reload.as_fd(), RELOAD)?;
+        watch_fd(&poll, wakers.worker.as_fd(), WORKER)?;
+        watch_fd(&poll, netns.as_fd(), NETNS)?;
         if let Some(fd) = peers.as_ref().and_then(PeersFile::watch_fd) {
-            watch(&poll, fd, PEERS)?;
+            watch_fd(&poll, fd, PEERS)?;
         }
         if let Some(endpoint) = &mut metrics {
             endpoint.register(poll.registry(), METRICS)?;
         }
-        let server = Server {
+        let mut recorder = kept.recorder;
+        recorder.wakes(waker.clone());
+        let mut server = Server {
             config,
             worker,
             admin,
@@ -161,6 +176,8 @@ impl<'w> Server<'w> {
             lifelines: HashMap::new(),
             metrics,
             attaches: metrics::attach_histogram(),
+            keeping: kept.keeping,
+            recorder,
             closer: Closer::default(),
             closing: HashSet::new(),
             closed: unbounded(),
@@ -174,18 +191,30 @@ impl<'w> Server<'w> {
         };
         let known = server.peers.iter().flat_map(|f| f.state().peers.clone());
         server.tell(known.map(Change::PeerSet).collect());
+        server.adopt(kept.pods, kept.replace);
         Ok(server)
     }
 
-    /// Serve until a signal or the worker's end. The socket is gone when this returns.
+    /// Serve until a signal or the worker's end. The socket is gone when this returns, and so are the pods, as far as
+    /// the control thread is concerned, unless they are left to the keeper: after a crash, or by `pods.keep`. The
+    /// recorder may be writing still.
     ///
     /// # Errors
     /// Only when waiting itself fails.
-    pub fn run(mut self) -> io::Result<End> {
+    pub fn run(mut self) -> (io::Result<End>, Recorder) {
+        let end = self.serve_all();
+        self.part(&end);
+        (end, self.recorder)
+    }
+
+    fn serve_all(&mut self) -> io::Result<End> {
         let mut events = Events::with_capacity(256);
         loop {
+            self.record();
             let now = self.now();
-            let patience = self.metrics.as_ref().and_then(|m| m.patience(now));
+            let scrapers = self.metrics.as_ref().and_then(|m| m.patience(now));
+            let patience = scrapers.into_iter().chain(self.keeping.patience());
+            let patience = patience.chain(self.recorder.patience()).min();
             match self.poll.poll(&mut events, patience) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
@@ -220,6 +249,10 @@ impl<'w> Server<'w> {
                     METRICS => self.accept_scrapers(),
                     token if self.metrics.as_ref().is_some_and(|m| m.has(token)) => self.scrape(token),
                     CLOSED => self.go_on(),
+                    token if KEEPER.contains(&token) => {
+                        let todo = self.keeping.on_event(token, self.poll.registry());
+                        self.obey(todo);
+                    }
                     token if self.holders.contains_key(&token) => {
                         let pod = self.holders.get(&token).map(|(pod, _)| pod.clone());
                         if let Some(pod) = pod {
@@ -232,6 +265,10 @@ impl<'w> Server<'w> {
             let now = self.now();
             if let Some(endpoint) = &mut self.metrics {
                 endpoint.expire(now);
+            }
+            if self.keeping.patience().is_some_and(|p| p.is_zero()) {
+                let todo = self.keeping.on_time(self.poll.registry());
+                self.obey(todo);
             }
             // One of those may have given a descriptor back.
             if self.retry {
@@ -404,7 +441,11 @@ impl<'w> Server<'w> {
                     conversation.pending = Some((pod, step));
                     return Ok(());
                 }
-                Some((_, Pending::Answer(reply))) => {
+                Some((pod, Pending::Kept(reply))) if self.keeping.is_full() => {
+                    conversation.pending = Some((pod, Pending::Kept(reply)));
+                    return Ok(());
+                }
+                Some((_, Pending::Answer(reply) | Pending::Kept(reply))) => {
                     conversation.wire.reply(&reply)?;
                     continue;
                 }
@@ -477,7 +518,13 @@ impl<'w> Server<'w> {
                         "there is nothing to commit (ask to attach first)",
                     ));
                 };
-                self.commit(reservation, caps, fds, lifeline)?
+                let pod = reservation.request.pod.clone();
+                let reply = self.commit(reservation, caps, fds, lifeline)?;
+                if self.keeping.is_full() {
+                    from.pending = Some((pod, Pending::Kept(reply)));
+                    return Ok(None);
+                }
+                reply
             }
             Request::Detach { pod } => {
                 let existed = self.remove(&pod).is_some();
@@ -496,9 +543,12 @@ impl<'w> Server<'w> {
             }
             Request::Status => {
                 let complaint = self.peers.as_ref().and_then(PeersFile::complaint);
-                let status = status(&self.config, &self.admin, self.worker, complaint, now);
+                let complaint = complaint.map(|c| format!("{c}; the peers known before stay in force"));
+                let complaints = complaint.into_iter().chain(self.complaints()).collect();
+                let status = status(&self.config, &self.admin, self.worker, complaints, now);
                 Reply::Status(Box::new(status))
             }
+            Request::Ipam => Reply::Ipam(self.ipam(now)),
         };
         Ok(Some(reply))
     }
@@ -525,34 +575,40 @@ impl<'w> Server<'w> {
             of.request.holder,
         );
         let since = of.since;
-        let info = self.admin.commit(of, caps, tap, self.now())?;
+        let path = netns.as_deref().filter(|p| !p.starts_with("/proc"));
+        // The keeper's, before the worker has it.
+        let copy = match tap.try_clone() {
+            Ok(copy) => copy,
+            Err(e) => {
+                // Out of descriptors: there is no other reason.
+                log::debug!("the TAP of pod {pod} cannot be kept: {e}");
+                self.admin.cancel(of);
+                return Err(self.out_of_files());
+            }
+        };
+        let made = Made {
+            tap: copy,
+            caps,
+            netns_id: path.and_then(|p| watch::id(p).ok()),
+            since_us: boottime_us(),
+        };
+        let netns_id = made.netns_id;
+        let info = self.admin.commit(of, made, self.now())?;
         let took = self.now() - since;
         self.attaches.observe(took.total_micros() as f64 / 1e6);
         if let Some(lifeline) = lifeline {
             self.lifelines.insert(pod.clone(), lifeline);
         }
         let holder = holder.or_else(|| open_holder(pid, netns.as_deref()));
-        let mut watched = false;
-        if let Some(holder) = holder {
-            let token = self.token();
-            match watch(&self.poll, holder.as_fd(), token) {
-                Ok(()) => {
-                    self.holders.insert(token, (pod.clone(), holder));
-                    watched = true;
-                }
-                Err(e) => log::warn!("the holder of pod {pod} cannot be watched: {e}"),
-            }
+        if let Some(record) = self.admin.record(&pod) {
+            let lifeline = self.lifelines.get(&pod).map(AsFd::as_fd);
+            let process = holder.as_ref().map(AsFd::as_fd);
+            self.keeping.keep(record, tap.as_fd(), process, lifeline);
         }
-        if let Some(path) = netns.as_deref().filter(|p| !p.starts_with("/proc")) {
-            match self.netns.add(&pod, path) {
-                Ok(()) => watched = true,
-                Err(e) => log::debug!("{} cannot be watched: {e}", path.display()),
-            }
-        }
-        if !watched {
-            log::warn!(
-                "the namespace of pod {pod} is out of sight: only `podwire detach {pod}` will free it"
-            );
+        drop(tap);
+        self.recorder.touch();
+        if let Err(why) = self.watch_pod(&pod, holder, path.zip(netns_id)) {
+            self.lose(&pod, &why);
         }
         let addresses: Vec<_> = info.addresses.iter().map(ToString::to_string).collect();
         log::info!("pod {pod} is attached with {}", addresses.join(" and "));
@@ -576,16 +632,24 @@ impl<'w> Server<'w> {
     fn remove(&mut self, pod: &PodName) -> Option<Lease> {
         self.forget(pod);
         let Detached { lease, tap } = self.admin.detach(pod, self.now())?;
-        if let Some(tap) = tap {
+        self.recorder.touch();
+        if tap.is_some() {
             self.closing.insert(pod.clone());
-            let (pod, done, waker) = (pod.clone(), self.closed.0.clone(), self.waker.clone());
-            self.closer.close(tap, move || {
-                // Both fail only when the server is gone.
-                let _ = done.send(pod);
-                let _ = waker.wake();
-            });
+        }
+        if let Some(tap) = self.keeping.forget(pod, tap) {
+            self.close(pod.clone(), tap);
         }
         Some(lease)
+    }
+
+    /// Have the last descriptor of a TAP closed.
+    fn close(&mut self, pod: PodName, tap: OwnedFd) {
+        let (done, waker) = (self.closed.0.clone(), self.waker.clone());
+        self.closer.close(tap, move || {
+            // Both fail only when the server is gone.
+            let _ = done.send(pod);
+            let _ = waker.wake();
+        });
     }
 
     /// Go on with the conversations that waited for TAPs that are closed now.
@@ -632,7 +696,7 @@ fn take_token(next: &mut usize) -> Token {
     token
 }
 
-fn watch(poll: &Poll, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+fn watch_fd(poll: &Poll, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
     poll.registry()
         .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
 }

@@ -7,17 +7,16 @@ use crate::api::Status;
 use crate::model::{DropReason, Instant, OffloadMode};
 use ipnet::IpNet;
 
-/// Everything about the node. `complaint` is why the peers file is not in force.
+/// Everything about the node. `complaints` are what the control thread found wrong, worst first.
 pub fn status(
     config: &Config,
     admin: &Admin<'_>,
     worker: &dyn Worker,
-    complaint: Option<&str>,
+    complaints: Vec<String>,
     now: Instant,
 ) -> Status {
     let report = admin.report();
-    let mut problems = Vec::new();
-    problems.extend(complaint.map(|c| format!("{c}; the peers known before stay in force")));
+    let mut problems = complaints;
     if report.is_none() {
         problems.insert(0, "the data path did not answer within 1 s (see the log)".into());
     }
@@ -97,7 +96,11 @@ pub fn problems(config: &Config, report: &Report) -> Vec<String> {
             .push("the kernel refuses UDP_GRO: each datagram is handled by itself (Linux 5.0 has it)".into());
     }
     if known && config.tap == OffloadMode::On && o.tap == OffloadMode::Off {
-        found.push("TAP offloads are not available: each packet crosses by itself".into());
+        found.push(
+            "some pods' TAPs are without offloads, so each of their packets crosses by itself (the kernel has none, or \
+             they were attached with offload.tap off)"
+                .into(),
+        );
     }
     found
 }

@@ -52,6 +52,7 @@ impl Config {
             keys::SUBNET6 => self.subnet6.map(|n| Value::String(n.to_string())),
             keys::PEERS => path(&self.peers),
             keys::SOCKET => path(&self.socket),
+            keys::STATE_DIR => path(&self.state_dir),
             keys::LOG => text(&self.log.to_string().to_lowercase()),
             keys::BIND => match &self.bind[..] {
                 [one] => text(one),
@@ -82,6 +83,7 @@ impl Config {
             keys::LINGER => number(self.linger.as_micros() as i64),
             keys::RECEIVE_BUFFER => number(self.receive_buffer as i64),
             keys::SEND_BUFFER => number(self.send_buffer as i64),
+            keys::KEEP_PODS => switch(self.keep_pods),
             keys::METRICS => self.metrics.map(|at| Value::String(at.to_string())),
             _ => None,
         }
