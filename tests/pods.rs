@@ -175,7 +175,14 @@ fn a_pod_that_podwire_made_ends_with_its_port() {
     let pod = node.detached("pod");
     node.process.kill().unwrap();
     node.process.wait().unwrap();
-    assert!(ends(pod), "a node that is killed takes its pods along");
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(
+        alive(pod),
+        "a node that is killed leaves its pods to the next start"
+    );
+    // Without its socket, which went with the directory, no start would find them.
+    drop(node);
+    assert!(ends(pod), "pods that nobody can find are not kept");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use rustix::net::{
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 /// Most descriptors beside one line.
@@ -80,31 +80,18 @@ impl Wire {
         }
         let held = self.inbox.len();
         self.inbox.resize(held + CHUNK, 0);
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let got = loop {
-            let mut to = [IoSliceMut::new(&mut self.inbox[held..])];
-            match rustix::net::recvmsg(&self.stream, &mut to, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Err(rustix::io::Errno::INTR) => continue,
-                other => break other,
-            }
-        };
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                self.fds.extend(fds);
-            }
-        }
-        self.inbox.truncate(held + got.as_ref().map_or(0, |g| g.bytes));
-        let got = got.map_err(|e| Broken::Io(e.into()))?;
+        let got = take(&self.stream, &mut self.inbox[held..], &mut self.fds);
+        self.inbox.truncate(held + got.as_ref().map_or(0, |(n, _)| *n));
+        let (bytes, flags) = got.map_err(Broken::Io)?;
         // There was room for as many as a line may have: fewer came because the kernel found no number for more.
-        let truncated = got.flags.contains(ReturnFlags::CTRUNC);
+        let truncated = flags.contains(ReturnFlags::CTRUNC);
         if truncated && self.fds.len() < MAX_FDS {
             return Err(Broken::OutOfFiles);
         }
         if truncated || self.fds.len() > MAX_FDS {
             return Err(Broken::ManyFds);
         }
-        if got.bytes == 0 {
+        if bytes == 0 {
             return Err(Broken::Eof);
         }
         Ok(())
@@ -112,20 +99,51 @@ impl Wire {
 
     /// Send a part of `bytes`, and all of `fds` with its first byte.
     pub(super) fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                Broken::ManyFds.to_string(),
-            ));
+        give(&self.stream, bytes, fds)
+    }
+}
+
+/// Receive once, and add the descriptors that came to `fds`: how many bytes, and the kernel's flags.
+pub(super) fn take(
+    socket: impl AsFd,
+    to: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<(usize, ReturnFlags)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = loop {
+        let mut to = [IoSliceMut::new(to)];
+        match rustix::net::recvmsg(&socket, &mut to, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => break other,
         }
-        loop {
-            let from = [IoSlice::new(bytes)];
-            match rustix::net::sendmsg(&self.stream, &from, &mut control, SendFlags::NOSIGNAL) {
-                Err(rustix::io::Errno::INTR) => continue,
-                other => return Ok(other?),
-            }
+    };
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(came) = message {
+            fds.extend(came);
+        }
+    }
+    let got = got?;
+    Ok((got.bytes, got.flags))
+}
+
+/// Send once, `fds` with the first byte.
+pub(super) fn give(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    // Alignment leaves room for more than that.
+    let fits = fds.len() <= MAX_FDS;
+    if !fits || (!fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds))) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            Broken::ManyFds.to_string(),
+        ));
+    }
+    loop {
+        let from = [IoSlice::new(bytes)];
+        match rustix::net::sendmsg(&socket, &from, &mut control, SendFlags::NOSIGNAL) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => return Ok(other?),
         }
     }
 }

@@ -7,6 +7,7 @@
 mod client;
 mod conn;
 mod line;
+pub mod packet;
 pub mod place;
 
 pub use client::{ApiError, Client};
@@ -56,6 +57,8 @@ pub enum Request {
     Status,
     /// The leases of the cluster, and how the store stands. A node that waits for its subnet answers it too.
     Store,
+    /// The addresses of the node.
+    Ipam,
 }
 
 /// What a pod asks for at attach.
@@ -232,6 +235,57 @@ pub struct Status {
     pub problems: Vec<String>,
 }
 
+/// The addresses of a node's pods, as `podwire ipam` shows them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IpamInfo {
+    /// Pod subnets of the node.
+    pub subnets: Vec<IpNet>,
+    /// How many pods hold addresses.
+    pub held: u64,
+    /// How many pods' addresses rest.
+    pub resting: u64,
+    /// How many pods more there is room for.
+    pub free: u64,
+    /// Those held, by pod, then those that rest.
+    pub addresses: Vec<AddressInfo>,
+}
+
+/// What a pod holds, or held until a moment ago.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddressInfo {
+    /// The pod.
+    pub pod: PodName,
+    /// Its IPv4 address.
+    pub ip4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub ip6: Option<Ipv6Addr>,
+    /// Its MAC.
+    pub mac: Mac,
+    /// Whether it holds them.
+    #[serde(flatten)]
+    pub state: AddressState,
+}
+
+/// How it is with an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum AddressState {
+    /// The pod is there.
+    Held {
+        /// Seconds since it was attached.
+        age_s: u64,
+        /// Path of its namespace, when attached by path.
+        netns: Option<PathBuf>,
+        /// The process that holds its namespace, when known.
+        holder: Option<u32>,
+    },
+    /// The pod is gone, and nobody gets its addresses yet.
+    Resting {
+        /// Seconds until somebody may.
+        left_s: u64,
+    },
+}
+
 /// What a node answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
@@ -266,6 +320,8 @@ pub enum Reply {
         /// None when the node has no store.
         store: Option<Box<StoreStatus>>,
     },
+    /// To [`Request::Ipam`].
+    Ipam(IpamInfo),
     /// The request was refused.
     Error {
         /// One sentence: what is wrong and what would be right.

@@ -59,6 +59,34 @@ pub fn for_node(node: &str) -> Result<PathBuf, PlaceError> {
     Err(PlaceError::NoDirectory(reasons.join(", ")))
 }
 
+/// Where the node `node`, whose admin socket is at `socket`, keeps what outlives it: the first of the user's state
+/// directories that can be made. Beside the socket when none can, or when the socket is not where this node's usually
+/// is: the same name means another node there.
+pub fn state_for(node: &str, socket: &Path) -> PathBuf {
+    let usual = directories()
+        .iter()
+        .any(|d| d.join(format!("{node}.sock")) == socket);
+    let uid = rustix::process::geteuid();
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let state = state
+        .filter(|d| d.is_absolute())
+        .or_else(home)
+        .filter(|d| d.is_absolute());
+    let system = uid.is_root().then(|| PathBuf::from("/var/lib/podwire"));
+    let own = state.map(|d| d.join("podwire"));
+    let mut candidates = system.into_iter().chain(own).filter(|_| usual);
+    let made = candidates.find(|dir| {
+        let parent = dir.parent().unwrap_or(dir);
+        let parents = fs::DirBuilder::new().recursive(true).mode(0o700).create(parent);
+        parents.and_then(|()| claim(dir)).is_ok()
+    });
+    match made {
+        Some(dir) => dir.join(node),
+        None => socket.with_file_name(format!("{node}.state")),
+    }
+}
+
 /// `path`, when it fits a socket address.
 ///
 /// # Errors
@@ -226,6 +254,14 @@ mod tests {
         std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).unwrap();
         assert!(claim(&dir.path().join("link")).is_err());
         assert!(fits("/x".repeat(60).into()).is_err());
+    }
+
+    #[test]
+    fn a_socket_elsewhere_has_its_state_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state_for("n1", &dir.path().join("n1.sock"));
+        assert_eq!(state, dir.path().join("n1.state"));
+        assert!(!state.exists());
     }
 
     #[test]

@@ -475,8 +475,9 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_named_with_its_holder() {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-        let taken = socket.local_addr().unwrap().port();
+        // Not one of those the kernel gives to other tests, which may have it as soon as this one lets go.
+        let bind = |port: u16| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).ok();
+        let (socket, taken) = (21_000..22_000).find_map(|p| bind(p).zip(Some(p))).unwrap();
         let nowhere = Some(Path::new("/nonexistent.sock"));
         let check = port(taken, &[], nowhere);
         assert_eq!(check.verdict, Verdict::Fail);

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod detach;
 pub mod doctor;
 pub mod exec;
+pub mod ipam;
 mod lab;
 pub mod leases;
 pub mod node;
@@ -154,6 +155,7 @@ enum Command {
     Attach(attach::Args),
     Detach(detach::Args),
     Pods(pods::Args),
+    Ipam(ipam::Args),
     Run(run::Args),
     Exec(exec::Args),
     /// Show a node: peers, pods, drops, offloads, and what needs attention.
@@ -181,6 +183,9 @@ pub fn main() -> ExitCode {
     if let Some(code) = crate::pod::hidden::main() {
         return code;
     }
+    if let Some(code) = keeper() {
+        return code;
+    }
     let parsed = Cli::command()
         .try_get_matches()
         .and_then(|m| Cli::from_arg_matches(&m));
@@ -200,6 +205,14 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Be a node's keeper, when the arguments say so.
+fn keeper() -> Option<ExitCode> {
+    let mut argv = std::env::args_os().skip(1);
+    let verb = argv.next().filter(|verb| verb == crate::daemon::keeper::VERB);
+    let node = verb.and(argv.next())?;
+    Some(crate::daemon::keeper::main(&node.to_string_lossy()))
+}
+
 fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let socket = cli.socket.as_deref();
     let done = |()| Exit::Ok;
@@ -208,6 +221,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Attach(args) => attach::run(args, &for_client(socket)?).map(done),
         Command::Detach(args) => detach::run(args, &for_client(socket)?).map(done),
         Command::Pods(args) => pods::run(args, &for_client(socket)?).map(done),
+        Command::Ipam(args) => ipam::run(args, &for_client(socket)?).map(done),
         Command::Run(args) => run::run(args, &for_client(socket)?).map(done),
         Command::Exec(args) => exec::run(args, &for_client(socket)?).map(done),
         Command::Status(args) => status::run(&args, &for_client(socket)?).map(done),

@@ -3,7 +3,7 @@
 use super::{Exit, Failure, say};
 use crate::api::place;
 use crate::control::cluster::Membership;
-use crate::control::memory::replace_file;
+use crate::control::durable::replace_file;
 use crate::control::strict::Origin;
 use crate::daemon::addresses::AddressWatch;
 use crate::daemon::admin::Worker;
@@ -12,10 +12,12 @@ use crate::daemon::command::Command;
 use crate::daemon::config::Config;
 use crate::daemon::config::given::Given;
 use crate::daemon::config::keys::{self, KEYS, Key};
+use crate::daemon::keeper::link::TakeError;
 use crate::daemon::links::Host;
 use crate::daemon::listener::{ListenError, Listener};
 use crate::daemon::lobby::{Lobby, Wait};
 use crate::daemon::metrics::Endpoints;
+use crate::daemon::server::kept::Kept;
 use crate::daemon::server::{End, Server, Wakers};
 use crate::daemon::source::Source;
 use crate::daemon::worker;
@@ -42,7 +44,8 @@ Examples:
   podwire node --print-config > n1.toml
       Every key explained, ready to be edited: a subnet is all it lacks.
 
-SIGHUP reads the peers again (changes of the file are noticed without it), SIGTERM and SIGINT end the node.";
+SIGHUP reads the peers again (changes of the file are noticed without it), SIGTERM and SIGINT end the node and detach
+its pods (--keep-pods on leaves them to its next start). Pods outlive a node that is killed: start it again.";
 
 /// The flags: one for each key of the configuration, and two more.
 pub struct Args {
@@ -143,9 +146,12 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         };
         Failure::new(exit, e.to_string())
     })?;
+    let state = config.state_dir.clone();
+    let state = state.unwrap_or_else(|| place::state_for(config.node.as_str(), &path));
     let endpoints = Endpoints::bind(config.metrics, config.health);
     let mut endpoints = endpoints.map_err(|e| Failure::new(exit_for(e.kind()), e))?;
-    let mut source = Source::open(&config, &host, &path).map_err(|e| Failure::new(Exit::Usage, e))?;
+    let source = Source::open(&config, &host, &path, &state);
+    let mut source = source.map_err(|e| Failure::new(Exit::Usage, e))?;
     let lobby = Lobby {
         node: &config.node,
         listener: &listener,
@@ -167,18 +173,35 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     let (lifeline, worker_end) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
     let mut ended = worker_end.try_clone().map_err(|e| failed(e.to_string()))?;
     let handle = worker::spawn(&config, lifeline).map_err(|e| Failure::new(exit_for(e.kind), e.message))?;
+    // Pods of a process that was killed are without a network until here: nothing slow comes before.
+    let kept = Kept::find(
+        "/proc/self/exe".into(),
+        &path,
+        config.node.as_str(),
+        state.join("pods.json"),
+    )
+    .map_err(|e| match e {
+        TakeError::Busy { .. } | TakeError::Other { .. } => Failure::new(Exit::Taken, e),
+        _ => failed(e.to_string()),
+    })?;
+    kept.check(&config.local_node())
+        .map_err(|e| Failure::new(Exit::Usage, e))?;
     let wakers = Wakers {
         stop,
         reload,
         worker: worker_end,
     };
     let scraped = endpoints.metrics();
-    let server = Server::new(config.clone(), &handle, listener, endpoints, source, wakers);
-    let end = server.and_then(|mut server| {
+    let server = Server::new(config.clone(), &handle, listener, endpoints, source, wakers, kept);
+    let served = server.map(|mut server| {
         follow_addresses(&config, &host, &mut server);
         announce(&config, &handle.underlay(), &path, scraped);
         server.run()
     });
+    let (end, recorder) = match served {
+        Ok((end, recorder)) => (end, Some(recorder)),
+        Err(e) => (Err(e), None),
+    };
     // A failure to tell the service manager changes nothing.
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let _ = handle.send(Command::Stop);
@@ -191,13 +214,17 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     } else {
         log::warn!("the data path did not end within 500 ms and is abandoned");
     }
+    // Last, since the disk had time meanwhile.
+    if let Some(mut recorder) = recorder {
+        recorder.settle();
+    }
     match end {
         Ok(End::Asked) => {
             log::info!("node {} ended", config.node);
             Ok(())
         }
         Ok(End::WorkerGone) => Err(failed(
-            "the data path ended by itself (the log tells why; report it)".into(),
+            "the data path ended by itself (the log tells why; report it); start the node again, its pods are kept".into(),
         )),
         Err(e) => Err(failed(format!("the control thread failed: {e}"))),
     }

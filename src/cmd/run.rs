@@ -20,8 +20,8 @@ const END: Duration = Duration::from_secs(2);
 
 /// Make a pod and run a command in it.
 ///
-/// The pod lives as long as the command and the node: when it is detached, or the node ends, the command gets
-/// SIGTERM.
+/// The pod lives as long as the command and the node: when it is detached, or the node is told to end, the command
+/// gets SIGTERM. A node that is killed leaves it to its next start.
 ///
 /// The pod has namespaces of its own for users, network, mounts, host name and IPC; files and processes are
 /// the host's. You are root inside. When the command ends, so does the pod, and the command's exit code is the
@@ -38,7 +38,7 @@ pub struct Args {
     #[command(flatten)]
     pub wishes: Wishes,
     /// Only make the pod and print the process id that holds it; it stays until `podwire detach`, or until
-    /// that process or the node ends
+    /// that process ends or the node is told to
     #[arg(short, long, conflicts_with = "command")]
     pub detach: bool,
     /// With --detach: print the pod as JSON

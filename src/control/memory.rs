@@ -2,7 +2,7 @@
 //! while the store is down.
 //!
 //! ```text
-//! $XDG_STATE_HOME/podwire/NODE/    (root without it: /var/lib/podwire/NODE)
+//! state_dir/    (see [`crate::api::place::state_for`])
 //!   id       32 hexadecimal digits, written once
 //!   state    podwire-state 1 <CRC-32> <length>\n{"cluster": ...}
 //! ```
@@ -11,10 +11,10 @@
 //! One that is damaged, or of another version, is set aside and said, never fatal.
 
 use super::cluster::Remembered;
-use crate::model::NodeName;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use super::durable::replace_file;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// The form of the state this program writes, and reads.
@@ -32,7 +32,7 @@ pub struct Memory {
 
 /// Something could not be kept or read.
 #[derive(Debug, thiserror::Error)]
-#[error("{} cannot be {what}: {source} (choose another place with XDG_STATE_HOME)", path.display())]
+#[error("{} cannot be {what}: {source} (choose another place with --state-dir)", path.display())]
 pub struct MemoryError {
     path: PathBuf,
     what: &'static str,
@@ -48,21 +48,6 @@ pub enum Recalled<T> {
     Known(T),
     /// It cannot be used; a sentence that says why and where the file is now.
     SetAside(String),
-}
-
-/// Where a node keeps its state: `$XDG_STATE_HOME/podwire/NODE`, else `/var/lib/podwire/NODE` for root and
-/// `~/.local/state/podwire/NODE` for everybody else. None when nothing says where.
-pub fn place(node: &NodeName) -> Option<PathBuf> {
-    let dir = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|d| d.is_absolute())
-    };
-    let base = dir("XDG_STATE_HOME").or_else(|| match rustix::process::geteuid().is_root() {
-        true => Some("/var/lib".into()),
-        false => dir("HOME").map(|home| home.join(".local/state")),
-    })?;
-    Some(base.join("podwire").join(node.as_str()))
 }
 
 /// A new identity: 128 random bits.
@@ -180,41 +165,6 @@ impl Memory {
             source,
         }
     }
-}
-
-/// Replace the file at `place` by one with these parts and this mode, as a whole or not at all: also when the machine
-/// stops meanwhile.
-///
-/// # Errors
-/// The kernel's; the old file is as it was.
-pub fn replace_file(place: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
-    let mut beside = place.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = Path::new(&beside);
-    let write = || {
-        // Another one's leftover, or a link somewhere else, is not written into.
-        match fs::remove_file(beside) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(beside)?;
-        for part in parts {
-            file.write_all(part)?;
-        }
-        file.sync_all()?;
-        fs::rename(beside, place)?;
-        File::open(place.parent().unwrap_or(Path::new("/")))?.sync_all()
-    };
-    let replaced = write();
-    if replaced.is_err() {
-        // The space may be what is missing.
-        let _ = fs::remove_file(beside);
-    }
-    replaced
 }
 
 fn parse(bytes: &[u8]) -> Result<Remembered, String> {
@@ -353,7 +303,7 @@ mod tests {
         fs::create_dir(&beside).unwrap();
         let why = memory.keep(&state(2)).unwrap_err().to_string();
         assert!(
-            why.contains("state cannot be written") && why.contains("XDG_STATE_HOME"),
+            why.contains("state cannot be written") && why.contains("--state-dir"),
             "{why}"
         );
         assert_eq!(memory.recall().unwrap(), Recalled::Known(state(1)));

@@ -4,8 +4,10 @@
 //! lease their subnets in etcd, as flannel's do: [`flannel`] has the formats, [`cluster`] decides, [`etcd`] talks to the
 //! store, [`memory`] keeps the last state on disk. All sources fail static: what is unreadable, invalid or gone leaves
 //! the last state in force and warns once. [`strict`] reads podwire's TOML files, and says where in them a mistake is.
+//! [`durable`] replaces files as a whole.
 
 pub mod cluster;
+pub mod durable;
 pub mod etcd;
 pub mod file;
 pub mod flannel;

@@ -3,11 +3,14 @@
 use super::command::{Command, Report};
 use super::config::Config;
 use super::ipam::{Ipam, IpamError, Lease, Want};
+use super::keeper::Record;
+use super::watch;
 use crate::api::{AttachPlan, AttachRequest, ErrorKind, PodInfo, PortCounters, Reply};
 use crate::model::{Instant, LocalNode, OffloadMode, PodMtu, PodName, PortId, PortSpec, TapCaps};
 use crossbeam_channel::bounded;
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -102,12 +105,22 @@ pub struct Detached {
 }
 
 struct Pod {
-    request: AttachRequest,
+    record: Record,
     lease: Lease,
     port: PortId,
-    mtu: PodMtu,
-    caps: TapCaps,
     since: Instant,
+}
+
+/// What a client made of a reservation.
+pub struct Made {
+    /// The TAP.
+    pub tap: OwnedFd,
+    /// What it accepts.
+    pub caps: TapCaps,
+    /// What is at the path of the namespace.
+    pub netns_id: Option<watch::Id>,
+    /// When that was, in microseconds since the machine's boot.
+    pub since_us: i64,
 }
 
 /// The pods of the node.
@@ -191,33 +204,28 @@ impl<'w> Admin<'w> {
     ///
     /// # Errors
     /// The worker's sentence; the reservation is given back then.
-    pub fn commit(
-        &mut self,
-        reservation: Reservation,
-        caps: TapCaps,
-        tap: OwnedFd,
-        now: Instant,
-    ) -> Result<PodInfo, Refusal> {
+    pub fn commit(&mut self, reservation: Reservation, made: Made, now: Instant) -> Result<PodInfo, Refusal> {
         let Reservation {
             request, plan, lease, ..
         } = reservation;
         let name = request.pod.clone();
-        let port = rustix::io::ioctl_fionbio(&tap, true)
+        let record = Record {
+            pod: request.pod,
+            ifname: request.ifname,
+            netns: request.netns,
+            netns_id: made.netns_id,
+            holder: request.holder,
+            ip4: plan.ip4,
+            ip6: plan.ip6,
+            mac: lease.mac,
+            mtu: plan.mtu,
+            caps: made.caps,
+            since_us: made.since_us,
+        };
+        let added = rustix::io::ioctl_fionbio(&made.tap, true)
             .map_err(|e| format!("the TAP cannot be made non-blocking: {e}"))
-            .and_then(|()| {
-                self.add_port(
-                    PortSpec {
-                        pod: name.clone(),
-                        mac: lease.mac,
-                        ip4: lease.ip4,
-                        ip6: lease.ip6,
-                        mtu: plan.mtu,
-                        caps,
-                    },
-                    tap,
-                )
-            });
-        let port = match port {
+            .and_then(|()| self.add_port(port_spec(&record), made.tap));
+        let port = match added {
             Ok(port) => port,
             Err(what) => {
                 self.ipam.cancel(&name);
@@ -225,16 +233,63 @@ impl<'w> Admin<'w> {
             }
         };
         let pod = Pod {
-            request,
+            record,
             lease,
             port,
-            mtu: plan.mtu,
-            caps,
             since: now,
         };
-        let info = info(&name, &pod, PortCounters::default(), now);
+        let info = info(&pod, PortCounters::default(), now);
         self.pods.insert(name, pod);
         Ok(info)
+    }
+
+    /// Put a pod to work again that an earlier process of this node had; `age` is how long it has been there.
+    ///
+    /// # Errors
+    /// Why it cannot be; nothing is left of it then.
+    pub fn adopt(&mut self, record: Record, tap: OwnedFd, age: Duration, now: Instant) -> Result<(), String> {
+        let lease = lease(&record);
+        let name = record.pod.clone();
+        self.ipam.adopt(&name, lease).map_err(|e| e.to_string())?;
+        let port = match self.add_port(port_spec(&record), tap) {
+            Ok(port) => port,
+            Err(what) => {
+                self.ipam.cancel(&name);
+                return Err(what);
+            }
+        };
+        let age = i64::try_from(age.as_micros()).unwrap_or(0);
+        let pod = Pod {
+            record,
+            lease,
+            port,
+            since: Instant::from_micros(now.total_micros().saturating_sub(age)),
+        };
+        self.pods.insert(name, pod);
+        Ok(())
+    }
+
+    /// What is recorded of a pod.
+    pub fn record(&self, pod: &PodName) -> Option<&Record> {
+        self.pods.get(pod).map(|p| &p.record)
+    }
+
+    /// What is recorded of each pod, by name.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.pods.values().map(|p| &p.record)
+    }
+
+    /// The addresses.
+    pub fn ipam(&mut self) -> &mut Ipam {
+        &mut self.ipam
+    }
+
+    /// A second descriptor of each TAP.
+    pub fn taps(&self) -> Vec<(PodName, io::Result<OwnedFd>)> {
+        let (reply, taps) = bounded(1);
+        let sent = self.worker.send(Command::Taps { reply });
+        let taps = sent.ok().and_then(|()| taps.recv_timeout(PATIENCE).ok());
+        taps.unwrap_or_default()
     }
 
     /// Remove a pod's port; what it had, when there was one.
@@ -262,7 +317,7 @@ impl<'w> Admin<'w> {
         let sent = self.worker.send(Command::Lost { reply });
         let lost = sent.ok().and_then(|()| lost.recv_timeout(PATIENCE).ok());
         let ifname = |pod: PodName| {
-            let ifname = self.pods.get(&pod)?.request.ifname.clone();
+            let ifname = self.pods.get(&pod)?.record.ifname.clone();
             Some((pod, ifname))
         };
         lost.unwrap_or_default().into_iter().filter_map(ifname).collect()
@@ -276,14 +331,7 @@ impl<'w> Admin<'w> {
             .collect();
         self.pods
             .iter()
-            .map(|(name, pod)| {
-                info(
-                    name,
-                    pod,
-                    counters.get(name).copied().cloned().unwrap_or_default(),
-                    now,
-                )
-            })
+            .map(|(name, pod)| info(pod, counters.get(name).copied().cloned().unwrap_or_default(), now))
             .collect()
     }
 
@@ -307,18 +355,40 @@ impl<'w> Admin<'w> {
     }
 }
 
-fn info(name: &PodName, pod: &Pod, counters: PortCounters, now: Instant) -> PodInfo {
+fn port_spec(record: &Record) -> PortSpec {
+    let lease = lease(record);
+    PortSpec {
+        pod: record.pod.clone(),
+        mac: lease.mac,
+        ip4: lease.ip4,
+        ip6: lease.ip6,
+        mtu: record.mtu,
+        caps: record.caps,
+    }
+}
+
+/// What a pod had as addresses.
+pub fn lease(record: &Record) -> Lease {
+    Lease {
+        ip4: record.ip4.map(|n| n.addr()),
+        ip6: record.ip6.map(|n| n.addr()),
+        mac: record.mac,
+    }
+}
+
+fn info(pod: &Pod, counters: PortCounters, now: Instant) -> PodInfo {
+    let record = &pod.record;
     let four = pod.lease.ip4.map(IpAddr::from);
     PodInfo {
-        pod: name.clone(),
+        pod: record.pod.clone(),
         port: pod.port,
         addresses: four.into_iter().chain(pod.lease.ip6.map(IpAddr::from)).collect(),
-        mac: pod.lease.mac,
-        mtu: pod.mtu,
-        ifname: pod.request.ifname.clone(),
-        netns: pod.request.netns.clone(),
-        holder: pod.request.holder,
-        caps: pod.caps,
+        mac: record.mac,
+        mtu: record.mtu,
+        ifname: record.ifname.clone(),
+        netns: record.netns.clone(),
+        holder: record.holder,
+        caps: record.caps,
         age_s: (now - pod.since).secs(),
         counters,
     }

@@ -3,6 +3,7 @@
 use crate::api::{NodeCounters, OffloadInfo, PeerInfo, PortCounters};
 use crate::model::{Change, Drops, PodName, PortId, PortSpec};
 use crossbeam_channel::Sender;
+use std::io;
 use std::os::fd::OwnedFd;
 
 /// One order to the worker. Replies are sent without waiting; a caller that went away loses its answer only.
@@ -24,6 +25,11 @@ pub enum Command {
         pod: PodName,
         /// Gets the TAP, if there was one, to be closed.
         reply: Sender<Option<OwnedFd>>,
+    },
+    /// Give a second descriptor of each TAP.
+    Taps {
+        /// Gets them, or why there is none.
+        reply: Sender<Vec<(PodName, io::Result<OwnedFd>)>>,
     },
     /// Tell which pods have lost their interface. A byte in the worker's stream says that it is worth asking.
     Lost {

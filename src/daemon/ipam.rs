@@ -120,9 +120,20 @@ pub struct Ipam {
     leases: BTreeMap<PodName, Lease>,
     by_ip: HashMap<IpAddr, PodName>,
     by_mac: HashMap<Mac, PodName>,
-    /// Freed host numbers, the oldest first, and until when they rest.
-    resting: VecDeque<(u32, Instant)>,
+    /// Freed host numbers, those that rest longest last.
+    resting: VecDeque<(u32, Resting)>,
     rests: HashMap<u32, Instant>,
+}
+
+/// An address that was freed and shall not be given yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Resting {
+    /// Who had it.
+    pub pod: PodName,
+    /// What it had.
+    pub lease: Lease,
+    /// Until when it rests.
+    pub until: Instant,
 }
 
 impl Ipam {
@@ -180,30 +191,72 @@ impl Ipam {
             return Err(self.outside(ip.into(), net.into()));
         }
         let lease = Lease { ip4, ip6, mac };
-        for ip in addresses(&lease) {
-            self.by_ip.insert(ip, pod.clone());
-        }
-        self.by_mac.insert(mac, pod.clone());
-        self.leases.insert(pod.clone(), lease);
+        self.grant(pod, lease);
         if let (Some(host), None) = (host, want.ip4) {
             self.cursor = self.after(host);
         }
         Ok(lease)
     }
 
+    /// Let `pod` hold what it held under an earlier process of this node.
+    ///
+    /// # Errors
+    /// When somebody else holds it; nothing changed then.
+    pub fn adopt(&mut self, pod: &PodName, lease: Lease) -> Result<(), IpamError> {
+        if self.leases.contains_key(pod) {
+            return Err(IpamError::Name(pod.clone()));
+        }
+        if let Some((ip, owner)) = addresses(&lease).find_map(|ip| Some((ip, self.by_ip.get(&ip)?))) {
+            return Err(held(ip, owner));
+        }
+        if let Some(owner) = self.by_mac.get(&lease.mac) {
+            return Err(held(lease.mac, owner));
+        }
+        self.grant(pod, lease);
+        Ok(())
+    }
+
+    /// Let what a pod had under an earlier process of this node rest. To be called before any is released, and in
+    /// the order in which the rests end. What is not of this node's subnets is left out.
+    pub fn rest(&mut self, resting: Resting) {
+        if let Some(host) = self.host(&resting.lease) {
+            self.rests.insert(host, resting.until);
+            self.resting.push_back((host, resting));
+        }
+    }
+
+    /// The host number the search for a free one begins at.
+    pub fn next_host(&self) -> u32 {
+        self.cursor
+    }
+
+    /// Begin the search at `host`, as far as it is one.
+    pub fn go_on_at(&mut self, host: u32) {
+        if (FIRST..=self.last).contains(&host) {
+            self.cursor = host;
+        }
+    }
+
+    /// How many pods there can be, as far as host numbers go.
+    pub fn room(&self) -> u64 {
+        (u64::from(self.last) + 1).saturating_sub(u64::from(FIRST))
+    }
+
+    /// What rests at `now`.
+    pub fn resting(&self, now: Instant) -> impl Iterator<Item = &Resting> {
+        let rests =
+            move |(host, r): &&(u32, Resting)| r.until > now && self.rests.get(host) == Some(&r.until);
+        self.resting.iter().filter(rests).map(|(_, r)| r)
+    }
+
     /// Free what `pod` holds; its address rests. The lease that ended, if there was one.
     pub fn release(&mut self, pod: &PodName, now: Instant) -> Option<Lease> {
         let lease = self.cancel(pod)?;
-        let base4 = self.net4.map(|n| u32::from(n.network()));
-        let base6 = self.net6.map(|n| u128::from(n.network()));
-        let host = match (lease.ip4, base4, lease.ip6, base6) {
-            (Some(ip), Some(base), ..) => Some(u32::from(ip) - base),
-            (_, _, Some(ip), Some(base)) => u32::try_from(u128::from(ip) - base).ok(),
-            _ => None,
-        };
-        if let Some(host) = host.filter(|h| *h <= self.last) {
-            self.rests.insert(host, now + REST);
-            self.resting.push_back((host, now + REST));
+        if let Some(host) = self.host(&lease) {
+            let until = now + REST;
+            let pod = pod.clone();
+            self.rests.insert(host, until);
+            self.resting.push_back((host, Resting { pod, lease, until }));
         }
         self.wake(now);
         Some(lease)
@@ -217,6 +270,27 @@ impl Ipam {
         }
         self.by_mac.remove(&lease.mac);
         Some(lease)
+    }
+
+    /// The host number of `lease`, when it is one that is given to pods.
+    fn host(&self, lease: &Lease) -> Option<u32> {
+        let host = match (lease.ip4, self.net4, lease.ip6, self.net6) {
+            (Some(ip), Some(net), ..) => u32::from(ip).checked_sub(u32::from(net.network())),
+            (_, _, Some(ip), Some(net)) => {
+                let host = u128::from(ip).checked_sub(u128::from(net.network()));
+                host.and_then(|h| u32::try_from(h).ok())
+            }
+            _ => None,
+        };
+        host.filter(|h| (FIRST..=self.last).contains(h))
+    }
+
+    fn grant(&mut self, pod: &PodName, lease: Lease) {
+        for ip in addresses(&lease) {
+            self.by_ip.insert(ip, pod.clone());
+        }
+        self.by_mac.insert(lease.mac, pod.clone());
+        self.leases.insert(pod.clone(), lease);
     }
 
     /// What `pod` holds.
@@ -308,7 +382,7 @@ impl Ipam {
 
     /// Forget rests that are over, and the oldest beyond the bound.
     fn wake(&mut self, now: Instant) {
-        while let Some((host, until)) = self.resting.front().copied() {
+        while let Some((host, until)) = self.resting.front().map(|(h, r)| (*h, r.until)) {
             if until > now && self.resting.len() <= MAX_RESTING {
                 break;
             }

@@ -3,7 +3,7 @@
 use super::admin::Refusal;
 use super::listener::Listener;
 use super::metrics::Endpoints;
-use super::server::{drain, take_token, watch};
+use super::server::{drain, take_token, watch_fd};
 use super::source::Source;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
 use crate::control::cluster::Membership;
@@ -76,9 +76,9 @@ impl Lobby<'_> {
         let start = std::time::Instant::now();
         let clock = || Instant::from_micros(i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX));
         self.stop.set_nonblocking(true)?;
-        watch(&poll, self.listener.socket.as_fd(), LISTENER)?;
-        watch(&poll, self.stop.as_fd(), STOP)?;
-        watch(&poll, wake.as_fd(), STORE)?;
+        watch_fd(&poll, self.listener.socket.as_fd(), LISTENER)?;
+        watch_fd(&poll, self.stop.as_fd(), STOP)?;
+        watch_fd(&poll, wake.as_fd(), STORE)?;
         self.endpoints.register(poll.registry(), ENDPOINTS)?;
         let (mut next, mut told) = (FIRST, String::new());
         let mut events = Events::with_capacity(64);

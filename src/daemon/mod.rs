@@ -1,5 +1,6 @@
 //! The node as a process: configuration, the worker thread that owns the data path, and the control thread
-//! that owns admin socket, metrics endpoint, peers file, signals and addresses.
+//! that owns admin socket, metrics endpoint, peers file, signals and addresses. Beside it runs a [`keeper`], so that pods
+//! outlive the process.
 
 pub mod addresses;
 pub mod admin;
@@ -7,10 +8,12 @@ pub mod closer;
 pub mod command;
 pub mod config;
 pub mod ipam;
+pub mod keeper;
 pub mod links;
 pub mod listener;
 pub mod lobby;
 pub mod metrics;
+pub mod records;
 pub mod server;
 pub mod source;
 #[cfg(test)]

@@ -1,23 +1,28 @@
 //! The control thread: one loop over the admin socket and its conversations, the metrics endpoint and its
-//! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, signals, and the
-//! worker's end. It sleeps until one of them has something to say.
+//! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, the keeper, signals, and
+//! the worker's end. It sleeps until one of them has something to say. What has to do with the keeper and the records
+//! on disk is in [`kept`], with peers and store in [`news`].
+
+pub mod kept;
+mod news;
 
 use super::addresses::AddressWatch;
-use super::admin::{Admin, Detached, Refusal, Reservation, Worker};
+use super::admin::{Admin, Detached, Made, Refusal, Reservation, Worker};
 use super::closer::Closer;
-use super::command::Command;
 use super::config::Config;
 use super::ipam::Lease;
+use super::keeper::keeping::Keeping;
 use super::listener::Listener;
 use super::metrics::{self, Endpoints, Page};
+use super::records::{Recorder, boottime_us};
 use super::source::Source;
 use super::status::status;
-use super::watch::NetnsWatch;
+use super::watch::{self, NetnsWatch};
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
-use crate::control::etcd::Told;
 use crate::control::file::PeersFile;
-use crate::model::{Change, Instant, NodeName, PodName, TapCaps};
+use crate::model::{Change, Instant, PodName, TapCaps};
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use kept::Kept;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use prometheus_client::metrics::histogram::Histogram;
@@ -43,13 +48,13 @@ const ADDRESSES: Token = Token(8);
 /// Of the endpoints: this one and the next.
 const ENDPOINTS: Token = Token(9);
 const ENDPOINTS_TOO: Token = Token(10);
+/// The keeper, its end, and the end of the one before it.
+const KEEPER: [Token; 3] = [Token(11), Token(12), Token(13)];
 /// The first token of conversations, scrapers and holders.
 const FIRST: usize = 16;
 /// Most conversations at once.
 const MAX_CONNECTIONS: usize = 256;
 
-/// Changes of peers that are told one by one; of more at once only the numbers are.
-const FEW_CHANGES: usize = 16;
 /// How long the store's thread may take to keep what it knows when the node ends.
 const KEEP: std::time::Duration = std::time::Duration::from_millis(300);
 /// When what the worker did not take is offered again.
@@ -91,6 +96,8 @@ struct Conversation {
 enum Pending {
     /// This is the answer.
     Answer(Reply),
+    /// This is the answer once the keeper has been told of the pod.
+    Kept(Reply),
     /// This is to be answered.
     Question(Request),
 }
@@ -123,6 +130,8 @@ pub struct Server<'w> {
     endpoints: Endpoints,
     /// How long attaches took, in seconds.
     attaches: Histogram,
+    keeping: Keeping,
+    recorder: Recorder,
     closer: Closer,
     /// Pods that are gone, and whose interface is there until the TAP is closed.
     closing: HashSet<PodName>,
@@ -152,6 +161,7 @@ impl<'w> Server<'w> {
         mut endpoints: Endpoints,
         source: Source,
         wakers: Wakers,
+        kept: Kept,
     ) -> io::Result<Server<'w>> {
         let poll = Poll::new()?;
         let netns = NetnsWatch::new()?;
@@ -160,21 +170,23 @@ impl<'w> Server<'w> {
         wakers.stop.set_nonblocking(true)?;
         wakers.reload.set_nonblocking(true)?;
         wakers.worker.set_nonblocking(true)?;
-        watch(&poll, listener.socket.as_fd(), LISTENER)?;
-        watch(&poll, wakers.stop.as_fd(), STOP)?;
-        watch(&poll, wakers.reload.as_fd(), RELOAD)?;
-        watch(&poll, wakers.worker.as_fd(), WORKER)?;
-        watch(&poll, netns.as_fd(), NETNS)?;
+        watch_fd(&poll, listener.socket.as_fd(), LISTENER)?;
+        watch_fd(&poll, wakers.stop.as_fd(), STOP)?;
+        watch_fd(&poll, wakers.reload.as_fd(), RELOAD)?;
+        watch_fd(&poll, wakers.worker.as_fd(), WORKER)?;
+        watch_fd(&poll, netns.as_fd(), NETNS)?;
         match &source {
             Source::None => {}
             Source::File(file) => {
                 if let Some(fd) = file.watch_fd() {
-                    watch(&poll, fd, PEERS)?;
+                    watch_fd(&poll, fd, PEERS)?;
                 }
             }
-            Source::Store(_, wake) => watch(&poll, wake.as_fd(), STORE)?,
+            Source::Store(_, wake) => watch_fd(&poll, wake.as_fd(), STORE)?,
         }
         endpoints.register(poll.registry(), ENDPOINTS)?;
+        let mut recorder = kept.recorder;
+        recorder.wakes(waker.clone());
         let mut server = Server {
             config,
             worker,
@@ -194,6 +206,8 @@ impl<'w> Server<'w> {
             lifelines: HashMap::new(),
             endpoints,
             attaches: metrics::attach_histogram(),
+            keeping: kept.keeping,
+            recorder,
             closer: Closer::default(),
             closing: HashSet::new(),
             closed: unbounded(),
@@ -210,37 +224,32 @@ impl<'w> Server<'w> {
         }
         // What the store has told while the data path was not there.
         server.hear();
+        server.adopt(kept.pods, kept.replace);
         Ok(server)
     }
 
-    /// Follow the host's addresses, and tell the store of changes.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn follow(&mut self, addresses: AddressWatch) -> io::Result<()> {
-        watch(&self.poll, addresses.as_fd(), ADDRESSES)?;
-        self.addresses = Some(addresses);
-        // What has changed since they were asked for, while the node waited for its subnet.
-        self.move_house();
-        Ok(())
-    }
-
-    /// Serve until a signal or the worker's end. The socket is gone when this returns.
+    /// Serve until a signal or the worker's end. The socket is gone when this returns, and so are the pods, as far as
+    /// the control thread is concerned, unless they are left to the keeper: after a crash, or by `pods.keep`. The
+    /// recorder may be writing still.
     ///
     /// # Errors
     /// Only when waiting itself fails.
-    pub fn run(mut self) -> io::Result<End> {
-        let end = self.go();
+    pub fn run(mut self) -> (io::Result<End>, Recorder) {
+        let end = self.serve_all();
+        self.part(&end);
         self.source.end(KEEP);
-        end
+        (end, self.recorder)
     }
 
-    fn go(&mut self) -> io::Result<End> {
+    fn serve_all(&mut self) -> io::Result<End> {
         let mut events = Events::with_capacity(256);
         loop {
+            self.record();
             let now = self.now();
             let again = (!self.untold.0.is_empty()).then_some(AGAIN);
-            let patience = self.endpoints.patience(now).into_iter().chain(again).min();
+            let patience = self.endpoints.patience(now).into_iter().chain(again);
+            let patience = patience.chain(self.keeping.patience());
+            let patience = patience.chain(self.recorder.patience()).min();
             match self.poll.poll(&mut events, patience) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
@@ -275,6 +284,10 @@ impl<'w> Server<'w> {
                     ENDPOINTS | ENDPOINTS_TOO => self.accept_scrapers(),
                     token if self.endpoints.has(token) => self.scrape(token),
                     CLOSED => self.go_on(),
+                    token if KEEPER.contains(&token) => {
+                        let todo = self.keeping.on_event(token, self.poll.registry());
+                        self.obey(todo);
+                    }
                     token if self.holders.contains_key(&token) => {
                         let pod = self.holders.get(&token).map(|(pod, _)| pod.clone());
                         if let Some(pod) = pod {
@@ -289,6 +302,10 @@ impl<'w> Server<'w> {
                 self.offer();
             }
             self.endpoints.expire(now);
+            if self.keeping.patience().is_some_and(|p| p.is_zero()) {
+                let todo = self.keeping.on_time(self.poll.registry());
+                self.obey(todo);
+            }
             // One of those may have given a descriptor back.
             if self.retry {
                 self.accept();
@@ -301,84 +318,6 @@ impl<'w> Server<'w> {
 
     fn now(&self) -> Instant {
         Instant::from_micros(i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX))
-    }
-
-    /// Take the news of the peers file.
-    fn reload(&mut self, news: impl FnOnce(&mut PeersFile) -> Vec<Change>) {
-        if let Source::File(file) = &mut self.source {
-            let changes = news(file);
-            self.tell(changes);
-        }
-    }
-
-    /// Tell the store where this node is now.
-    fn move_house(&mut self) {
-        let changed = self.addresses.as_mut().and_then(|a| a.changed(&self.config));
-        if let (Some((four, six)), Source::Store(store, _)) = (changed, &self.source) {
-            log::info!("this node is at {four} now: its peers are told");
-            store.address_changed(four, six);
-        }
-    }
-
-    /// Take the news of the store.
-    fn hear(&mut self) {
-        let Source::Store(store, wake) = &mut self.source else {
-            return;
-        };
-        drain(wake);
-        let mut changes = Vec::new();
-        while let Some(news) = store.told() {
-            match news {
-                Told::Peers(more) => changes.extend(more),
-                Told::Ready => self.ready = true,
-                Told::Allocate(may) => self.allocate = may,
-                // Told before there was a server, and never changes; and nobody asked it to stop.
-                Told::Acquired(_) | Told::Stopped => {}
-            }
-        }
-        if store.ended() && !self.orphaned {
-            self.orphaned = true;
-            log::error!("the thread that keeps the lease ended: the node goes on with the peers it knows");
-        }
-        self.tell(changes);
-    }
-
-    /// Pass changes to the worker, after those it had no room for.
-    fn tell(&mut self, changes: Vec<Change>) {
-        let one_by_one = match changes.len() {
-            0..=FEW_CHANGES => log::Level::Info,
-            _ => log::Level::Debug,
-        };
-        for change in &changes {
-            match change {
-                Change::PeerSet(p) => log::log!(one_by_one, "peer {} is at {}", p.name, p.underlay),
-                Change::PeerGone(name) => log::log!(one_by_one, "peer {name} is gone"),
-            }
-        }
-        if changes.len() > FEW_CHANGES {
-            let gone = changes.iter().filter(|c| matches!(c, Change::PeerGone(_)));
-            let gone = gone.count();
-            log::info!(
-                "{} peers are new or changed, {gone} are gone",
-                changes.len() - gone
-            );
-        }
-        if !changes.is_empty() {
-            // Of what was not told yet, the newest of each peer counts.
-            let newer: HashSet<&NodeName> = changes.iter().map(Change::name).collect();
-            self.untold.0.retain(|c| !newer.contains(c.name()));
-            self.untold.0.extend(changes);
-            self.offer();
-        }
-    }
-
-    /// Offer the worker what it was not told yet. What it has no room for is offered again.
-    fn offer(&mut self) {
-        match self.worker.send(Command::Changes(self.untold.0.clone())) {
-            Ok(()) => self.untold.0.clear(),
-            Err(e) => log::error!("{} changes of peers wait: {e}", self.untold.0.len()),
-        }
-        self.untold.1 = self.now();
     }
 
     /// Take in all who wait. The listener tells of newcomers only, so that whoever is left waits for `retry`.
@@ -523,7 +462,11 @@ impl<'w> Server<'w> {
                     conversation.pending = Some((pod, step));
                     return Ok(());
                 }
-                Some((_, Pending::Answer(reply))) => {
+                Some((pod, Pending::Kept(reply))) if self.keeping.is_full() => {
+                    conversation.pending = Some((pod, Pending::Kept(reply)));
+                    return Ok(());
+                }
+                Some((_, Pending::Answer(reply) | Pending::Kept(reply))) => {
                     conversation.wire.reply(&reply)?;
                     continue;
                 }
@@ -601,7 +544,13 @@ impl<'w> Server<'w> {
                         "there is nothing to commit (ask to attach first)",
                     ));
                 };
-                self.commit(reservation, caps, fds, lifeline)?
+                let pod = reservation.request.pod.clone();
+                let reply = self.commit(reservation, caps, fds, lifeline)?;
+                if self.keeping.is_full() {
+                    from.pending = Some((pod, Pending::Kept(reply)));
+                    return Ok(None);
+                }
+                reply
             }
             Request::Detach { pod } => {
                 let existed = self.remove(&pod).is_some();
@@ -622,9 +571,11 @@ impl<'w> Server<'w> {
                 store: self.source.store_status().map(Box::new),
             },
             Request::Status => {
-                let status = status(&self.config, &self.admin, self.worker, &self.source, now);
+                let more = self.complaints().collect();
+                let status = status(&self.config, &self.admin, self.worker, &self.source, more, now);
                 Reply::Status(Box::new(status))
             }
+            Request::Ipam => Reply::Ipam(self.ipam(now)),
         };
         Ok(Some(reply))
     }
@@ -651,34 +602,40 @@ impl<'w> Server<'w> {
             of.request.holder,
         );
         let since = of.since;
-        let info = self.admin.commit(of, caps, tap, self.now())?;
+        let path = netns.as_deref().filter(|p| !p.starts_with("/proc"));
+        // The keeper's, before the worker has it.
+        let copy = match tap.try_clone() {
+            Ok(copy) => copy,
+            Err(e) => {
+                // Out of descriptors: there is no other reason.
+                log::debug!("the TAP of pod {pod} cannot be kept: {e}");
+                self.admin.cancel(of);
+                return Err(self.out_of_files());
+            }
+        };
+        let made = Made {
+            tap: copy,
+            caps,
+            netns_id: path.and_then(|p| watch::id(p).ok()),
+            since_us: boottime_us(),
+        };
+        let netns_id = made.netns_id;
+        let info = self.admin.commit(of, made, self.now())?;
         let took = self.now() - since;
         self.attaches.observe(took.total_micros() as f64 / 1e6);
         if let Some(lifeline) = lifeline {
             self.lifelines.insert(pod.clone(), lifeline);
         }
         let holder = holder.or_else(|| open_holder(pid, netns.as_deref()));
-        let mut watched = false;
-        if let Some(holder) = holder {
-            let token = self.token();
-            match watch(&self.poll, holder.as_fd(), token) {
-                Ok(()) => {
-                    self.holders.insert(token, (pod.clone(), holder));
-                    watched = true;
-                }
-                Err(e) => log::warn!("the holder of pod {pod} cannot be watched: {e}"),
-            }
+        if let Some(record) = self.admin.record(&pod) {
+            let lifeline = self.lifelines.get(&pod).map(AsFd::as_fd);
+            let process = holder.as_ref().map(AsFd::as_fd);
+            self.keeping.keep(record, tap.as_fd(), process, lifeline);
         }
-        if let Some(path) = netns.as_deref().filter(|p| !p.starts_with("/proc")) {
-            match self.netns.add(&pod, path) {
-                Ok(()) => watched = true,
-                Err(e) => log::debug!("{} cannot be watched: {e}", path.display()),
-            }
-        }
-        if !watched {
-            log::warn!(
-                "the namespace of pod {pod} is out of sight: only `podwire detach {pod}` will free it"
-            );
+        drop(tap);
+        self.recorder.touch();
+        if let Err(why) = self.watch_pod(&pod, holder, path.zip(netns_id)) {
+            self.lose(&pod, &why);
         }
         let addresses: Vec<_> = info.addresses.iter().map(ToString::to_string).collect();
         log::info!("pod {pod} is attached with {}", addresses.join(" and "));
@@ -702,16 +659,24 @@ impl<'w> Server<'w> {
     fn remove(&mut self, pod: &PodName) -> Option<Lease> {
         self.forget(pod);
         let Detached { lease, tap } = self.admin.detach(pod, self.now())?;
-        if let Some(tap) = tap {
+        self.recorder.touch();
+        if tap.is_some() {
             self.closing.insert(pod.clone());
-            let (pod, done, waker) = (pod.clone(), self.closed.0.clone(), self.waker.clone());
-            self.closer.close(tap, move || {
-                // Both fail only when the server is gone.
-                let _ = done.send(pod);
-                let _ = waker.wake();
-            });
+        }
+        if let Some(tap) = self.keeping.forget(pod, tap) {
+            self.close(pod.clone(), tap);
         }
         Some(lease)
+    }
+
+    /// Have the last descriptor of a TAP closed.
+    fn close(&mut self, pod: PodName, tap: OwnedFd) {
+        let (done, waker) = (self.closed.0.clone(), self.waker.clone());
+        self.closer.close(tap, move || {
+            // Both fail only when the server is gone.
+            let _ = done.send(pod);
+            let _ = waker.wake();
+        });
     }
 
     /// Go on with the conversations that waited for TAPs that are closed now.
@@ -758,7 +723,7 @@ pub(super) fn take_token(next: &mut usize) -> Token {
     token
 }
 
-pub(super) fn watch(poll: &Poll, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+pub(super) fn watch_fd(poll: &Poll, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
     poll.registry()
         .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
 }

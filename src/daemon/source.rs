@@ -25,11 +25,12 @@ pub enum Source {
 }
 
 impl Source {
-    /// The source that `config` names, with its first state: a file is read, a store's thread started.
+    /// The source that `config` names, with its first state: a file is read, a store's thread started, which keeps in
+    /// `state` what a later start must know.
     ///
     /// # Errors
     /// A sentence for whoever starts the node.
-    pub fn open(config: &Config, host: &Host, socket: &Path) -> Result<Source, String> {
+    pub fn open(config: &Config, host: &Host, socket: &Path, state: &Path) -> Result<Source, String> {
         if let Some(path) = &config.peers {
             return PeersFile::open(path, &config.local_node(), config.peer_port()).map(Source::File);
         }
@@ -51,11 +52,11 @@ impl Source {
             password: store.password.as_ref().map(Password::read).transpose()?,
         };
         let access = settings.check().map_err(|e| e.to_string())?;
-        let memory = memory::place(&config.node).map(|dir| Memory::new(&dir));
+        let memory = Memory::new(state);
         let identity = Identity {
             abilities: Abilities {
                 name: config.node.to_string(),
-                id: identity(memory.as_ref())?,
+                id: identity(&memory)?,
                 version: env!("CARGO_PKG_VERSION").into(),
                 wire: Vec::new(),
             },
@@ -81,7 +82,7 @@ impl Source {
             // A stream that is full has not been read yet.
             let _ = (&far).write(&[0]);
         });
-        let handle = etcd::spawn(access, identity, options, memory, wake)
+        let handle = etcd::spawn(access, identity, options, Some(memory), wake)
             .map_err(|e| format!("the store's thread cannot be started: {e}"))?;
         Ok(Source::Store(Box::new(handle), near))
     }
@@ -147,14 +148,8 @@ impl Source {
 }
 
 /// Who this node is, for ever: kept on its disk. Without a disk it is somebody new at each start.
-fn identity(memory: Option<&Memory>) -> Result<String, String> {
+fn identity(memory: &Memory) -> Result<String, String> {
     let fresh = || memory::fresh_id().map_err(|e| format!("no random numbers are to be had: {e}"));
-    let Some(memory) = memory else {
-        log::warn!(
-            "nothing says where state is kept (HOME, XDG_STATE_HOME): the subnet may change with a restart"
-        );
-        return fresh();
-    };
     match memory.id() {
         Ok(Recalled::Known(id)) => return Ok(id),
         Ok(Recalled::Nothing) => {}

@@ -86,6 +86,10 @@ fn work(orders: &Receiver<Command>) {
                 let at = ports.iter().position(|(p, _)| *p == pod);
                 let _ = reply.send(at.map(|at| ports.swap_remove(at).1));
             }
+            Command::Taps { reply } => {
+                let taps = ports.iter().map(|(p, tap)| (p.clone(), tap.try_clone()));
+                let _ = reply.send(taps.collect());
+            }
             Command::Lost { reply } => {
                 let _ = reply.send(Vec::new());
             }

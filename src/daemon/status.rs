@@ -11,12 +11,13 @@ use ipnet::IpNet;
 /// Peers with one and the same problem that are named; of thousands only the first can be read.
 const FEW: usize = 5;
 
-/// Everything about the node.
+/// Everything about the node. `more` are the control thread's problems.
 pub fn status(
     config: &Config,
     admin: &Admin<'_>,
     worker: &dyn Worker,
     source: &Source,
+    more: Vec<String>,
     now: Instant,
 ) -> Status {
     let report = admin.report();
@@ -28,6 +29,7 @@ pub fn status(
         Some(store) => store.alarms.clone(),
         None => source.problems(),
     };
+    problems.extend(more);
     if report.is_none() {
         problems.insert(0, "the data path did not answer within 1 s (see the log)".into());
     }
@@ -132,7 +134,11 @@ pub fn problems(config: &Config, report: &Report) -> Vec<String> {
             .push("the kernel refuses UDP_GRO: each datagram is handled by itself (Linux 5.0 has it)".into());
     }
     if known && config.tap == OffloadMode::On && o.tap == OffloadMode::Off {
-        found.push("TAP offloads are not available: each packet crosses by itself".into());
+        found.push(
+            "some pods' TAPs are without offloads, so each of their packets crosses by itself (the kernel has none, or \
+             they were attached with offload.tap off)"
+                .into(),
+        );
     }
     found
 }

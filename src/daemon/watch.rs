@@ -16,6 +16,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// Device and inode of what is at a path: the identity of a namespace.
+pub type Id = (u64, u64);
+
 /// The namespace paths of all pods.
 pub struct NetnsWatch {
     inotify: OwnedFd,
@@ -27,8 +30,7 @@ struct Watched {
     path: PathBuf,
     /// The watch of the directory above; one number per directory.
     wd: i32,
-    /// Device and inode: the identity of the namespace.
-    id: (u64, u64),
+    id: Id,
 }
 
 impl NetnsWatch {
@@ -44,11 +46,12 @@ impl NetnsWatch {
         })
     }
 
-    /// Watch `path` for `pod`.
+    /// Watch `path`, which holds the namespace that [`id`] once told, for `pod`.
     ///
     /// # Errors
-    /// When the path is not there for this process (another mount namespace), or cannot be watched.
-    pub fn add(&mut self, pod: &PodName, path: &Path) -> io::Result<()> {
+    /// [`io::ErrorKind::NotFound`] when the path holds another namespace, or none; also when it is not there for this
+    /// process (another mount namespace). Anything else when it cannot be watched.
+    pub fn add(&mut self, pod: &PodName, path: &Path, known: Id) -> io::Result<()> {
         let dir = path
             .parent()
             .filter(|d| !d.as_os_str().is_empty())
@@ -62,19 +65,21 @@ impl NetnsWatch {
             | WatchFlags::ONLYDIR;
         // The watch comes first: what happens after the look is told.
         let wd = inotify::add_watch(&self.inotify, dir, what)?;
-        let watched = match id(path) {
-            Ok(id) => Watched {
-                path: path.into(),
-                wd,
-                id,
-            },
+        let found = id(path).and_then(|id| {
+            let known = (id == known).then_some(id);
+            known.ok_or_else(|| io::ErrorKind::NotFound.into())
+        });
+        match found {
+            Ok(id) => {
+                let path = path.into();
+                self.pods.insert(pod.clone(), Watched { path, wd, id });
+                Ok(())
+            }
             Err(e) => {
                 self.forget(wd);
-                return Err(e);
+                Err(e)
             }
-        };
-        self.pods.insert(pod.clone(), watched);
-        Ok(())
+        }
     }
 
     /// Watch for `pod` no longer.
@@ -127,7 +132,11 @@ impl AsFd for NetnsWatch {
     }
 }
 
-fn id(path: &Path) -> io::Result<(u64, u64)> {
+/// What is at `path` now.
+///
+/// # Errors
+/// When nothing is, for this process.
+pub fn id(path: &Path) -> io::Result<Id> {
     let meta = std::fs::metadata(path)?;
     Ok((meta.dev(), meta.ino()))
 }
@@ -145,9 +154,13 @@ mod tests {
         let mut watch = NetnsWatch::new().unwrap();
         for n in ["a", "b", "c"] {
             fs::write(path(n), n).unwrap();
-            watch.add(&pod(n), &path(n)).unwrap();
+            watch.add(&pod(n), &path(n), id(&path(n)).unwrap()).unwrap();
         }
-        assert!(watch.add(&pod("d"), &path("d")).is_err());
+        let of_a = id(&path("a")).unwrap();
+        for other in ["b", "d"] {
+            let e = watch.add(&pod("d"), &path(other), of_a).unwrap_err();
+            assert_eq!(e.kind(), io::ErrorKind::NotFound, "{other}");
+        }
         fs::write(path("other"), "").unwrap();
         assert!(watch.gone().is_empty());
         fs::remove_file(path("a")).unwrap();

@@ -428,6 +428,9 @@ impl Loop {
                 Command::RemovePort { pod, reply } => {
                     let _ = reply.send(self.remove_port(&pod));
                 }
+                Command::Taps { reply } => {
+                    let _ = reply.send(self.copies());
+                }
                 Command::Lost { reply } => {
                     // Who waits no longer is told again.
                     self.exits.lost |= reply.send(self.lost()).is_err();
@@ -476,6 +479,15 @@ impl Loop {
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         add(&mut self.counters, &tap);
         Some(tap.into())
+    }
+
+    /// A second descriptor of each TAP.
+    fn copies(&self) -> Vec<(PodName, std::io::Result<OwnedFd>)> {
+        let ports = self.node.ports().iter().filter_map(|(port, spec)| {
+            let tap = self.exits.taps.get(usize::from(port.0))?.as_ref()?;
+            Some((spec.pod.clone(), tap.try_clone()))
+        });
+        ports.collect()
     }
 
     /// The pods whose interface is gone.

@@ -53,6 +53,14 @@ impl Tap {
         self.fd.as_raw_fd()
     }
 
+    /// A second descriptor of it.
+    ///
+    /// # Errors
+    /// When this process may open no more.
+    pub fn try_clone(&self) -> std::io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
     /// Read one frame into the arena, its virtio-net header (or room for one) before it. `None` when there is
     /// none, as from a TAP that is [lost](Tap::lost).
     ///

@@ -132,7 +132,15 @@ pub fn attach(
         .into_iter()
         .flatten()
         .collect();
-    match client.call_with_fds(&commit, &fds)? {
+    let answer = client.call_with_fds(&commit, &fds).inspect_err(|e| {
+        // A node that was killed just now may have had it kept for its next start, which shall find it gone.
+        if !matches!(e, ApiError::Refused { .. })
+            && let Err(e) = link::delete(&request.ifname)
+        {
+            log::debug!("{e}");
+        }
+    });
+    match answer? {
         Reply::Attached(pod) => Ok(Attached { pod, in_namespace }),
         _ => Err(AttachError::Answer),
     }

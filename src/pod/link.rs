@@ -6,7 +6,7 @@
 //! usable at once, without duplicate address detection (the node lets nobody else use it).
 
 use crate::api::AttachPlan;
-use crate::sys::netlink::{Batch, LOOPBACK, NetlinkError, address, family, link, up};
+use crate::sys::netlink::{self, Batch, LOOPBACK, NetlinkError, address, family, link, up};
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressScope;
@@ -92,13 +92,7 @@ pub fn configure(name: &str, plan: &AttachPlan) -> Result<(), LinkError> {
         name: name.into(),
         why,
     })?;
-    let family = rustix::net::AddressFamily::INET;
-    let index = rustix::net::socket(family, rustix::net::SocketType::DGRAM, None)
-        .and_then(|s| rustix::net::netdevice::name_to_index(&s, name))
-        .map_err(|e| LinkError::Gone {
-            name: name.into(),
-            source: e.into(),
-        })?;
+    let index = index(name)?;
     // Absent where IPv6 is compiled out or off, read-only in some containers: there the address generation
     // mode below still keeps the pod from making addresses of its own.
     let accept_ra = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
@@ -115,6 +109,30 @@ pub fn configure(name: &str, plan: &AttachPlan) -> Result<(), LinkError> {
         await_address(name, net.addr());
     }
     Ok(())
+}
+
+/// Delete the interface `name` of the current network namespace, whoever has its TAP.
+///
+/// # Errors
+/// [`LinkError::Gone`], [`LinkError::Netlink`].
+pub fn delete(name: &str) -> Result<(), LinkError> {
+    let mut batch = Batch::default();
+    batch.set("deleting it", netlink::gone(index(name)?));
+    let failed = |source| LinkError::Netlink {
+        name: name.into(),
+        source,
+    };
+    batch.send().map(drop).map_err(failed)
+}
+
+fn index(name: &str) -> Result<u32, LinkError> {
+    let family = rustix::net::AddressFamily::INET;
+    rustix::net::socket(family, rustix::net::SocketType::DGRAM, None)
+        .and_then(|s| rustix::net::netdevice::name_to_index(&s, name))
+        .map_err(|e| LinkError::Gone {
+            name: name.into(),
+            source: e.into(),
+        })
 }
 
 /// Wait until packets for `ip` are taken. The kernel finishes a new IPv6 address on a work queue of its own:

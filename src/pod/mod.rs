@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Nothing has to be undone by hand: closing the TAP deletes the interface, closing the connection frees the
-//! reservation. A [`sandbox`] is a pod that podwire makes itself; its namespaces live as long as a tiny
+//! reservation. When the last answer does not come, the node may have had the TAP kept already, so the interface is
+//! deleted by name. A [`sandbox`] is a pod that podwire makes itself; its namespaces live as long as a tiny
 //! [`pause`] process, which in turn lives as long as somebody holds its lifeline. That one travels beside the TAP,
 //! so that closing it ends the pod.
 

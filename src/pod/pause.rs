@@ -12,8 +12,8 @@
 //! ```
 //!
 //! The pipe to its standard input becomes the lifeline. Its parent holds an end, and the node gets one beside
-//! the TAP, so that a pod which podwire made ends with its port: at a detach, and when the node ends, killed or
-//! not. Nobody ever signals a process by its number, and what `podwire attach --pid` names has no lifeline to
+//! the TAP, so that a pod which podwire made ends with its port: at a detach, and when the node ends. (One that is
+//! killed has a keeper, which has another end for the next start.) Nobody ever signals a process by its number, and what `podwire attach --pid` names has no lifeline to
 //! be cut.
 //!
 //! It is a process and not a thread or a bind mount because a rootless namespace can be kept by nothing else,

@@ -137,6 +137,13 @@ pub fn link(index: u32, attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(message)
 }
 
+/// Delete an interface.
+pub fn gone(index: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    RouteNetlinkMessage::DelLink(message)
+}
+
 /// Bring an interface up.
 pub fn up(index: u32) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();

@@ -9,7 +9,7 @@ use crate::model::{OffloadMode, TapCaps};
 use rustix::fs::{Mode, OFlags};
 use std::ffi::c_uint;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 /// Bytes of `struct virtio_net_hdr` in front of each frame when [`TapCaps::vnet_hdr`] is set.
 pub const VNET_HDR_LEN: usize = 10;
@@ -73,6 +73,60 @@ pub fn create(name: &str, offload: OffloadMode) -> Result<(OwnedFd, TapCaps), Ta
     }
 }
 
+/// A TAP that exists, as the kernel has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The name of its interface, which whoever is root in the pod may have changed.
+    pub name: String,
+    /// Whether its frames carry a virtio-net header.
+    pub vnet_hdr: bool,
+}
+
+/// What the descriptor of a TAP stands for.
+///
+/// # Errors
+/// EBADFD when the interface is gone, ENOTTY and EINVAL when it is no TAP.
+pub fn inspect(fd: impl AsFd) -> io::Result<Found> {
+    // SAFETY: an all-zero ifreq is valid: it holds integers and byte arrays only.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one ifreq through the pointer; on anything but a TUN or TAP it fails with ENOTTY.
+    let rc = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNGETIFF, &raw mut request) };
+    checked(rc)?;
+    // SAFETY: TUNGETIFF has set the flags of the union.
+    let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+    if flags & libc::IFF_TAP == 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let name = request.ifr_name.iter().take_while(|c| **c != 0);
+    Ok(Found {
+        name: name.map(|c| char::from(*c as u8)).collect(),
+        vnet_hdr: flags & libc::IFF_VNET_HDR != 0,
+    })
+}
+
+/// Have the offloads of `caps` in force again on a TAP with a virtio-net header, as [`create`] left them.
+///
+/// # Errors
+/// When the kernel takes them no longer.
+pub fn renew_offloads(fd: impl AsFd, caps: TapCaps) -> io::Result<()> {
+    use libc::{TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6};
+    let known = [
+        (caps.csum, TUN_F_CSUM),
+        (caps.tso4, TUN_F_TSO4),
+        (caps.tso6, TUN_F_TSO6),
+        (caps.uso, TUN_F_USO4 | TUN_F_USO6),
+    ];
+    let known = known.iter().filter(|(on, _)| *on);
+    let mask = known.fold(0, |mask, (_, bits)| mask | bits);
+    // Nobody recorded whether ECN was taken; it is refused only by kernels without TSO.
+    let with_ecn = mask | TUN_F_TSO_ECN;
+    if (caps.tso4 || caps.tso6) && set_offload(fd.as_fd(), with_ecn) || set_offload(fd.as_fd(), mask) {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Whether `name` can be an interface's and cannot be confused with a directory of its sysctls.
 ///
 /// # Errors
@@ -120,7 +174,7 @@ fn with_vnet_hdr(fd: OwnedFd, name: &str) -> Result<(OwnedFd, TapCaps), TapError
     // SAFETY: TUNSETVNETHDRSZ reads one int through the pointer.
     let rc = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size) };
     checked(rc).map_err(|e| call_error(name, "TUNSETVNETHDRSZ", e))?;
-    let caps = probe(|mask| set_offload(&fd, mask));
+    let caps = probe(|mask| set_offload(fd.as_fd(), mask));
     Ok((fd, caps))
 }
 
@@ -155,7 +209,7 @@ fn probe(mut accepts: impl FnMut(c_uint) -> bool) -> TapCaps {
     }
 }
 
-fn set_offload(fd: &OwnedFd, mask: c_uint) -> bool {
+fn set_offload(fd: BorrowedFd<'_>, mask: c_uint) -> bool {
     // SAFETY: TUNSETOFFLOAD takes its mask by value.
     let rc = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) };
     rc >= 0

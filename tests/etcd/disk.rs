@@ -59,7 +59,7 @@ fn in_child(dir: &Path) {
     memory.keep(&state(1)).unwrap();
     let why = memory.keep(&state(1000)).unwrap_err().to_string();
     assert!(
-        why.contains("No space left") && why.contains("XDG_STATE_HOME"),
+        why.contains("No space left") && why.contains("--state-dir"),
         "{why}"
     );
     assert_eq!(memory.recall().unwrap(), Recalled::Known(state(1)));

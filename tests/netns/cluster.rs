@@ -213,7 +213,6 @@ fn waits(world: &mut World) {
         .arg("--subnet-file")
         .arg(dir.join("late.env"));
     command
-        .env("XDG_STATE_HOME", dir.join("state"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

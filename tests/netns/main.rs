@@ -13,8 +13,10 @@
 //! Each test makes a [`world::World`] of its own, and at its end each node must have accounted for every
 //! frame and end by SIGTERM within a second. All run in both offload modes: `offload_on::`, `offload_off::`.
 
+mod adopt;
 mod bulk;
 mod cluster;
+mod crashes;
 mod fake;
 mod floods;
 mod foreign;
@@ -77,6 +79,8 @@ fn suite() -> ExitCode {
         looped::CASES,
         tunnel::CASES,
         life::CASES,
+        adopt::CASES,
+        crashes::CASES,
         interop::CASES,
         ovs::CASES,
         vde::CASES,

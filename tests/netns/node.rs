@@ -25,10 +25,12 @@ pub struct Node {
     pub socket: PathBuf,
     /// Its peers file.
     pub peers: PathBuf,
-    /// Where it keeps what it must not forget.
-    state: PathBuf,
     log: PathBuf,
     args: Vec<String>,
+    /// The namespace it was started in last.
+    netns_id: Option<PathBuf>,
+    /// The program; that under test unless told otherwise.
+    pub program: PathBuf,
     process: Option<Child>,
 }
 
@@ -90,10 +92,11 @@ impl Node {
         let mut node = Node {
             number,
             socket: file("sock"),
-            state: file("state"),
             peers,
             log: file("log"),
             args,
+            netns_id: None,
+            program: PODWIRE.into(),
             process: None,
         };
         node.restart(netns);
@@ -102,22 +105,51 @@ impl Node {
 
     /// Start the process again after it ended.
     pub fn restart(&mut self, netns: &Netns) {
+        self.restart_under(&[], netns);
+    }
+
+    /// Start the process again by another program, which becomes it.
+    pub fn restart_under(&mut self, prefix: &[&str], netns: &Netns) {
         assert!(self.process.is_none(), "n{} runs", self.number);
+        let process = self.spawn_under(prefix, netns);
+        self.is(process, netns);
+    }
+
+    /// Start the process, and do not wait for it.
+    pub fn begin(&mut self, netns: &Netns) {
+        assert!(self.process.is_none(), "n{} runs", self.number);
+        self.process = Some(self.spawn_under(&[], netns));
+    }
+
+    /// A process as this node's.
+    pub fn spawn(&self, netns: &Netns) -> Child {
+        self.spawn_under(&[], netns)
+    }
+
+    fn spawn_under(&self, prefix: &[&str], netns: &Netns) -> Child {
         let log = File::options()
             .create(true)
             .append(true)
             .open(&self.log)
             .expect("a log");
-        let mut command = Command::new(PODWIRE);
+        let program = self.program.to_string_lossy();
+        let words: Vec<&str> = prefix.iter().copied().chain([&*program]).collect();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .arg("--socket")
             .arg(&self.socket)
             .args(&self.args)
-            .env("XDG_STATE_HOME", &self.state)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        self.process = Some(netns.within(|| command.spawn()).expect("podwire starts"));
+        netns.within(|| command.spawn()).expect("podwire starts")
+    }
+
+    /// This process is the node; wait until it is up.
+    pub fn is(&mut self, process: Child, netns: &Netns) {
+        self.netns_id = netns.within(|| fs::read_link("/proc/thread-self/ns/net")).ok();
+        self.process = Some(process);
         let begun = Instant::now();
         while !self.is_up() {
             assert!(begun.elapsed() < START, "n{} does not come up", self.number);
@@ -151,6 +183,57 @@ impl Node {
         self.number = number;
     }
 
+    /// Another of the same name, arguments and files, which does not run.
+    pub fn twin(&self) -> Node {
+        Node {
+            socket: self.socket.clone(),
+            peers: self.peers.clone(),
+            log: self.log.clone(),
+            args: self.args.clone(),
+            netns_id: None,
+            program: self.program.clone(),
+            process: None,
+            ..*self
+        }
+    }
+
+    /// Give a flag another value, from its next start on.
+    pub fn set(&mut self, flag: &str, value: &str) {
+        match self.args.iter().position(|a| a == flag) {
+            Some(at) => self.args[at + 1] = value.into(),
+            None => self.args.extend([flag.into(), value.into()]),
+        }
+    }
+
+    /// Start the process and await its end, which comes at once: its exit code, and what it said.
+    pub fn fails_to_start(&self, netns: &Netns) -> (Option<i32>, String) {
+        let mut command = Command::new(&self.program);
+        command.arg("--socket").arg(&self.socket).args(&self.args);
+        let out = netns.within(|| command.stdin(Stdio::null()).output());
+        let out = out.expect("podwire starts");
+        (
+            out.status.code(),
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        )
+    }
+
+    /// The process of its keeper.
+    pub fn keeper(&self) -> Option<u32> {
+        let word = format!("n{}", self.number);
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let own = fs::read_link("/proc/self/ns/user").ok();
+        let mut keepers = pids.filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
+            // Other tests have nodes of this name; each has an underlay of its own.
+            words.get(1..3) == Some(&[b"__keeper", word.as_bytes()])
+                && fs::read_link(format!("/proc/{pid}/ns/user")).ok() == own
+                && fs::read_link(format!("/proc/{pid}/ns/net")).ok() == self.netns_id
+        });
+        keepers.next()
+    }
+
     /// Whether the process runs.
     pub fn running(&mut self) -> bool {
         let child = self.process.as_mut();
@@ -168,9 +251,11 @@ impl Node {
         rustix::process::kill_process(Pid::from_child(child), signal).expect("it is our child");
     }
 
-    /// Send a signal that ends the process, and await that, for a second at most.
+    /// Send a signal that ends the process, and await that, for a second at most; one that is killed does nothing
+    /// more itself, and the kernel takes its time to close what it had.
     pub fn end(&mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);
+        let patience = if signal == Signal::KILL { START } else { END };
         let begun = Instant::now();
         let child = self.process.as_mut().expect("the node runs");
         loop {
@@ -179,8 +264,8 @@ impl Node {
                 return status;
             }
             assert!(
-                begun.elapsed() < END,
-                "n{} did not end within a second; its threads wait in {}",
+                begun.elapsed() < patience,
+                "n{} did not end within {patience:?}; its threads wait in {}",
                 self.number,
                 waits(child.id())
             );
@@ -193,6 +278,8 @@ impl Node {
         let status = self.end(Signal::TERM);
         assert!(status.success(), "n{} ended by {status}", self.number);
         assert!(!self.socket.exists(), "n{} left its socket", self.number);
+        let keeper = self.socket.with_extension("keep");
+        assert!(!keeper.exists(), "the keeper of n{} left its socket", self.number);
     }
 
     /// Run a subcommand against the node.

@@ -61,6 +61,8 @@ keys! {
     PEERS: "peers", "peers", "FILE", TEXT, "none: a node by itself", "\"peers.toml\"";
     /// Socket that `podwire attach`, `status` and the others talk to.
     SOCKET: "socket", "socket", "PATH", TEXT, "$PODWIRE_SOCKET, or NODE.sock in /run/podwire or $XDG_RUNTIME_DIR/podwire", "\"/run/podwire/n1.sock\"";
+    /// Directory of what this node remembers: its pods' addresses, also for a moment after they were freed.
+    STATE_DIR: "state_dir", "state-dir", "DIR", TEXT, "NODE in /var/lib/podwire or $XDG_STATE_HOME/podwire; NODE.state beside a socket elsewhere", "\"/var/lib/podwire/n1\"";
     /// How much is logged: off, error, warn, info, debug or trace.
     LOG: "log", "log", "LEVEL", TEXT, "info", "\"info\"";
     /// Addresses to send and receive VXLAN at: one, or one of each family.
@@ -132,6 +134,9 @@ keys! {
     HEALTH_IP: "health.healthz_ip", "healthz-ip", "ADDR", TEXT, "127.0.0.1", "\"127.0.0.1\"";
     /// Port of `/healthz` and `/readyz`; 0 serves them nowhere but beside the metrics.
     HEALTH_PORT: "health.healthz_port", "healthz-port", "PORT", NUMBER, "0", "9473";
+    /// Whether pods outlive a clean end of the node, for its next start: off detaches them, on is for service managers
+    /// that restart it. They outlive a crash in any case.
+    KEEP_PODS: "pods.keep", "keep-pods", "MODE", TEXT, "off", "\"on\"";
     /// Address and port of Prometheus' `/metrics`, for all who can reach it: plain HTTP, no password. Port 0 is any free one.
     METRICS: "metrics.listen", "metrics", "ADDR:PORT", TEXT, "none: no metrics are served", "\"127.0.0.1:9472\"";
 }
@@ -176,6 +181,7 @@ mod tests {
                 Some("limits"),
                 Some("store"),
                 Some("health"),
+                Some("pods"),
                 Some("metrics")
             ]
         );

@@ -52,6 +52,8 @@ pub struct Config {
     pub peers: Option<PathBuf>,
     /// The admin socket; none means the usual place.
     pub socket: Option<PathBuf>,
+    /// Where the node remembers; none means the usual place.
+    pub state_dir: Option<PathBuf>,
     /// What is logged.
     pub log: log::LevelFilter,
     /// Addresses of the underlay: one, or one of each family.
@@ -94,6 +96,8 @@ pub struct Config {
     pub store: Option<StoreConfig>,
     /// Where the node's health is told; none means nowhere but beside the metrics.
     pub health: Option<SocketAddr>,
+    /// Whether pods outlive a clean end of the node.
+    pub keep_pods: bool,
     /// Where metrics are served; none means nowhere.
     pub metrics: Option<SocketAddr>,
 }
@@ -153,6 +157,9 @@ impl Config {
             socket: given
                 .value(&keys::SOCKET, text)?
                 .map(|p| beside(&given.origin(&keys::SOCKET), &p)),
+            state_dir: given
+                .value(&keys::STATE_DIR, text)?
+                .map(|p| beside(&given.origin(&keys::STATE_DIR), &p)),
             log: given
                 .value(&keys::LOG, |s| {
                     s.parse().map_err(|_| {
@@ -190,6 +197,7 @@ impl Config {
             send_buffer: buffer(given, &keys::SEND_BUFFER)?,
             store: StoreConfig::understand(given)?,
             health: health(given)?,
+            keep_pods: given.value(&keys::KEEP_PODS, on_or_off)?.unwrap_or(false),
             metrics: given.value(&keys::METRICS, endpoint)?,
             bind,
         };
@@ -308,12 +316,15 @@ fn pod_mtu(given: &Given, underlay: UnderlayMtu, bind: &[IpAddr], six: bool) -> 
 }
 
 fn switch(given: &Given, key: &Key) -> Result<bool, Mistake> {
-    let read = |s: &str| match s {
+    Ok(given.value(key, on_or_off)?.unwrap_or(true))
+}
+
+fn on_or_off(s: &str) -> Result<bool, String> {
+    match s {
         "on" => Ok(true),
         "off" => Ok(false),
         _ => Err(format!("{s:?} is neither on nor off (write on or off)")),
-    };
-    Ok(given.value(key, read)?.unwrap_or(true))
+    }
 }
 
 fn buffer(given: &Given, key: &Key) -> Result<usize, Mistake> {

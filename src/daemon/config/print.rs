@@ -53,6 +53,7 @@ impl Config {
             keys::SUBNET6 => self.subnet6.map(|n| Value::String(n.to_string())),
             keys::PEERS => path(&self.peers),
             keys::SOCKET => path(&self.socket),
+            keys::STATE_DIR => path(&self.state_dir),
             keys::LOG => text(&self.log.to_string().to_lowercase()),
             keys::BIND => match &self.bind[..] {
                 [one] => text(one),
@@ -89,6 +90,7 @@ impl Config {
             keys::STORE => text(&if self.store.is_some() { "etcd" } else { "file" }),
             keys::HEALTH_IP => self.health.map(|at| Value::String(at.ip().to_string())),
             keys::HEALTH_PORT => number(self.health.map_or(0, |at| at.port()).into()),
+            keys::KEEP_PODS => switch(self.keep_pods),
             keys::METRICS => self.metrics.map(|at| Value::String(at.to_string())),
             _ => self.store.as_ref().and_then(|store| show_store(store, key)),
         }

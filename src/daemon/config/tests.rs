@@ -359,6 +359,7 @@ fn each_key_says_what_would_be_right() {
         let free = [
             &keys::PEERS,
             &keys::SOCKET,
+            &keys::STATE_DIR,
             &keys::CA_FILE,
             &keys::CERT_FILE,
             &keys::KEY_FILE,

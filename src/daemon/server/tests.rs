@@ -1,5 +1,7 @@
+use super::kept::Kept;
 use super::*;
-use crate::api::{ApiError, AttachPlan, AttachRequest, Client, PodInfo, Status};
+use crate::api::{AddressState, ApiError, AttachPlan, AttachRequest, Client, PodInfo, Status};
+use crate::daemon::command::Command;
 use crate::daemon::config::{given::Given, keys};
 use crate::daemon::links::Host;
 use crate::daemon::standin;
@@ -59,7 +61,10 @@ struct Node {
 
 impl Node {
     fn start() -> Node {
-        let dir = tempfile::tempdir().unwrap();
+        Node::start_in(tempfile::tempdir().unwrap())
+    }
+
+    fn start_in(dir: tempfile::TempDir) -> Node {
         let peers = dir.path().join("peers.toml");
         fs::write(&peers, "").unwrap();
         let mut given = Given::default();
@@ -74,6 +79,7 @@ impl Node {
         let (reload, reload_far) = UnixStream::pair().unwrap();
         let ears = Arc::new(Ears::default());
         let heard = ears.clone();
+        let records = dir.path().join("n1.state/pods.json");
         let thread = std::thread::spawn(move || {
             let (lifeline, worker_far) = UnixStream::pair().unwrap();
             let handle = standin::spawn(&config, lifeline).unwrap();
@@ -91,12 +97,14 @@ impl Node {
                 Endpoints::default(),
                 Source::File(peers),
                 wakers,
+                Kept::nothing(records),
             )
             .unwrap();
-            let end = server.run().unwrap();
+            let (end, mut recorder) = server.run();
+            recorder.settle();
             handle.send(Command::Stop).unwrap();
             handle.handle.join();
-            end
+            end.unwrap()
         });
         Node {
             dir,
@@ -288,6 +296,39 @@ fn who_waits_for_a_tap_to_be_closed() {
     drop(hasty);
     drop(hold);
     plan(&mut client, want("c")).unwrap();
+    node.stop();
+}
+
+#[test]
+fn addresses_are_told_and_rest_across_a_restart() {
+    let node = Node::start();
+    let mut client = node.client();
+    for pod in ["a", "b"] {
+        plan(&mut client, want(pod)).unwrap();
+        commit(&mut client, &[tap().as_fd()]).unwrap();
+    }
+    let pod = "a".parse().unwrap();
+    client.call(&Request::Detach { pod }).unwrap();
+    let told = |node: &Node| match node.client().call(&Request::Ipam).unwrap() {
+        Reply::Ipam(info) => info,
+        other => panic!("{other:?}"),
+    };
+    let info = told(&node);
+    // Of 10.244.1.0/29 pods get .2 to .6.
+    assert_eq!((info.held, info.resting, info.free), (1, 1, 3));
+    assert!(matches!(info.addresses[0].state, AddressState::Held { .. }));
+    assert!(matches!(
+        info.addresses[1].state,
+        AddressState::Resting { left_s: 55..=60 }
+    ));
+    assert_eq!(info.addresses[1].ip4, Some([10, 244, 1, 2].into()));
+    let dir = node.stop();
+    // Both rest now, and the node goes on behind them.
+    let node = Node::start_in(dir);
+    let info = told(&node);
+    assert_eq!((info.held, info.resting, info.free), (0, 2, 3));
+    let promised = plan(&mut node.client(), want("c")).unwrap();
+    assert_eq!(promised.ip4, Some("10.244.1.4/29".parse().unwrap()));
     node.stop();
 }
 

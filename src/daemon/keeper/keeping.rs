@@ -1,0 +1,355 @@
+//! The node's dealings with its keeper: that there is one, that it has all pods, and that its descriptors are closed
+//! before the last of a TAP is.
+
+use super::Record;
+use super::link::{Answer, Link};
+use crate::model::PodName;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long a keeper may take to end, when the node ends.
+const END: Duration = Duration::from_millis(500);
+/// How long to wait before a keeper is started again that ended at once; doubled each time.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
+
+/// What an event of the keeper asks of the node.
+#[derive(Debug, Default)]
+pub struct Todo {
+    /// Give all pods to the keeper, which is new: [`Keeping::keep`] for each, then [`Keeping::all_given`].
+    pub hand_over: bool,
+    /// TAPs of pods that are forgotten: to be closed.
+    pub close: Vec<(PodName, OwnedFd)>,
+}
+
+/// The tokens of the keeper's socket, of its end, and of its predecessor's end.
+pub type Tokens = [Token; 3];
+
+/// The keeper, from the node's side.
+pub struct Keeping {
+    /// What to run for a new one; none runs without.
+    program: Option<PathBuf>,
+    path: PathBuf,
+    node: String,
+    tokens: Tokens,
+    current: Option<Link>,
+    /// One that is to be replaced, and keeps the pods until its successor is published; or one that ends.
+    former: Option<Link>,
+    /// When to start one.
+    again: Option<Instant>,
+    begun: Option<Instant>,
+    wait: Duration,
+    trouble: Option<String>,
+    /// Pods it refused, and why.
+    unkept: BTreeMap<PodName, String>,
+    /// TAPs of pods that it was told to forget, and whether it has.
+    parting: HashMap<PodName, (OwnedFd, bool)>,
+}
+
+impl Keeping {
+    /// A node's dealings with `found`, or with a keeper to be started from `program`, that listens at `path`.
+    pub fn new(
+        program: Option<PathBuf>,
+        path: PathBuf,
+        node: &str,
+        tokens: Tokens,
+        found: Option<Link>,
+    ) -> Keeping {
+        Keeping {
+            program,
+            path,
+            node: node.into(),
+            tokens,
+            current: found,
+            former: None,
+            again: None,
+            begun: None,
+            wait: AGAIN,
+            trouble: None,
+            unkept: BTreeMap::new(),
+            parting: HashMap::new(),
+        }
+    }
+
+    /// Listen to the keeper there is; start one when there is none, or when `replace` tells that it is an older one.
+    pub fn begin(&mut self, registry: &Registry, replace: bool) -> Todo {
+        if self.program.is_none() {
+            return Todo::default();
+        }
+        if let Some(link) = &self.current
+            && let Err(e) = listen(registry, link, self.tokens)
+        {
+            self.trouble = Some(format!("the keeper cannot be watched: {e}"));
+        }
+        let mut todo = Todo::default();
+        if replace || self.current.is_none() {
+            self.start(registry, &mut todo);
+        }
+        todo
+    }
+
+    /// Have a pod kept; to be called before anybody is told that it is there. Nothing when there is no keeper.
+    pub fn keep(
+        &mut self,
+        record: &Record,
+        tap: BorrowedFd<'_>,
+        process: Option<BorrowedFd<'_>>,
+        lifeline: Option<BorrowedFd<'_>>,
+    ) {
+        // The former one is who would be asked, until the new one is published.
+        for link in self.current.iter_mut().chain(&mut self.former) {
+            link.keep(record, tap, process, lifeline);
+        }
+    }
+
+    /// A pod cannot be kept, for this reason.
+    pub fn cannot_keep(&mut self, pod: &PodName, why: impl ToString) {
+        self.unkept.insert(pod.clone(), why.to_string());
+    }
+
+    /// A new keeper has all pods: it shall take the place of the former.
+    pub fn all_given(&mut self) {
+        if let Some(link) = &mut self.current {
+            link.publish(&self.path);
+        }
+    }
+
+    /// Have a pod forgotten; gives its TAP back when it can be closed now, otherwise it comes in a [`Todo`].
+    pub fn forget(&mut self, pod: &PodName, tap: Option<OwnedFd>) -> Option<OwnedFd> {
+        self.unkept.remove(pod);
+        for link in self.current.iter_mut().chain(&mut self.former) {
+            link.forget(pod);
+        }
+        if self.current.is_none() && self.former.is_none() {
+            return tap;
+        }
+        self.parting.insert(pod.clone(), (tap?, self.current.is_none()));
+        None
+    }
+
+    /// Whether the TAP of `pod` waits for the keeper to forget it.
+    pub fn parts(&self, pod: &PodName) -> bool {
+        self.parting.contains_key(pod)
+    }
+
+    /// All such TAPs, when the keeper has ended.
+    pub fn parting(&mut self) -> Vec<(PodName, OwnedFd)> {
+        self.parting.drain().map(|(pod, (tap, _))| (pod, tap)).collect()
+    }
+
+    /// Whether what was said last is not yet in the kernel's hands.
+    pub fn is_full(&self) -> bool {
+        self.current.as_ref().is_some_and(Link::is_full)
+    }
+
+    /// How long until [`Keeping::on_time`] has something to do.
+    pub fn patience(&self) -> Option<Duration> {
+        let links = self.current.iter().chain(&self.former);
+        let due = links.filter_map(Link::deadline).chain(self.again).min()?;
+        Some(due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Do what is due.
+    pub fn on_time(&mut self, registry: &Registry) -> Todo {
+        let now = Instant::now();
+        let mut todo = Todo::default();
+        for link in self.current.iter_mut().chain(&mut self.former) {
+            if link.deadline().is_some_and(|at| at <= now) {
+                log::warn!("the keeper does not answer, and is ended");
+                link.kill();
+            }
+        }
+        if self.again.is_some_and(|at| at <= now) {
+            self.start(registry, &mut todo);
+        }
+        todo
+    }
+
+    /// Go on after an event of one of the [`Tokens`].
+    pub fn on_event(&mut self, token: Token, registry: &Registry) -> Todo {
+        let mut todo = Todo::default();
+        let [socket, end, former_end] = self.tokens;
+        if token == socket {
+            self.listen(registry, &mut todo);
+        } else if token == end {
+            if let Some(mut link) = self.current.take_if(|l| l.await_end(Duration::ZERO)) {
+                unlisten(registry, &mut link);
+                for (_, forgotten) in self.parting.values_mut() {
+                    *forgotten = true;
+                }
+                self.lost(registry, &mut todo);
+            }
+        } else if token == former_end
+            && let Some(link) = self.former.take_if(|l| l.await_end(Duration::ZERO))
+        {
+            let _ = registry.deregister(&mut SourceFd(&link.pidfd().as_raw_fd()));
+        }
+        self.part(&mut todo);
+        todo
+    }
+
+    /// What a person should look at.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found: Vec<String> = self.trouble.iter().cloned().collect();
+        if let Some((pod, why)) = self.unkept.first_key_value() {
+            let more = match self.unkept.len() - 1 {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            found.push(format!(
+                "pod {pod}{more} would not survive a crash of this node: {why}"
+            ));
+        }
+        found
+    }
+
+    /// End the keeper, which lets go of all pods; to be done before the last TAPs are closed.
+    pub fn end(&mut self) {
+        for mut link in self.current.take().into_iter().chain(self.former.take()) {
+            link.end();
+            // One that hangs up has understood.
+            link.finish(END);
+            if !link.await_end(END) {
+                link.kill();
+                if !link.await_end(END) {
+                    log::warn!("the keeper does not end");
+                }
+            }
+        }
+    }
+
+    /// Leave all pods to the keeper.
+    pub fn leave(&mut self) {
+        if let Some(mut link) = self.current.take()
+            && !link.finish(END)
+        {
+            log::warn!("the keeper was not told of all pods");
+        }
+        self.former = None;
+    }
+
+    /// Take the keeper's answers.
+    fn listen(&mut self, registry: &Registry, todo: &mut Todo) {
+        let Some(link) = &mut self.current else {
+            return;
+        };
+        let answers = link.go_on().unwrap_or_else(|e| {
+            // It may have ended; if not, it is of no use.
+            log::debug!("the keeper's connection ended: {e}");
+            link.kill();
+            Vec::new()
+        });
+        for answer in answers {
+            match answer {
+                Answer::Kept(pod) => drop(self.unkept.remove(&pod)),
+                Answer::Unkept(pod, why) => {
+                    log::warn!("pod {pod} is not kept: {why}");
+                    self.unkept.insert(pod, why);
+                }
+                Answer::Forgotten(pod) => {
+                    if let Some((_, forgotten)) = self.parting.get_mut(&pod) {
+                        *forgotten = true;
+                    }
+                }
+                Answer::Published => {
+                    self.trouble = None;
+                    if let Some(former) = &mut self.former {
+                        former.end();
+                    }
+                }
+                Answer::Unpublished(why) => self.unpublished(why, registry, todo),
+            }
+        }
+    }
+
+    /// The new keeper is of no use; a former one is.
+    fn unpublished(&mut self, why: String, registry: &Registry, todo: &mut Todo) {
+        log::warn!("pods would not survive a crash of this node: {why}");
+        self.trouble = Some(format!("pods would not survive a crash of this node: {why}"));
+        if let Some(former) = self.former.take()
+            && let Some(mut new) = self.current.take()
+        {
+            unlisten(registry, &mut new);
+            new.kill();
+            new.await_end(END);
+            let _ = registry.deregister(&mut SourceFd(&former.pidfd().as_raw_fd()));
+            if let Err(e) = listen(registry, &former, self.tokens) {
+                log::warn!("the keeper cannot be watched: {e}");
+            }
+            self.current = Some(former);
+            self.part(todo);
+        }
+    }
+
+    /// The keeper has ended: there shall be another, at once unless it came to nothing just now.
+    fn lost(&mut self, registry: &Registry, todo: &mut Todo) {
+        log::warn!("the keeper of this node's pods ended; another is started");
+        self.trouble = Some("there is no keeper: pods would not survive a crash of this node".into());
+        if self.begun.is_some_and(|at| at.elapsed() < self.wait) {
+            self.again = Some(Instant::now() + self.wait);
+            self.wait = (2 * self.wait).min(AGAIN_AT_MOST);
+        } else {
+            self.wait = AGAIN;
+            self.start(registry, todo);
+        }
+    }
+
+    fn start(&mut self, registry: &Registry, todo: &mut Todo) {
+        let Some(program) = &self.program else {
+            return;
+        };
+        self.again = None;
+        let spawned = super::link::spawn(program, &self.node)
+            .and_then(|link| listen(registry, &link, self.tokens).map(|()| link));
+        match spawned {
+            Ok(link) => {
+                self.former = self.current.replace(link);
+                if let Some(old) = &mut self.former {
+                    unlisten(registry, old);
+                    if let Err(e) = watch(registry, old.pidfd(), self.tokens[2]) {
+                        log::warn!("the end of the former keeper cannot be watched: {e}");
+                    }
+                }
+                self.begun = Some(Instant::now());
+                self.unkept.clear();
+                todo.hand_over = true;
+            }
+            Err(e) => {
+                let what =
+                    format!("pods would not survive a crash of this node: no keeper could be started: {e}");
+                log::warn!("{what}");
+                self.trouble = Some(what);
+                self.again = Some(Instant::now() + self.wait);
+                self.wait = (2 * self.wait).min(AGAIN_AT_MOST);
+            }
+        }
+    }
+
+    /// Give back the TAPs that nobody else has any more.
+    fn part(&mut self, todo: &mut Todo) {
+        if self.former.is_none() {
+            let done = self.parting.extract_if(|_, (_, forgotten)| *forgotten);
+            todo.close.extend(done.map(|(pod, (tap, _))| (pod, tap)));
+        }
+    }
+}
+
+fn watch(registry: &Registry, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+    registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
+}
+
+fn listen(registry: &Registry, link: &Link, tokens: Tokens) -> io::Result<()> {
+    let both = Interest::READABLE | Interest::WRITABLE;
+    registry.register(&mut SourceFd(&link.as_raw()), tokens[0], both)?;
+    watch(registry, link.pidfd(), tokens[1])
+}
+
+fn unlisten(registry: &Registry, link: &mut Link) {
+    let _ = registry.deregister(&mut SourceFd(&link.as_raw()));
+    let _ = registry.deregister(&mut SourceFd(&link.pidfd().as_raw_fd()));
+}

@@ -1,0 +1,250 @@
+use super::link::{Answer, Link, TakeError, take};
+use super::process::serve;
+use super::*;
+use crate::api::packet::Packets;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+fn socketpair() -> (OwnedFd, OwnedFd) {
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+}
+
+/// A keeper on a thread, and its first node's socket, where everything is answered before the next is asked.
+fn keeper() -> (Packets, JoinHandle<()>) {
+    let (near, far) = socketpair();
+    let (wire, thread) = (Packets::new(near), thread::spawn(move || serve("n1", far)));
+    let hello = ToKeeper::Hello {
+        protocol: PROTOCOL,
+        node: "n1".into(),
+    };
+    assert!(matches!(ask(&wire, &hello, &[]), FromKeeper::Hello { .. }));
+    assert!(matches!(hear(&wire), FromKeeper::All));
+    (wire, thread)
+}
+
+fn ask(wire: &Packets, what: &ToKeeper, fds: &[&OwnedFd]) -> FromKeeper {
+    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+    wire.send(&serde_json::to_vec(what).unwrap(), &fds).unwrap();
+    hear(wire)
+}
+
+fn hear(wire: &Packets) -> FromKeeper {
+    serde_json::from_slice(&wire.receive().unwrap().bytes).unwrap()
+}
+
+fn publish(wire: &Packets, path: &Path) -> FromKeeper {
+    ask(wire, &ToKeeper::Publish { path: path.into() }, &[])
+}
+
+fn keep(wire: &Packets, pod: &str, fds: &[&OwnedFd]) -> FromKeeper {
+    let parcel = Parcel {
+        record: record(pod),
+        process: false,
+        lifeline: fds.len() > 1,
+    };
+    ask(wire, &ToKeeper::Keep(parcel), fds)
+}
+
+fn record(pod: &str) -> Record {
+    Record {
+        pod: pod.parse().unwrap(),
+        ifname: "eth0".into(),
+        netns: Some("/run/netns/a".into()),
+        netns_id: Some((4, 4_026_531_840)),
+        holder: None,
+        ip4: Some("10.244.1.2/24".parse().unwrap()),
+        ip6: None,
+        mac: Mac::default(),
+        mtu: PodMtu(1450),
+        caps: TapCaps::default(),
+        since_us: 1,
+    }
+}
+
+/// A descriptor, and what tells whether others have it.
+fn thing() -> (OwnedFd, UnixStream) {
+    let (near, far) = UnixStream::pair().unwrap();
+    near.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    (far.into(), near)
+}
+
+fn is_closed(mut near: &UnixStream) -> bool {
+    matches!(near.read(&mut [0]), Ok(0))
+}
+
+fn is_open(mut near: &UnixStream) -> bool {
+    near.set_nonblocking(true).unwrap();
+    let outcome = near.read(&mut [0]);
+    near.set_nonblocking(false).unwrap();
+    matches!(outcome, Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+#[test]
+fn pods_outlive_their_node_and_are_given_to_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.keep");
+    assert!(take(&path, "n1").unwrap().is_none(), "there is no keeper");
+    let (wire, thread) = keeper();
+    let [(a, far_a), (b, far_b), (line, far_line)] = [thing(), thing(), thing()];
+    assert!(matches!(keep(&wire, "a", &[&a, &line]), FromKeeper::Kept { .. }));
+    assert!(matches!(publish(&wire, &path), FromKeeper::Published));
+    assert!(matches!(keep(&wire, "b", &[&b]), FromKeeper::Kept { .. }));
+    drop((a, b, line));
+    // Another node is turned away while there is one.
+    let busy = take(&path, "n1").unwrap_err();
+    assert!(
+        matches!(busy, TakeError::Busy { pid, .. } if pid == std::process::id()),
+        "{busy}"
+    );
+    drop(wire);
+    let other = take(&path, "n2").unwrap_err();
+    assert!(
+        matches!(&other, TakeError::Other { theirs, .. } if theirs == "n1"),
+        "{other}"
+    );
+    let taken = take(&path, "n1").unwrap().unwrap();
+    assert_eq!(taken.version, env!("CARGO_PKG_VERSION"));
+    let names: Vec<String> = taken.pods.iter().map(|p| p.record.pod.name.clone()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(taken.pods[0].record, record("a"));
+    assert!(taken.pods[0].lifeline.is_some() && taken.pods[1].lifeline.is_none());
+    drop(taken.pods);
+    // What is forgotten is closed before that is told, and nothing else is.
+    let mut link = taken.link;
+    link.forget(&"a".parse().unwrap());
+    assert_eq!(answer(&mut link), Answer::Forgotten("a".parse().unwrap()));
+    assert!(is_closed(&far_a) && is_closed(&far_line) && is_open(&far_b));
+    // At the end nothing is left.
+    link.end();
+    thread.join().unwrap();
+    assert!(is_closed(&far_b));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+fn answer(link: &mut Link) -> Answer {
+    for _ in 0..1000 {
+        if let Some(answer) = link.go_on().unwrap().pop() {
+            return answer;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    panic!("no answer")
+}
+
+#[test]
+fn a_keeper_ends_when_nobody_needs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.keep");
+    // No pods and no node.
+    let (wire, thread) = keeper();
+    assert!(matches!(publish(&wire, &path), FromKeeper::Published));
+    drop(wire);
+    thread.join().unwrap();
+    assert!(!path.exists());
+    // Not published: nobody could find the pods.
+    let (wire, thread) = keeper();
+    let (a, far_a) = thing();
+    keep(&wire, "a", &[&a]);
+    drop((a, wire));
+    thread.join().unwrap();
+    assert!(is_closed(&far_a));
+    // The socket was removed, or another keeper's is in its place.
+    for replaced in [false, true] {
+        let (wire, thread) = keeper();
+        let (a, far_a) = thing();
+        keep(&wire, "a", &[&a]);
+        publish(&wire, &path);
+        drop((a, wire));
+        let next = replaced.then(|| {
+            let next = keeper();
+            publish(&next.0, &path);
+            next
+        });
+        if !replaced {
+            std::fs::remove_file(&path).unwrap();
+        }
+        thread.join().unwrap();
+        assert!(is_closed(&far_a));
+        assert_eq!(path.exists(), replaced, "the successor's socket stays");
+        if let Some((wire, thread)) = next {
+            drop(wire);
+            thread.join().unwrap();
+        }
+    }
+    // A node that speaks no sense is none.
+    let (wire, thread) = keeper();
+    wire.send(b"GET / HTTP/1.1\r\n", &[]).unwrap();
+    thread.join().unwrap();
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_and_the_rest_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wire, thread) = keeper();
+    let refused = |answer: FromKeeper| match answer {
+        FromKeeper::Refused { why, .. } => why,
+        other => panic!("{other:?}"),
+    };
+    let (a, far_a) = thing();
+    assert!(refused(keep(&wire, "a", &[])).contains("announced"));
+    let none = dir.path().join("none/n1.keep");
+    assert!(refused(publish(&wire, &none)).contains("none/n1.keep"));
+    let long = dir.path().join("x".repeat(120));
+    assert!(!refused(publish(&wire, &long)).is_empty());
+    keep(&wire, "a", &[&a]);
+    // Another of that name takes its place.
+    let (again, far_again) = thing();
+    keep(&wire, "a", &[&again]);
+    drop((a, again));
+    assert!(is_closed(&far_a) && is_open(&far_again));
+    drop(wire);
+    thread.join().unwrap();
+}
+
+/// One that speaks another protocol keeps its pods, and says who it is.
+#[test]
+fn a_keeper_of_another_generation_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.keep");
+    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    rustix::net::listen(&listener, 8).unwrap();
+    let answers: [&[u8]; 3] = [
+        br#"{"say":"hello","protocol":9,"version":"9.1","node":"n1","more":[1]}"#,
+        br#"{"say":"what"}"#,
+        b"rubbish",
+    ];
+    let thread = thread::spawn(move || {
+        for answer in answers {
+            let wire = Packets::new(rustix::net::accept(&listener).unwrap());
+            wire.receive().unwrap();
+            wire.send(answer, &[]).unwrap();
+            assert!(wire.receive().is_err(), "nothing more is asked");
+        }
+        // And one that says nothing.
+        let _wire = rustix::net::accept(&listener).unwrap();
+        thread::sleep(2 * super::link::PATIENCE);
+    });
+    let e = take(&path, "n1").unwrap_err().to_string();
+    assert!(e.contains("podwire 9.1") && e.contains("protocol 9"), "{e}");
+    for _ in 0..3 {
+        let e = take(&path, "n1").unwrap_err();
+        assert!(matches!(e, TakeError::Silent { .. }), "{e}");
+    }
+    thread.join().unwrap();
+}
+
+#[test]
+fn its_socket_is_beside_the_nodes() {
+    assert_eq!(
+        beside(Path::new("/run/podwire/n1.sock")),
+        Path::new("/run/podwire/n1.keep")
+    );
+    assert_eq!(beside(Path::new("/tmp/admin.x")), Path::new("/tmp/admin.x.keep"));
+    assert_eq!(beside(Path::new("admin")), Path::new("admin.keep"));
+}
