@@ -235,7 +235,7 @@ fn a_taken_port_is_one_sentence_and_code_5() {
     );
     assert_eq!(run(&at.to_string()), (Some(5), taken));
     let (code, said) = run("192.0.2.77:9472");
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(
         said.ends_with("(set metrics.listen to an address of this host)\n") && said.lines().count() == 1,
         "{said}"

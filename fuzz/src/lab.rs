@@ -365,6 +365,7 @@ impl Lab {
     pub fn end_turn(&mut self) {
         self.watch.begin(Turn::Own);
         if !self.blocked {
+            self.node.on_timeout(self.now);
             self.node.send_own(&mut self.arena, self.now, &mut self.watch);
             self.flush();
         }
