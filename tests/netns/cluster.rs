@@ -25,6 +25,11 @@ pub const CASES: &[Case] = &[
         .cluster(),
     Case::new("traffic_goes_on_while_the_store_is_gone", store_gone).cluster(),
     Case::new("a_node_starts_while_its_store_is_gone", starts_without_store).cluster(),
+    Case::new(
+        "connections_outlive_a_node_killed_without_its_store",
+        killed_without_store,
+    )
+    .cluster(),
     Case::new("a_node_that_moves_is_found_at_its_new_address", moves)
         .cluster()
         .bind_any(),
@@ -326,6 +331,49 @@ fn starts_without_store(world: &mut World) {
     world.restart_store();
     eventually("it is connected", Duration::from_secs(20), || {
         leases(&world.nodes[0]).connected
+    });
+}
+
+/// The store is down, the node is killed and started again: the pods it had go on with what is on its disk.
+fn killed_without_store(world: &mut World) {
+    let kept = world.dir().join("n1.state/state");
+    eventually("n2 is remembered", SOON, || {
+        std::fs::read_to_string(&kept).is_ok_and(|state| state.contains("10.244.2.0-24"))
+    });
+    let (here, far) = (&world.pods[0][0], &world.pods[1][0]);
+    let mut pairs: Vec<_> = FAMILIES
+        .map(|family| {
+            let listener = here.listen(family);
+            let at = listener.local_addr().expect("it is bound");
+            (
+                connect(far, at).expect("a connection"),
+                listener.accept().expect("a connection").0,
+            )
+        })
+        .into();
+    let names = |node: &Node| {
+        let pods = node.status().pods.into_iter();
+        pods.map(|p| (p.pod, p.addresses, p.mac)).collect::<Vec<_>>()
+    };
+    let before = names(&world.nodes[0]);
+    world.store_mut().kill();
+    for round in 0..3u32 {
+        assert!(!world.nodes[0].end(Signal::KILL).success());
+        world.nodes[0].restart(&world.underlay.hosts[0].netns);
+        assert!(!leases(&world.nodes[0]).connected);
+        for (near, end) in &mut pairs {
+            end.set_read_timeout(Some(SOON)).expect("a timeout");
+            near.write_all(&round.to_be_bytes()).expect("it is sent");
+            let mut got = [0; 4];
+            end.read_exact(&mut got).expect("it arrives");
+            assert_eq!(u32::from_be_bytes(got), round);
+        }
+        assert_eq!(names(&world.nodes[0]), before, "addresses are kept");
+    }
+    world.restart_store();
+    eventually("n1 is connected again", Duration::from_secs(20), || {
+        let status = leases(&world.nodes[0]);
+        status.connected && status.alarms.is_empty() && status.leases.len() == 2
     });
 }
 
