@@ -183,16 +183,14 @@ impl Peers {
         }
         let state = match before {
             // What was learned of the way holds only while the way is the same.
-            Some((_, old)) if old.peer.underlay == peer.underlay && old.peer.underlay6 == peer.underlay6 => {
-                PeerState { peer, ..old }
-            }
+            Some((_, old)) if same_way(&old.peer, &peer) => PeerState { peer, ..old },
             Some((_, old)) => PeerState {
                 peer,
                 learned_mtu: None,
                 gso,
                 gso_refused: None,
                 last_heard: None,
-                probes: Probes::default(),
+                probes: old.probes.anew(),
                 ..old
             },
             None => PeerState {
@@ -265,6 +263,12 @@ impl Peers {
 fn subnets(peer: &Peer) -> impl Iterator<Item = IpNet> + use<> {
     let four = peer.subnet4.map(IpNet::from);
     four.into_iter().chain(peer.subnet6.map(IpNet::from))
+}
+
+/// Whether what was learned of the way to a peer holds: the addresses are the same, and the VTEP that answers probes.
+fn same_way(old: &Peer, new: &Peer) -> bool {
+    let way = |p: &Peer| (p.underlay, p.underlay6, p.vtep_mac, p.vtep_mac6);
+    way(old) == way(new)
 }
 
 fn addresses(peer: &Peer) -> impl Iterator<Item = IpAddr> + use<> {

@@ -205,6 +205,14 @@ impl Default for Probes {
 }
 
 impl Probes {
+    /// Those of another way to the same peer, of which nothing is known.
+    pub fn anew(&self) -> Probes {
+        Probes {
+            listed: self.listed,
+            ..Probes::default()
+        }
+    }
+
     /// Whether a frame with a packet of so many bytes is a reason to [`look`](Probes::look).
     #[inline]
     pub fn is_due(&self, packet: usize, now: Instant) -> bool {
@@ -228,6 +236,10 @@ impl Probes {
         top: UnderlayMtu,
         now: Instant,
     ) -> Option<Ask> {
+        if self.listed && self.deadline().is_some_and(|at| at <= now) {
+            // The clock's turn comes after what the sockets hold has been read: the answer may be there.
+            return None;
+        }
         let ask = self.expire(now);
         if ask.is_some() {
             return ask;
@@ -261,7 +273,12 @@ impl Probes {
             return ask;
         }
         self.miss(now);
-        (!self.is_silent()).then_some(Ask::Small)
+        if self.is_silent() {
+            return None;
+        }
+        // It is counted: the next one does not count it again.
+        self.settled = true;
+        Some(Ask::Small)
     }
 
     fn miss(&mut self, now: Instant) {

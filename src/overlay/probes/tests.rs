@@ -22,6 +22,8 @@ struct Way {
     cut: bool,
     /// Every so many-th probe vanishes.
     lose: Option<usize>,
+    /// How late the clock is met.
+    late: Duration,
     /// Answers on their way: when they come, number and size.
     answers: VecDeque<(Instant, u16, Option<UnderlayMtu>)>,
     /// Probes sent, small and large.
@@ -50,6 +52,7 @@ impl Way {
             link: u16::MAX,
             cut: false,
             lose: None,
+            late: Duration::ZERO,
             answers: VecDeque::new(),
             sent: (0, 0),
         }
@@ -124,6 +127,7 @@ impl Way {
                     state.last_heard = Some(now);
                     state.probes.heard(now);
                 } else {
+                    self.now += self.late;
                     let now = self.now;
                     let ask = self.state().expire(now);
                     self.ask(ask);
@@ -199,6 +203,34 @@ fn silence_is_found_out_without_more_frames_and_then_nobody_is_asked() {
     let before = way.sent;
     way.pass(secs(3600), None);
     assert_eq!((way.sent, way.state().probes.deadline()), (before, None));
+}
+
+#[test]
+fn three_answers_must_be_missing_however_late_the_clock_is_met() {
+    for late in [0, 1, 7] {
+        let mut way = Way::new();
+        way.late = Duration::from_millis(late);
+        way.pass(secs(3), Some(100));
+        way.cut = true;
+        let before = way.sent.0;
+        while !way.state().probes.is_silent() {
+            way.pass(Duration::from_millis(50), Some(100));
+        }
+        assert_eq!(way.sent.0 - before, usize::from(MISSES), "{late} ms late");
+    }
+}
+
+#[test]
+fn a_frame_does_not_count_what_may_have_been_answered_already() {
+    let mut way = Way::new();
+    way.pass(secs(3), Some(100));
+    way.cut = true;
+    way.pass(secs(4), Some(100));
+    way.state().probes.listed = true;
+    let (missed, sent) = (way.state().probes.missed, way.sent);
+    way.now += secs(10);
+    way.frame(100);
+    assert_eq!((way.state().probes.missed, way.sent), (missed, sent));
 }
 
 #[test]
