@@ -159,21 +159,22 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         source: &mut source,
         stop: &stop,
     };
-    match lobby.wait() {
-        Ok(Wait::Nothing) => {}
-        Ok(Wait::Over(membership)) => {
-            config = config
-                .join(&membership)
-                .map_err(|e| Failure::new(Exit::Usage, e))?;
-            subnet_file(&config, &membership, &path);
-        }
+    let membership = match lobby.wait() {
+        Ok(Wait::Nothing) => None,
+        Ok(Wait::Over(membership)) => Some(membership),
         Ok(Wait::Asked) => return Ok(()),
         Err(e) => return Err(failed(format!("the node cannot wait for its subnet: {e}"))),
+    };
+    if let Some(membership) = &membership {
+        config = config
+            .join(membership)
+            .map_err(|e| Failure::new(Exit::Usage, e))?;
     }
     let (lifeline, worker_end) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
     let mut ended = worker_end.try_clone().map_err(|e| failed(e.to_string()))?;
     let handle = worker::spawn(&config, lifeline).map_err(|e| Failure::new(exit_for(e.kind), e.message))?;
-    // Pods of a process that was killed are without a network until here: nothing slow comes before.
+    // Pods of a process that was killed are without a network until here. Only the wait for a subnet may be long, where
+    // none is remembered.
     let kept = Kept::find(
         "/proc/self/exe".into(),
         &path,
@@ -186,6 +187,10 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     })?;
     kept.check(&config.local_node())
         .map_err(|e| Failure::new(Exit::Usage, e))?;
+    // Not before it is certain that the node can have it: the next start asks for what is told there.
+    if let Some(membership) = &membership {
+        subnet_file(&config, membership, &path);
+    }
     let wakers = Wakers {
         stop,
         reload,
