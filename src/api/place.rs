@@ -29,6 +29,14 @@ pub enum PlaceError {
     /// No directory could be made.
     #[error("no directory for the admin socket can be used: {0} (set --socket PATH)")]
     NoDirectory(String),
+    /// What a node would keep its state in is not fit for it.
+    #[error("{} cannot be this node's state directory: {source} (set --state-dir)", path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
     /// The path does not fit a socket address.
     #[error("the socket path {0} is longer than {MAX_PATH} bytes (set a shorter one with --socket)")]
     Long(PathBuf),
@@ -62,7 +70,10 @@ pub fn for_node(node: &str) -> Result<PathBuf, PlaceError> {
 /// Where the node `node`, whose admin socket is at `socket`, keeps what outlives it: the first of the user's state
 /// directories that can be made. Beside the socket when none can, or when the socket is not where this node's usually
 /// is: the same name means another node there.
-pub fn state_for(node: &str, socket: &Path) -> PathBuf {
+///
+/// # Errors
+/// [`PlaceError::State`]: what is beside the socket is not this user's alone, who would believe whatever is in it.
+pub fn state_for(node: &str, socket: &Path) -> Result<PathBuf, PlaceError> {
     let usual = directories()
         .iter()
         .any(|d| d.join(format!("{node}.sock")) == socket);
@@ -81,9 +92,14 @@ pub fn state_for(node: &str, socket: &Path) -> PathBuf {
         let parents = fs::DirBuilder::new().recursive(true).mode(0o700).create(parent);
         parents.and_then(|()| claim(dir)).is_ok()
     });
-    match made {
-        Some(dir) => dir.join(node),
-        None => socket.with_file_name(format!("{node}.state")),
+    if let Some(dir) = made {
+        return Ok(dir.join(node));
+    }
+    let beside = socket.with_file_name(format!("{node}.state"));
+    match claim(&beside) {
+        // Where nothing can be written there is nothing to believe either: the node goes on, and complains.
+        Err(source) if beside.symlink_metadata().is_ok() => Err(PlaceError::State { path: beside, source }),
+        _ => Ok(beside),
     }
 }
 
@@ -259,9 +275,21 @@ mod tests {
     #[test]
     fn a_socket_elsewhere_has_its_state_beside_it() {
         let dir = tempfile::tempdir().unwrap();
-        let state = state_for("n1", &dir.path().join("n1.sock"));
+        let socket = dir.path().join("n1.sock");
+        let state = state_for("n1", &socket).unwrap();
         assert_eq!(state, dir.path().join("n1.state"));
-        assert!(!state.exists());
+        assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(state_for("n1", &socket).unwrap(), state);
+        // In a directory of many, anybody may have been there first.
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
+        let refused = state_for("n1", &socket).unwrap_err().to_string();
+        assert!(
+            refused.contains("writable for other users (set --state-dir)"),
+            "{refused}"
+        );
+        fs::remove_dir(&state).unwrap();
+        std::os::unix::fs::symlink(dir.path(), &state).unwrap();
+        assert!(matches!(state_for("n1", &socket), Err(PlaceError::State { .. })));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl From<PlaceError> for Failure {
         let exit = match &e {
             PlaceError::None(_) => Exit::Unavailable,
             PlaceError::Several(_) | PlaceError::Long(_) => Exit::Usage,
-            PlaceError::NoDirectory(_) => Exit::Permission,
+            PlaceError::NoDirectory(_) | PlaceError::State { .. } => Exit::Permission,
         };
         Failure::new(exit, e)
     }

@@ -18,7 +18,7 @@ use crate::daemon::listener::{ListenError, Listener};
 use crate::daemon::lobby::{Lobby, Wait};
 use crate::daemon::metrics::Endpoints;
 use crate::daemon::server::kept::Kept;
-use crate::daemon::server::{End, Server, Wakers};
+use crate::daemon::server::{End, KEEP, Server, Wakers};
 use crate::daemon::source::Source;
 use crate::daemon::worker;
 use clap::{Arg, ArgAction, ArgMatches};
@@ -118,7 +118,7 @@ fn flags() -> impl Iterator<Item = &'static Key> {
 /// With the exit code of the mistake; everything made until then is gone again.
 pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     let host = Host::ask();
-    let mut config = configuration(&args, socket, &host)?;
+    let config = configuration(&args, socket, &host)?;
     if args.print {
         return say(&config.print());
     }
@@ -146,35 +146,13 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         };
         Failure::new(exit, e.to_string())
     })?;
-    let state = config.state_dir.clone();
-    let state = state.unwrap_or_else(|| place::state_for(config.node.as_str(), &path));
+    let state = match config.state_dir.clone() {
+        Some(dir) => dir,
+        None => place::state_for(config.node.as_str(), &path)?,
+    };
     let endpoints = Endpoints::bind(config.metrics, config.health);
     let mut endpoints = endpoints.map_err(|e| Failure::new(exit_for(e.kind()), e))?;
-    let source = Source::open(&config, &host, &path, &state);
-    let mut source = source.map_err(|e| Failure::new(Exit::Usage, e))?;
-    let lobby = Lobby {
-        node: &config.node,
-        listener: &listener,
-        endpoints: &mut endpoints,
-        source: &mut source,
-        stop: &stop,
-    };
-    let membership = match lobby.wait() {
-        Ok(Wait::Nothing) => None,
-        Ok(Wait::Over(membership)) => Some(membership),
-        Ok(Wait::Asked) => return Ok(()),
-        Err(e) => return Err(failed(format!("the node cannot wait for its subnet: {e}"))),
-    };
-    if let Some(membership) = &membership {
-        config = config
-            .join(membership)
-            .map_err(|e| Failure::new(Exit::Usage, e))?;
-    }
-    let (lifeline, worker_end) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
-    let mut ended = worker_end.try_clone().map_err(|e| failed(e.to_string()))?;
-    let handle = worker::spawn(&config, lifeline).map_err(|e| Failure::new(exit_for(e.kind), e.message))?;
-    // Pods of a process that was killed are without a network until here. Only the wait for a subnet may be long, where
-    // none is remembered.
+    // First of all: the store shall be asked for the subnet that they are in.
     let kept = Kept::find(
         "/proc/self/exe".into(),
         &path,
@@ -185,8 +163,48 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         TakeError::Busy { .. } | TakeError::Other { .. } => Failure::new(Exit::Taken, e),
         _ => failed(e.to_string()),
     })?;
-    kept.check(&config.local_node())
-        .map_err(|e| Failure::new(Exit::Usage, e))?;
+    let source = Source::open(&config, &host, &path, &state, kept.subnet());
+    let mut source = source.map_err(|e| Failure::new(Exit::Usage, e))?;
+    let lobby = Lobby {
+        node: &config.node,
+        listener: &listener,
+        endpoints: &mut endpoints,
+        source: &mut source,
+        stop: &stop,
+    };
+    let placed = match lobby.wait() {
+        Ok(Wait::Nothing) => Ok(None),
+        Ok(Wait::Over(membership)) => Ok(Some(membership)),
+        Ok(Wait::Asked) => {
+            kept.part(config.node.as_str(), config.keep_pods);
+            source.end(KEEP);
+            return Ok(());
+        }
+        Err(e) => Err(failed(format!("the node cannot wait for its subnet: {e}"))),
+    };
+    let begun = placed.and_then(|membership| {
+        let config = match &membership {
+            Some(membership) => config.join(membership),
+            None => Ok(config),
+        };
+        let config = config.map_err(|e| Failure::new(Exit::Usage, e))?;
+        let (lifeline, worker_end) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
+        // Pods of a process that was killed are without a network until here. Only the wait for a subnet may be long,
+        // where none is remembered.
+        let handle =
+            worker::spawn(&config, lifeline).map_err(|e| Failure::new(exit_for(e.kind), e.message))?;
+        kept.check(&config.local_node())
+            .map_err(|e| Failure::new(Exit::Usage, e))?;
+        Ok((membership, config, worker_end, handle))
+    });
+    let (membership, config, worker_end, handle) = match begun {
+        Ok(begun) => begun,
+        Err(e) => {
+            source.end(KEEP);
+            return Err(e);
+        }
+    };
+    let mut ended = worker_end.try_clone().map_err(|e| failed(e.to_string()))?;
     // Not before it is certain that the node can have it: the next start asks for what is told there.
     if let Some(membership) = &membership {
         subnet_file(&config, membership, &path);

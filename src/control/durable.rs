@@ -40,16 +40,35 @@ pub fn replace_file(place: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> 
     File::open(dir)?.sync_all()
 }
 
-/// What is at `path`, at most `limit` bytes; none when nothing is there.
+/// The file at `path`, open for reading; none when nothing is there.
 ///
 /// # Errors
-/// What the kernel says; [`io::ErrorKind::InvalidData`] for more than `limit`.
-pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
+/// What the kernel says; [`io::ErrorKind::InvalidData`] for what is no file: a pipe would be waited for.
+pub fn open(path: &Path) -> io::Result<Option<File>> {
+    // Opening a pipe waits for a writer otherwise.
+    let options = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path);
+    let file = match options {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
         other => other?,
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no regular file"));
+    }
+    Ok(Some(file))
+}
+
+/// What is at `path`, at most `limit` bytes; none when nothing is there.
+///
+/// # Errors
+/// What the kernel says; [`io::ErrorKind::InvalidData`] for more than `limit`, and for what is no file.
+pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let Some(file) = open(path)? else {
+        return Ok(None);
     };
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
@@ -66,6 +85,23 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
 mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn what_is_no_file_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            0o600.into(),
+            0,
+        )
+        .unwrap();
+        for path in [&pipe, dir.path()] {
+            assert_eq!(read(path, 10).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+    }
 
     #[test]
     fn the_old_or_the_new_but_nothing_between() {

@@ -11,7 +11,7 @@
 //! One that is damaged, or of another version, is set aside and said, never fatal.
 
 use super::cluster::Remembered;
-use super::durable::replace_file;
+use super::durable::{open, replace_file};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
@@ -129,9 +129,9 @@ impl Memory {
     }
 
     fn read(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>, MemoryError> {
-        let file = match File::open(self.dir.join(name)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(|e| self.wrong(name, "read", e))?,
+        let found = open(&self.dir.join(name)).map_err(|e| self.wrong(name, "read", e))?;
+        let Some(file) = found else {
+            return Ok(None);
         };
         let mut bytes = Vec::new();
         // One byte more, so that a longer file is not taken for a whole one.

@@ -126,6 +126,24 @@ impl Records {
         Ok(records)
     }
 
+    /// Let what the pods had rest: they were detached at `clock`.
+    pub fn detach_all(&mut self, clock: &Clock) {
+        let until_us = clock.us + REST.total_micros() as i64;
+        if self.boot != clock.boot {
+            // Nobody knows how long that is.
+            self.boot.clone_from(&clock.boot);
+            self.resting.iter_mut().for_each(|r| r.until_us = until_us);
+        }
+        let rest = |r: Record| Rest {
+            ip4: r.ip4.map(|n| n.addr()),
+            ip6: r.ip6.map(|n| n.addr()),
+            mac: r.mac,
+            pod: r.pod,
+            until_us,
+        };
+        self.resting.extend(self.pods.drain(..).map(rest));
+    }
+
     /// Let rest in `ipam` what the file says, and what pods had that are not among `kept`; gives these.
     pub fn restore(
         self,

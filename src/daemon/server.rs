@@ -56,7 +56,7 @@ const FIRST: usize = 16;
 const MAX_CONNECTIONS: usize = 256;
 
 /// How long the store's thread may take to keep what it knows when the node ends.
-const KEEP: std::time::Duration = std::time::Duration::from_millis(300);
+pub const KEEP: std::time::Duration = std::time::Duration::from_millis(300);
 /// When what the worker did not take is offered again.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 

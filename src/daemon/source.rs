@@ -3,6 +3,7 @@
 use super::config::{Config, Password};
 use super::links::Host;
 use crate::control::cluster::{Identity, Options};
+use crate::control::durable;
 use crate::control::etcd::{self, Settings};
 use crate::control::file::PeersFile;
 use crate::control::flannel::{Abilities, SubnetEnv, SubnetKey};
@@ -13,6 +14,9 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// Longest `subnet.env` that is read, in bytes: flannel's has some 120.
+const MAX_SUBNET_ENV: u64 = 1 << 16;
 
 /// The source of truth about the peers.
 pub enum Source {
@@ -26,11 +30,18 @@ pub enum Source {
 
 impl Source {
     /// The source that `config` names, with its first state: a file is read, a store's thread started, which keeps in
-    /// `state` what a later start must know.
+    /// `state` what a later start must know, and asks for the subnet of an earlier life: that of its pods in the first
+    /// place, if there are any.
     ///
     /// # Errors
     /// A sentence for whoever starts the node.
-    pub fn open(config: &Config, host: &Host, socket: &Path, state: &Path) -> Result<Source, String> {
+    pub fn open(
+        config: &Config,
+        host: &Host,
+        socket: &Path,
+        state: &Path,
+        pods: Option<SubnetKey>,
+    ) -> Result<Source, String> {
         if let Some(path) = &config.peers {
             return PeersFile::open(path, &config.local_node(), config.peer_port()).map(Source::File);
         }
@@ -66,7 +77,7 @@ impl Source {
         };
         let options = Options {
             renew_margin: store.renew_margin.into(),
-            previous: previous(&store.subnet_file(socket)),
+            previous: pods.or_else(|| previous(&store.subnet_file(socket))),
             fixed: config.subnet4.map(|net4| SubnetKey {
                 net4,
                 net6: config.subnet6,
@@ -165,8 +176,8 @@ fn identity(memory: &Memory) -> Result<String, String> {
 
 /// The subnet of an earlier life, as `subnet.env` tells it.
 fn previous(path: &Path) -> Option<SubnetKey> {
-    let text = std::fs::read_to_string(path).ok()?;
-    match SubnetEnv::parse(&text) {
+    let bytes = durable::read(path, MAX_SUBNET_ENV).ok().flatten()?;
+    match SubnetEnv::parse(&String::from_utf8_lossy(&bytes)) {
         Ok(env) => env.key(),
         Err(e) => {
             log::warn!("{}: {e}; it is written anew", path.display());

@@ -30,6 +30,16 @@ pub const CASES: &[Case] = &[
         killed_without_store,
     )
     .cluster(),
+    Case::new(
+        "a_node_without_its_disk_asks_for_the_subnet_of_its_pods",
+        disk_lost,
+    )
+    .cluster(),
+    Case::new(
+        "a_node_ended_while_it_waits_detaches_its_pods",
+        parts_while_waiting,
+    )
+    .cluster(),
     Case::new("a_node_that_moves_is_found_at_its_new_address", moves)
         .cluster()
         .bind_any(),
@@ -375,6 +385,64 @@ fn killed_without_store(world: &mut World) {
         let status = leases(&world.nodes[0]);
         status.connected && status.alarms.is_empty() && status.leases.len() == 2
     });
+}
+
+/// Killed, and all that is on its disk is gone, and its lease: the keeper knows which subnet its pods are in.
+fn disk_lost(world: &mut World) {
+    let listener = world.pods[0][0].listen(Family::V4);
+    let at = listener.local_addr().expect("it is bound");
+    let mut far = connect(&world.pods[1][0], at).expect("a connection");
+    let (mut near, _) = listener.accept().expect("a connection");
+    let dir = world.dir().to_path_buf();
+    let node = &mut world.nodes[0];
+    assert!(!node.end(Signal::KILL).success());
+    for flag in ["--subnet", "--subnet6"] {
+        node.unset(flag);
+    }
+    std::fs::remove_dir_all(dir.join("n1.state")).expect("it is there");
+    for entry in std::fs::read_dir(&dir).expect("a directory").flatten() {
+        if entry.path().extension().is_some_and(|e| e == "env") {
+            std::fs::remove_file(entry.path()).expect("it is ours");
+        }
+    }
+    world.ctl(&["del", "--prefix", &format!("{PREFIX}/subnets/10.244.1.0-24")]);
+    world.nodes[0].restart(&world.underlay.hosts[0].netns);
+    assert!(knows(&world.nodes[0], "10.244.1.0-24").is_some());
+    far.write_all(b"x").expect("it is sent");
+    near.set_read_timeout(Some(SOON)).expect("a timeout");
+    near.read_exact(&mut [0]).expect("it arrives");
+}
+
+/// SIGTERM means the same wherever a node stands: one that found pods and waits for its subnet detaches them.
+fn parts_while_waiting(world: &mut World) {
+    let kept = world.dir().join("n1.state/pods.json");
+    eventually("the pods are on disk", SOON, || {
+        std::fs::read_to_string(&kept).is_ok_and(|text| text.contains("a1"))
+    });
+    assert!(!world.nodes[0].end(Signal::KILL).success());
+    world.store_mut().kill();
+    std::fs::remove_file(kept.with_file_name("state")).expect("it is there");
+    world.nodes[0].begin(&world.underlay.hosts[0].netns);
+    eventually("it waits", SOON, || {
+        world.nodes[0].podwire(&["status"]).status.code() == Some(4)
+    });
+    world.pods[0][0].netns.ask("ip", &["link", "show", "eth0"]);
+    world.nodes[0].stop();
+    let old: Vec<Pod> = world.pods[0].drain(..).collect();
+    for pod in &old {
+        assert!(!pod.netns.run("ip", &["link", "show", "eth0"]).status.success());
+    }
+    world.restart_store();
+    world.nodes[0].restart(&world.underlay.hosts[0].netns);
+    let node = &world.nodes[0];
+    assert!(node.status().pods.is_empty());
+    assert!(!node.log().contains("nobody kept"), "{}", node.log());
+    let again = Pod::attach(node, "again");
+    assert!(old.iter().all(|pod| pod.ip4 != again.ip4), "addresses rest");
+    for family in FAMILIES {
+        again.reaches(world.pods[1][0].ip(family), 3, &[]);
+    }
+    world.pods[0].push(again);
 }
 
 fn moves(world: &mut World) {

@@ -205,6 +205,13 @@ impl Node {
         }
     }
 
+    /// Leave a flag and its value out, from its next start on.
+    pub fn unset(&mut self, flag: &str) {
+        if let Some(at) = self.args.iter().position(|a| a == flag) {
+            self.args.drain(at..at + 2);
+        }
+    }
+
     /// Start the process and await its end, which comes at once: its exit code, and what it said.
     pub fn fails_to_start(&self, netns: &Netns) -> (Option<i32>, String) {
         let mut command = Command::new(&self.program);

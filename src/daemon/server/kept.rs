@@ -3,7 +3,9 @@
 
 use super::{End, KEEPER, Server, watch_fd};
 use crate::api::{AddressInfo, AddressState, IpamInfo};
+use crate::control::flannel::SubnetKey;
 use crate::daemon::admin::{self, Admin};
+use crate::daemon::closer::Closer;
 use crate::daemon::ipam::{REST, Resting};
 use crate::daemon::keeper::keeping::{Keeping, Todo};
 use crate::daemon::keeper::link::{TakeError, take};
@@ -97,6 +99,41 @@ impl Kept {
             named.join(", "),
             nets.join(" and ")
         ))
+    }
+}
+
+impl Kept {
+    /// The subnet of the pods, when they agree on one.
+    pub fn subnet(&self) -> Option<SubnetKey> {
+        let key = |r: &Record| {
+            Some(SubnetKey {
+                net4: r.ip4?.trunc(),
+                net6: r.ip6.map(|n| n.trunc()),
+            })
+        };
+        let mut keys = self.pods.iter().map(|p| key(&p.record));
+        let first = keys.next()??;
+        keys.all(|k| k == Some(first)).then_some(first)
+    }
+
+    /// The end of a node that has put none of them to work: they are detached, or left to the keeper.
+    pub fn part(mut self, node: &str, leave: bool) {
+        if leave {
+            self.keeping.leave();
+            return;
+        }
+        self.keeping.end();
+        let closer = Closer::default();
+        for held in self.pods {
+            closer.close(held.tap, || {});
+        }
+        closer.finish();
+        if let Some(mut records) = self.recorder.load(node) {
+            records.detach_all(&Clock::now());
+            self.recorder.touch();
+            self.recorder.end(|| records);
+            self.recorder.settle();
+        }
     }
 }
 
