@@ -123,6 +123,17 @@ pub struct Made {
     pub since_us: i64,
 }
 
+/// Why a TAP was not put to work.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// That pod's cannot be.
+    #[error("{0}")]
+    Refused(String),
+    /// The data path does not answer: nobody's can be.
+    #[error("{0}")]
+    Silent(String),
+}
+
 /// The pods of the node.
 pub struct Admin<'w> {
     worker: &'w dyn Worker,
@@ -224,7 +235,10 @@ impl<'w> Admin<'w> {
         };
         let added = rustix::io::ioctl_fionbio(&made.tap, true)
             .map_err(|e| format!("the TAP cannot be made non-blocking: {e}"))
-            .and_then(|()| self.add_port(port_spec(&record), made.tap));
+            .and_then(|()| {
+                self.add_port(port_spec(&record), made.tap)
+                    .map_err(|e| e.to_string())
+            });
         let port = match added {
             Ok(port) => port,
             Err(what) => {
@@ -247,10 +261,17 @@ impl<'w> Admin<'w> {
     ///
     /// # Errors
     /// Why it cannot be; nothing is left of it then.
-    pub fn adopt(&mut self, record: Record, tap: OwnedFd, age: Duration, now: Instant) -> Result<(), String> {
+    pub fn adopt(
+        &mut self,
+        record: Record,
+        tap: OwnedFd,
+        age: Duration,
+        now: Instant,
+    ) -> Result<(), PortError> {
         let lease = lease(&record);
         let name = record.pod.clone();
-        self.ipam.adopt(&name, lease).map_err(|e| e.to_string())?;
+        let refused = |e: IpamError| PortError::Refused(e.to_string());
+        self.ipam.adopt(&name, lease).map_err(refused)?;
         let port = match self.add_port(port_spec(&record), tap) {
             Ok(port) => port,
             Err(what) => {
@@ -342,16 +363,22 @@ impl<'w> Admin<'w> {
         report.recv_timeout(PATIENCE).ok()
     }
 
-    fn add_port(&self, spec: PortSpec, tap: OwnedFd) -> Result<PortId, String> {
+    fn add_port(&self, spec: PortSpec, tap: OwnedFd) -> Result<PortId, PortError> {
         let (reply, answer) = bounded(1);
         let pod = spec.pod.clone();
-        self.worker.send(Command::AddPort { spec, tap, reply })?;
-        answer.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-            // It may still come to it; the removal is behind it in the same queue.
-            let (reply, _) = bounded(1);
-            let _ = self.worker.send(Command::RemovePort { pod, reply });
-            Err("the data path did not answer within 1 s (see the node's log, then try again)".into())
-        })
+        self.worker
+            .send(Command::AddPort { spec, tap, reply })
+            .map_err(PortError::Silent)?;
+        match answer.recv_timeout(PATIENCE) {
+            Ok(added) => added.map_err(PortError::Refused),
+            Err(_) => {
+                // It may still come to it; the removal is behind it in the same queue.
+                let (reply, _) = bounded(1);
+                let _ = self.worker.send(Command::RemovePort { pod, reply });
+                let what = "the data path did not answer within 1 s (see the node's log, then try again)";
+                Err(PortError::Silent(what.into()))
+            }
+        }
     }
 }
 
@@ -397,6 +424,50 @@ fn info(pod: &Pod, counters: PortCounters, now: Instant) -> PodInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::config::{given::Given, keys};
+    use crate::daemon::links::Host;
+    use crate::model::Mac;
+
+    /// A data path that hears and does not answer.
+    struct Deaf;
+
+    impl Worker for Deaf {
+        fn send(&self, _: Command) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn underlay(&self) -> Vec<SocketAddr> {
+            Vec::new()
+        }
+    }
+
+    /// The pod is not at fault, and its address stays free for the next attempt.
+    #[test]
+    fn a_data_path_that_is_silent_says_nothing_against_a_pod() {
+        let mut given = Given::default();
+        given.flag(&keys::NODE, vec!["n1".into()]);
+        given.flag(&keys::SUBNET, vec!["10.244.1.0/29".into()]);
+        let config = Config::understand(&given, &Host::default()).unwrap();
+        let mut admin = Admin::new(&config, &Deaf);
+        let record = || Record {
+            pod: "a".parse().unwrap(),
+            ifname: "eth0".into(),
+            netns: None,
+            netns_id: None,
+            holder: None,
+            ip4: Some("10.244.1.2/29".parse().unwrap()),
+            ip6: None,
+            mac: Mac::default(),
+            mtu: PodMtu(1450),
+            caps: TapCaps::default(),
+            since_us: 0,
+        };
+        for _ in 0..2 {
+            let tap = std::fs::File::open("/dev/null").unwrap().into();
+            let said = admin.adopt(record(), tap, Duration::ZERO, Instant::ZERO);
+            assert!(matches!(said, Err(PortError::Silent(_))), "{said:?}");
+        }
+    }
 
     #[test]
     fn a_super_frame_fits_one_send() {

@@ -224,7 +224,7 @@ impl<'w> Server<'w> {
         }
         // What the store has told while the data path was not there.
         server.hear();
-        server.adopt(kept.pods, kept.replace);
+        server.adopt(kept.pods, kept.replace)?;
         Ok(server)
     }
 

@@ -41,6 +41,8 @@ fn kill(node: &mut Node) {
 
 fn kill_keeper(node: &Node) -> u32 {
     let pid = node.keeper().expect("a keeper");
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    assert_eq!(name.expect("it runs"), "podwire\n", "what `ps -e` shows");
     let process = Pid::from_raw(pid as i32).expect("a number");
     rustix::process::kill_process(process, Signal::KILL).expect("it is ours");
     eventually("the keeper is gone", GAP, || {

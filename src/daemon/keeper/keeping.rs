@@ -21,7 +21,7 @@ const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 /// What an event of the keeper asks of the node.
 #[derive(Debug, Default)]
 pub struct Todo {
-    /// Give all pods to the keeper, which is new: [`Keeping::keep`] for each, then [`Keeping::all_given`].
+    /// Give pods to the keeper: [`Keeping::keep`] for each that [`Keeping::lacks`], then [`Keeping::all_given`].
     pub hand_over: bool,
     /// TAPs of pods that are forgotten: to be closed.
     pub close: Vec<(PodName, OwnedFd)>,
@@ -40,7 +40,11 @@ pub struct Keeping {
     current: Option<Link>,
     /// One that is to be replaced, and keeps the pods until its successor is published; or one that ends.
     former: Option<Link>,
-    /// When to start one.
+    /// The current one is of another version: there shall be another.
+    replace: bool,
+    /// A new one is being given all pods.
+    fresh: bool,
+    /// When to start one, or to give it again what it did not take.
     again: Option<Instant>,
     begun: Option<Instant>,
     wait: Duration,
@@ -67,6 +71,8 @@ impl Keeping {
             tokens,
             current: found,
             former: None,
+            replace: false,
+            fresh: false,
             again: None,
             begun: None,
             wait: AGAIN,
@@ -87,10 +93,16 @@ impl Keeping {
             self.trouble = Some(format!("the keeper cannot be watched: {e}"));
         }
         let mut todo = Todo::default();
+        self.replace = replace;
         if replace || self.current.is_none() {
             self.start(registry, &mut todo);
         }
         todo
+    }
+
+    /// Whether a pod is to be given to the keeper: it is new, or did not take that pod before.
+    pub fn lacks(&self, pod: &PodName) -> bool {
+        self.fresh || self.unkept.contains_key(pod)
     }
 
     /// Have a pod kept; to be called before anybody is told that it is there. Nothing when there is no keeper.
@@ -103,7 +115,9 @@ impl Keeping {
     ) {
         // The former one is who would be asked, until the new one is published.
         for link in self.current.iter_mut().chain(&mut self.former) {
-            link.keep(record, tap, process, lifeline);
+            if let Err(e) = link.keep(record, tap, process, lifeline) {
+                self.unkept.insert(record.pod.clone(), e.to_string());
+            }
         }
     }
 
@@ -112,11 +126,28 @@ impl Keeping {
         self.unkept.insert(pod.clone(), why.to_string());
     }
 
-    /// A new keeper has all pods: it shall take the place of the former.
+    /// The keeper was given what it lacked.
     pub fn all_given(&mut self) {
-        if let Some(link) = &mut self.current {
-            link.publish(&self.path);
+        // One that takes another's place must answer first.
+        self.fresh &= self.former.is_some();
+        self.see_to_unkept();
+    }
+
+    /// Pods that were not taken are given again, later each time.
+    fn see_to_unkept(&mut self) {
+        if self.unkept.is_empty() {
+            let lasts = self.begun.is_none_or(|at| at.elapsed() >= self.wait);
+            if self.again.is_none() && lasts {
+                self.wait = AGAIN;
+            }
+        } else if self.again.is_none() && !self.fresh {
+            self.later();
         }
+    }
+
+    fn later(&mut self) {
+        self.again = Some(Instant::now() + self.wait);
+        self.wait = (2 * self.wait).min(AGAIN_AT_MOST);
     }
 
     /// Have a pod forgotten; gives its TAP back when it can be closed now, otherwise it comes in a [`Todo`].
@@ -142,6 +173,12 @@ impl Keeping {
         self.parting.drain().map(|(pod, (tap, _))| (pod, tap)).collect()
     }
 
+    /// The keeper's process.
+    #[cfg(test)]
+    pub fn pid(&self) -> Option<u32> {
+        self.current.as_ref()?.pid()
+    }
+
     /// Whether what was said last is not yet in the kernel's hands.
     pub fn is_full(&self) -> bool {
         self.current.as_ref().is_some_and(Link::is_full)
@@ -158,15 +195,34 @@ impl Keeping {
     pub fn on_time(&mut self, registry: &Registry) -> Todo {
         let now = Instant::now();
         let mut todo = Todo::default();
+        let late = |link: &Link| link.deadline().is_some_and(|at| at <= now);
+        // It may have answered long ago, and this thread was the slow one.
+        if self.current.as_ref().is_some_and(late) {
+            self.listen(registry, &mut todo);
+        }
+        // Of the former's answers nothing is wanted but that they come.
+        if let Some(former) = self.former.as_mut().filter(|link| late(link)) {
+            let _ = former.go_on();
+        }
         for link in self.current.iter_mut().chain(&mut self.former) {
-            if link.deadline().is_some_and(|at| at <= now) {
+            if late(link) {
                 log::warn!("the keeper does not answer, and is ended");
                 link.kill();
             }
         }
         if self.again.is_some_and(|at| at <= now) {
-            self.start(registry, &mut todo);
+            self.again = None;
+            if self.replace || self.current.is_none() {
+                self.start(registry, &mut todo);
+            } else {
+                // It could not listen before.
+                if let Some(link) = self.current.as_mut().filter(|_| self.fresh) {
+                    link.publish(&self.path);
+                }
+                todo.hand_over = self.fresh || !self.unkept.is_empty();
+            }
         }
+        self.part(&mut todo);
         todo
     }
 
@@ -179,10 +235,14 @@ impl Keeping {
         } else if token == end {
             if let Some(mut link) = self.current.take_if(|l| l.await_end(Duration::ZERO)) {
                 unlisten(registry, &mut link);
-                for (_, forgotten) in self.parting.values_mut() {
-                    *forgotten = true;
+                if self.former.is_some() {
+                    self.fall_back("it ended".into(), registry, &mut todo);
+                } else {
+                    for (_, forgotten) in self.parting.values_mut() {
+                        *forgotten = true;
+                    }
+                    self.lost(registry, &mut todo);
                 }
-                self.lost(registry, &mut todo);
             }
         } else if token == former_end
             && let Some(link) = self.former.take_if(|l| l.await_end(Duration::ZERO))
@@ -258,6 +318,7 @@ impl Keeping {
                 }
                 Answer::Published => {
                     self.trouble = None;
+                    self.replace = false;
                     if let Some(former) = &mut self.former {
                         former.end();
                     }
@@ -265,25 +326,65 @@ impl Keeping {
                 Answer::Unpublished(why) => self.unpublished(why, registry, todo),
             }
         }
+        self.succeed(registry, todo);
+        self.see_to_unkept();
     }
 
-    /// The new keeper is of no use; a former one is.
+    /// A new keeper that has answered everything takes the place of the former if it has every pod, and none otherwise.
+    fn succeed(&mut self, registry: &Registry, todo: &mut Todo) {
+        let answered = self.current.as_ref().is_some_and(Link::has_answered);
+        if !(self.fresh && self.former.is_some() && answered) {
+            return;
+        }
+        self.fresh = false;
+        match self.unkept.first_key_value() {
+            None => {
+                if let Some(link) = &mut self.current {
+                    link.publish(&self.path);
+                }
+            }
+            Some((pod, why)) => {
+                let why = format!("it did not take pod {pod} ({why})");
+                if let Some(mut new) = self.current.take() {
+                    discard(registry, &mut new);
+                }
+                self.fall_back(why, registry, todo);
+            }
+        }
+    }
+
+    /// It cannot listen where the next node would look.
     fn unpublished(&mut self, why: String, registry: &Registry, todo: &mut Todo) {
         log::warn!("pods would not survive a crash of this node: {why}");
         self.trouble = Some(format!("pods would not survive a crash of this node: {why}"));
-        if let Some(former) = self.former.take()
-            && let Some(mut new) = self.current.take()
-        {
-            unlisten(registry, &mut new);
-            new.kill();
-            new.await_end(END);
-            let _ = registry.deregister(&mut SourceFd(&former.pidfd().as_raw_fd()));
-            if let Err(e) = listen(registry, &former, self.tokens) {
-                log::warn!("the keeper cannot be watched: {e}");
-            }
-            self.current = Some(former);
-            self.part(todo);
+        if let Some(mut new) = self.current.take_if(|_| self.former.is_some()) {
+            discard(registry, &mut new);
+            self.fall_back(why, registry, todo);
+        } else {
+            // To be tried again, with all that it has by then.
+            self.fresh = true;
+            self.later();
         }
+    }
+
+    /// There is no new keeper, and a former one goes on.
+    fn fall_back(&mut self, why: String, registry: &Registry, todo: &mut Todo) {
+        let Some(former) = self.former.take() else {
+            return;
+        };
+        let what = format!("the keeper of this node's pods is not replaced by one of this version: {why}");
+        log::warn!("{what}");
+        self.trouble = Some(what);
+        let _ = registry.deregister(&mut SourceFd(&former.pidfd().as_raw_fd()));
+        if let Err(e) = listen(registry, &former, self.tokens) {
+            log::warn!("the keeper cannot be watched: {e}");
+        }
+        self.current = Some(former);
+        self.fresh = false;
+        // It has them.
+        self.unkept.clear();
+        self.later();
+        self.part(todo);
     }
 
     /// The keeper has ended: there shall be another, at once unless it came to nothing just now.
@@ -291,8 +392,7 @@ impl Keeping {
         log::warn!("the keeper of this node's pods ended; another is started");
         self.trouble = Some("there is no keeper: pods would not survive a crash of this node".into());
         if self.begun.is_some_and(|at| at.elapsed() < self.wait) {
-            self.again = Some(Instant::now() + self.wait);
-            self.wait = (2 * self.wait).min(AGAIN_AT_MOST);
+            self.later();
         } else {
             self.wait = AGAIN;
             self.start(registry, todo);
@@ -303,7 +403,6 @@ impl Keeping {
         let Some(program) = &self.program else {
             return;
         };
-        self.again = None;
         let spawned = super::link::spawn(program, &self.node)
             .and_then(|link| listen(registry, &link, self.tokens).map(|()| link));
         match spawned {
@@ -315,7 +414,16 @@ impl Keeping {
                         log::warn!("the end of the former keeper cannot be watched: {e}");
                     }
                 }
+                // First of all, where nobody's place is taken: it needs a descriptor for that, and whatever it has by the
+                // time this node is killed is better than nothing.
+                if self.former.is_none()
+                    && let Some(link) = &mut self.current
+                {
+                    link.publish(&self.path);
+                }
                 self.begun = Some(Instant::now());
+                self.again = None;
+                self.fresh = true;
                 self.unkept.clear();
                 todo.hand_over = true;
             }
@@ -324,8 +432,7 @@ impl Keeping {
                     format!("pods would not survive a crash of this node: no keeper could be started: {e}");
                 log::warn!("{what}");
                 self.trouble = Some(what);
-                self.again = Some(Instant::now() + self.wait);
-                self.wait = (2 * self.wait).min(AGAIN_AT_MOST);
+                self.later();
             }
         }
     }
@@ -347,6 +454,13 @@ fn listen(registry: &Registry, link: &Link, tokens: Tokens) -> io::Result<()> {
     let both = Interest::READABLE | Interest::WRITABLE;
     registry.register(&mut SourceFd(&link.as_raw()), tokens[0], both)?;
     watch(registry, link.pidfd(), tokens[1])
+}
+
+/// End one that serves nobody yet.
+fn discard(registry: &Registry, new: &mut Link) {
+    unlisten(registry, new);
+    new.kill();
+    new.await_end(END);
 }
 
 fn unlisten(registry: &Registry, link: &mut Link) {

@@ -5,6 +5,7 @@ use crate::api::Broken;
 use crate::api::packet::Packets;
 use crate::model::PodName;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::VecDeque;
@@ -56,6 +57,18 @@ pub enum TakeError {
         protocol: u32,
         /// Its version.
         version: String,
+    },
+    /// Whether there is one cannot be found out.
+    #[error(
+        "the keeper of this node's pods at {} cannot be reached: {source} (start the node again; its pods are kept \
+         meanwhile)",
+        path.display()
+    )]
+    Unknown {
+        /// The keeper's socket.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
     },
     /// It does not answer as it should.
     #[error(
@@ -132,7 +145,11 @@ pub fn take(path: &Path, node: &str) -> Result<Option<Taken>, TakeError> {
 }
 
 fn take_once(path: &Path, node: &str) -> Result<Option<Taken>, TakeError> {
-    let Some((wire, pid)) = connect(path) else {
+    let connected = connect(path).map_err(|source| TakeError::Unknown {
+        path: path.into(),
+        source,
+    });
+    let Some((wire, pid)) = connected? else {
         return Ok(None);
     };
     let silent = |what: &dyn std::fmt::Display| TakeError::Silent {
@@ -145,9 +162,6 @@ fn take_once(path: &Path, node: &str) -> Result<Option<Taken>, TakeError> {
         Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
         other => other.map_err(|e| silent(&e))?,
     };
-    let patience = sockopt::set_socket_timeout(&wire, sockopt::Timeout::Recv, Some(PATIENCE))
-        .and_then(|()| sockopt::set_socket_timeout(&wire, sockopt::Timeout::Send, Some(PATIENCE)));
-    patience.map_err(|e| silent(&e))?;
     let hello = ToKeeper::Hello {
         protocol: PROTOCOL,
         node: node.into(),
@@ -209,20 +223,32 @@ fn take_once(path: &Path, node: &str) -> Result<Option<Taken>, TakeError> {
     }))
 }
 
-/// A connection to whoever of this user listens at `path`, and its process.
-fn connect(path: &Path) -> Option<(Packets, u32)> {
+/// A connection to whoever of this user listens at `path`, and its process; nobody waits there for more than a second.
+///
+/// # Errors
+/// Anything but that nobody is there: pods may be kept, and this process has no descriptor left to ask for them.
+fn connect(path: &Path) -> io::Result<Option<(Packets, u32)>> {
     let flags = SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).ok()?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path).ok()?).ok()?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    // Before it is connected: one with a full backlog would be waited for.
+    for side in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+        sockopt::set_socket_timeout(&socket, side, Some(PATIENCE))?;
+    }
+    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
+        Ok(()) => {}
+        Err(Errno::NOENT | Errno::CONNREFUSED | Errno::NOTDIR) => return Ok(None),
+        Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+        Err(e) => return Err(e.into()),
+    }
     let wire = Packets::new(socket);
     match wire.of_this_user() {
-        Ok(pid) => Some((wire, pid)),
+        Ok(pid) => Ok(Some((wire, pid))),
         Err((pid, uid)) => {
             log::warn!(
                 "process {pid} of the user with id {uid} listens at {}, and is not asked for pods",
                 path.display()
             );
-            None
+            Ok(None)
         }
     }
 }
@@ -260,13 +286,10 @@ pub fn spawn(program: &Path, node: &str) -> io::Result<Link> {
     match pidfd(child.id()) {
         Ok(pidfd) => {
             let mut link = Link::new(Packets::new(near), pidfd, Some(child));
-            link.send(
-                &ToKeeper::Hello {
-                    protocol: PROTOCOL,
-                    node: node.into(),
-                },
-                &[],
-            );
+            link.say(&ToKeeper::Hello {
+                protocol: PROTOCOL,
+                node: node.into(),
+            });
             Ok(link)
         }
         Err(e) => {
@@ -289,6 +312,12 @@ impl Link {
         }
     }
 
+    /// Its process, when it is this process's child.
+    #[cfg(test)]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// The number of its socket, for the poller.
     pub fn as_raw(&self) -> RawFd {
         self.wire.as_fd().as_raw_fd()
@@ -300,35 +329,38 @@ impl Link {
     }
 
     /// Have a pod kept.
+    ///
+    /// # Errors
+    /// This process may open no more files: the keeper was not asked then.
     pub fn keep(
         &mut self,
         record: &Record,
         tap: BorrowedFd<'_>,
         process: Option<BorrowedFd<'_>>,
         lifeline: Option<BorrowedFd<'_>>,
-    ) {
+    ) -> io::Result<()> {
         let parcel = Parcel {
             record: record.clone(),
             process: process.is_some(),
             lifeline: lifeline.is_some(),
         };
         let fds: Vec<_> = [Some(tap), process, lifeline].into_iter().flatten().collect();
-        self.send(&ToKeeper::Keep(parcel), &fds);
+        self.send(&ToKeeper::Keep(parcel), &fds)
     }
 
     /// Have a pod let go.
     pub fn forget(&mut self, pod: &PodName) {
-        self.send(&ToKeeper::Forget { pod: pod.clone() }, &[]);
+        self.say(&ToKeeper::Forget { pod: pod.clone() });
     }
 
     /// Have it listen at `path`.
     pub fn publish(&mut self, path: &Path) {
-        self.send(&ToKeeper::Publish { path: path.into() }, &[]);
+        self.say(&ToKeeper::Publish { path: path.into() });
     }
 
     /// Have it let go of everything and end.
     pub fn end(&mut self) {
-        self.send(&ToKeeper::End, &[]);
+        self.say(&ToKeeper::End);
     }
 
     /// Kill it: whoever is killed answers no more, and its end is seen at [`Link::pidfd`].
@@ -362,6 +394,11 @@ impl Link {
             std::thread::sleep(Duration::from_millis(1));
         }
         false
+    }
+
+    /// Whether it has answered everything.
+    pub fn has_answered(&self) -> bool {
+        self.due == 0
     }
 
     /// Whether something is still to be sent.
@@ -405,18 +442,25 @@ impl Link {
         Ok(answers)
     }
 
-    fn send(&mut self, what: &ToKeeper, fds: &[BorrowedFd<'_>]) {
+    /// Say something that needs no descriptors.
+    fn say(&mut self, what: &ToKeeper) {
+        // Only copies of descriptors can fail.
+        let _ = self.send(what, &[]);
+    }
+
+    fn send(&mut self, what: &ToKeeper, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let bytes = serde_json::to_vec(what).unwrap_or_default();
+        let sent = self.outbox.is_empty() && self.wire.send(&bytes, fds).is_ok();
+        if !sent {
+            // Full, or broken: that is seen when it is tried again.
+            let copies: io::Result<Vec<OwnedFd>> = fds.iter().map(|fd| fd.try_clone_to_owned()).collect();
+            self.outbox.push_back((bytes, copies?));
+        }
         if self.due == 0 {
             self.since = Instant::now();
         }
         self.due += 1;
-        let bytes = serde_json::to_vec(what).unwrap_or_default();
-        if self.outbox.is_empty() && self.wire.send(&bytes, fds).is_ok() {
-            return;
-        }
-        // Full, or broken: that is seen when it is tried again.
-        let copies: io::Result<Vec<OwnedFd>> = fds.iter().map(|fd| fd.try_clone_to_owned()).collect();
-        self.outbox.push_back((bytes, copies.unwrap_or_default()));
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), String> {

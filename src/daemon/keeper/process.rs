@@ -22,6 +22,9 @@ pub const VERB: &str = "__keeper";
 const COURTESY: Duration = Duration::from_millis(100);
 /// Most pods: as many as a node has ports.
 const MAX_PODS: usize = 1 << 16;
+/// How often, and how soon, descriptors are sent again that the kernel did not take for there being too many.
+const RETRIES: usize = 100;
+const RETRY: Duration = Duration::from_millis(10);
 /// How often a keeper without a node looks whether its socket is there.
 const LOOK: Timespec = Timespec {
     tv_sec: 1,
@@ -32,6 +35,8 @@ const LOOK: Timespec = Timespec {
 pub fn main(node: &str) -> ExitCode {
     // Away from the terminal's process group: Ctrl-C is for the node.
     let _ = rustix::process::setsid();
+    // It was started by a name that says nothing (/proc/self/exe).
+    let _ = rustix::thread::set_name(c"podwire");
     // The socket is never open to others.
     rustix::process::umask(Mode::from_raw_mode(0o177));
     let Ok(stdin) = io::stdin().as_fd().try_clone_to_owned() else {
@@ -148,9 +153,14 @@ impl Keeper {
             let said = serde_json::from_slice(&packet.bytes).map_err(|e| Broken::Io(e.into()))?;
             Ok((said, packet))
         });
-        let Ok((said, packet)) = outcome else {
-            self.link = None;
-            return true;
+        let (said, packet) = match outcome {
+            Ok(heard) => heard,
+            // The node was killed with answers unread. What it had said before is still to be heard.
+            Err(Broken::Io(e)) if is_reset(&e) => return true,
+            Err(_) => {
+                self.link = None;
+                return true;
+            }
         };
         let answers = match said {
             ToKeeper::End => return false,
@@ -177,7 +187,7 @@ impl Keeper {
                 self.say(&answer, &[])
             }
         };
-        if answers.is_err() {
+        if answers.is_err_and(|e| !is_reset(&e)) {
             self.link = None;
         }
         true
@@ -224,7 +234,19 @@ impl Keeper {
 
     fn say(&self, what: &FromKeeper, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let link = self.link.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        link.wire.send(&serde_json::to_vec(what)?, fds)
+        let bytes = serde_json::to_vec(what)?;
+        let mut sent = link.wire.send(&bytes, fds);
+        // As many of the user's descriptors are under way as may be: other nodes' too, which take them soon.
+        for _ in 0..RETRIES {
+            match &sent {
+                Err(e) if e.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                    std::thread::sleep(RETRY);
+                    sent = link.wire.send(&bytes, fds);
+                }
+                _ => break,
+            }
+        }
+        sent
     }
 
     /// Serve the newcomer, unless another node is served.
@@ -259,6 +281,14 @@ impl Keeper {
             _ => self.link = Some(new),
         }
     }
+}
+
+/// Whether nobody is at the other end any more: what came from there may be read still, then its end.
+fn is_reset(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// The socket at which the next node finds the pods; removed at the end, unless somebody replaced it.

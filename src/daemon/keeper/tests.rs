@@ -1,3 +1,4 @@
+use super::keeping::{Keeping, Todo};
 use super::link::{Answer, Link, TakeError, take};
 use super::process::serve;
 use super::*;
@@ -247,4 +248,217 @@ fn its_socket_is_beside_the_nodes() {
     );
     assert_eq!(beside(Path::new("/tmp/admin.x")), Path::new("/tmp/admin.x.keep"));
     assert_eq!(beside(Path::new("admin")), Path::new("admin.keep"));
+}
+
+/// Not a test of its own: what a keeper's process runs in the tests below, which start this very program.
+#[test]
+fn stands_in_for_a_keeper() {
+    if std::env::var_os("PODWIRE_STANDS_IN").is_some() {
+        serve("n1", std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+    }
+}
+
+/// Files that a keeper needs for itself, and for some of six pods.
+const FEW: u32 = 11;
+const TOKENS: [mio::Token; 3] = [mio::Token(0), mio::Token(1), mio::Token(2)];
+
+/// A node's dealings with keepers that are real processes, and six pods.
+struct Node {
+    keeping: Keeping,
+    poll: mio::Poll,
+    pods: Vec<(Record, OwnedFd)>,
+}
+
+/// A program for keepers that may open so many files.
+fn program(dir: &Path, files: u32) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = dir.join("keeper");
+    let exe = std::env::current_exe().unwrap();
+    let text = format!(
+        "#!/bin/sh\nulimit -Sn {files}\nPODWIRE_STANDS_IN=1 exec {} --exact \
+         daemon::keeper::tests::stands_in_for_a_keeper --nocapture --test-threads=1\n",
+        exe.display()
+    );
+    // Replaced, not written: a shell may be reading it.
+    let new = dir.join("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::rename(&new, &path).unwrap();
+    path
+}
+
+impl Node {
+    fn new(dir: &Path, files: u32, found: Option<Link>, pods: Vec<(Record, OwnedFd)>) -> Node {
+        let path = dir.join("n1.keep");
+        let replace = found.is_some();
+        let mut node = Node {
+            keeping: Keeping::new(Some(program(dir, files)), path, "n1", TOKENS, found),
+            poll: mio::Poll::new().unwrap(),
+            pods,
+        };
+        let todo = node.keeping.begin(node.poll.registry(), replace);
+        node.obey(todo);
+        node
+    }
+
+    fn obey(&mut self, todo: Todo) {
+        if todo.hand_over {
+            for (record, tap) in &self.pods {
+                if self.keeping.lacks(&record.pod) {
+                    self.keeping.keep(record, tap.as_fd(), None, None);
+                }
+            }
+            self.keeping.all_given();
+        }
+    }
+
+    /// Go on until it is so.
+    fn until(&mut self, what: &str, mut so: impl FnMut(&Keeping) -> bool) {
+        let begun = std::time::Instant::now();
+        let mut events = mio::Events::with_capacity(8);
+        while !so(&self.keeping) {
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "never: {what}; {:?}",
+                self.keeping.problems()
+            );
+            self.poll
+                .poll(&mut events, Some(Duration::from_millis(20)))
+                .unwrap();
+            for token in events.iter().map(mio::event::Event::token) {
+                let todo = self.keeping.on_event(token, self.poll.registry());
+                self.obey(todo);
+            }
+            if self.keeping.patience().is_some_and(|p| p.is_zero()) {
+                let todo = self.keeping.on_time(self.poll.registry());
+                self.obey(todo);
+            }
+        }
+    }
+}
+
+fn six() -> Vec<(Record, OwnedFd)> {
+    ["a", "b", "c", "d", "e", "f"]
+        .map(|pod| (record(pod), thing().0))
+        .into()
+}
+
+/// Leave the pods, and take them again: how many there are.
+fn left(mut node: Node, path: &Path) -> (Link, usize) {
+    node.keeping.leave();
+    drop(node);
+    let taken = take(path, "n1").unwrap().unwrap();
+    (taken.link, taken.pods.len())
+}
+
+#[test]
+fn a_keeper_is_replaced_only_by_one_that_has_every_pod() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.keep");
+    let mut node = Node::new(dir.path(), 100, None, six());
+    node.until("it listens", |k| k.problems().is_empty() && path.exists());
+    let (found, n) = left(node, &path);
+    assert_eq!(n, 6);
+    // The next one may open too few files.
+    let mut node = Node::new(dir.path(), FEW, Some(found), six());
+    node.until("it is discarded", |k| {
+        k.problems().iter().any(|p| p.contains("not replaced by one"))
+    });
+    let (found, n) = left(node, &path);
+    assert_eq!(n, 6, "the former has them still");
+    // Later there is room.
+    let mut node = Node::new(dir.path(), FEW, Some(found), six());
+    node.until("it is discarded", |k| !k.problems().is_empty());
+    program(dir.path(), 100);
+    node.until("it has succeeded", |k| k.problems().is_empty());
+    let (mut link, n) = left(node, &path);
+    assert_eq!(n, 6);
+    link.end();
+}
+
+#[test]
+fn what_a_keeper_did_not_take_is_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.keep");
+    let mut node = Node::new(dir.path(), FEW, None, six());
+    node.until("it complains", |k| {
+        path.exists() && k.problems().iter().any(|p| p.contains("ulimit"))
+    });
+    let pid = node.keeping.pid().unwrap();
+    let process = rustix::process::Pid::from_raw(pid as i32);
+    let limit = rustix::process::Resource::Nofile;
+    let mut more = rustix::process::getrlimit(limit);
+    more.current = Some(100);
+    rustix::process::prlimit(process, limit, more).unwrap();
+    node.until("it has all", |k| k.problems().is_empty());
+    assert_eq!(node.keeping.pid(), Some(pid));
+    let (mut link, n) = left(node, &path);
+    assert_eq!(n, 6);
+    link.end();
+}
+
+/// This thread may be the slow one.
+#[test]
+fn a_keeper_that_has_answered_is_not_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.keep");
+    let mut node = Node::new(dir.path(), 100, None, six());
+    thread::sleep(Duration::from_millis(1500));
+    let pid = node.keeping.pid();
+    let todo = node.keeping.on_time(node.poll.registry());
+    node.obey(todo);
+    node.until("it listens", |k| k.problems().is_empty() && path.exists());
+    assert_eq!(node.keeping.pid(), pid);
+    let (mut link, n) = left(node, &path);
+    assert_eq!(n, 6);
+    link.end();
+}
+
+#[test]
+fn no_descriptor_to_ask_with_is_not_no_keeper() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.keep");
+    // Nobody accepts, and the backlog is full.
+    let (mut sockets, address) = (Vec::new(), SocketAddrUnix::new(&path).unwrap());
+    let socket =
+        |flags| rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let door = socket(SocketFlags::CLOEXEC);
+    rustix::net::bind(&door, &address).unwrap();
+    rustix::net::listen(&door, 0).unwrap();
+    loop {
+        let one = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+        match rustix::net::connect(&one, &address) {
+            Ok(()) => sockets.push(one),
+            Err(_) => break,
+        }
+    }
+    let unknown = take(&path, "n1").unwrap_err();
+    assert!(matches!(unknown, TakeError::Unknown { .. }), "{unknown}");
+    drop(door);
+    assert!(take(&path, "n1").unwrap().is_none(), "nobody listens any more");
+}
+
+/// A node that is killed has answers unread, which the keeper's socket tells as an error before all that is still to be
+/// read there.
+#[test]
+fn what_a_killed_node_had_said_is_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.keep");
+    let mut node = Node::new(dir.path(), 100, None, Vec::new());
+    while !path.exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let pid = node.keeping.pid().unwrap();
+    let process = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    let signal = |signal| rustix::process::kill_process(process, signal).unwrap();
+    signal(rustix::process::Signal::STOP);
+    for (record, tap) in six() {
+        node.keeping.keep(&record, tap.as_fd(), None, None);
+    }
+    drop(node);
+    signal(rustix::process::Signal::CONT);
+    let taken = take(&path, "n1").unwrap().unwrap();
+    assert_eq!(taken.pods.len(), 6);
+    let mut link = taken.link;
+    link.end();
 }

@@ -4,7 +4,7 @@
 use super::{End, KEEPER, Server, watch_fd};
 use crate::api::{AddressInfo, AddressState, IpamInfo};
 use crate::control::flannel::SubnetKey;
-use crate::daemon::admin::{self, Admin};
+use crate::daemon::admin::{self, Admin, PortError};
 use crate::daemon::closer::Closer;
 use crate::daemon::ipam::{REST, Resting};
 use crate::daemon::keeper::keeping::{Keeping, Todo};
@@ -139,16 +139,28 @@ impl Kept {
 
 impl Server<'_> {
     /// Put to work what an earlier process of this node had, then see to a keeper and to the records.
-    pub(super) fn adopt(&mut self, pods: Vec<Held>, replace: bool) {
+    ///
+    /// # Errors
+    /// The data path does not answer. The keeper has everything still, for the node's next start.
+    pub(super) fn adopt(&mut self, pods: Vec<Held>, replace: bool) -> io::Result<()> {
         let names: BTreeSet<PodName> = pods.iter().map(|h| h.record.pod.clone()).collect();
         let mut unfit = Vec::new();
         for held in pods {
             let record = held.record.clone();
             // For the closer: the last to close a TAP waits for the kernel.
             let tap = held.tap.try_clone();
-            if let Err(why) = self.adopt_pod(held) {
-                log::warn!("pod {} is not taken over: {why}", record.pod);
-                unfit.push((record, tap.ok()));
+            match self.adopt_pod(held) {
+                Ok(()) => {}
+                Err(PortError::Silent(why)) => {
+                    return Err(io::Error::other(format!(
+                        "pod {} cannot be taken over: {why}; the pods stay with their keeper",
+                        record.pod
+                    )));
+                }
+                Err(PortError::Refused(why)) => {
+                    log::warn!("pod {} is not taken over: {why}", record.pod);
+                    unfit.push((record, tap.ok()));
+                }
             }
         }
         if !names.is_empty() {
@@ -185,30 +197,32 @@ impl Server<'_> {
             }
             self.admin.ipam().rest(Resting { pod, lease, until });
         }
+        Ok(())
     }
 
     /// Put one pod to work again.
-    fn adopt_pod(&mut self, held: Held) -> Result<(), String> {
+    fn adopt_pod(&mut self, held: Held) -> Result<(), PortError> {
         let Held {
             record,
             tap,
             process,
             lifeline,
         } = held;
+        let refused = PortError::Refused;
         let there = tap::inspect(&tap).map_err(|e| match e.raw_os_error() {
-            Some(libc::EBADFD) => format!("its interface {} was deleted", record.ifname),
-            _ => format!("what was kept is no TAP: {e}"),
+            Some(libc::EBADFD) => refused(format!("its interface {} was deleted", record.ifname)),
+            _ => refused(format!("what was kept is no TAP: {e}")),
         })?;
         if there.vnet_hdr != record.caps.vnet_hdr {
-            return Err(format!(
+            return Err(refused(format!(
                 "its TAP {} has {} virtio-net header, other than recorded",
                 there.name,
                 if there.vnet_hdr { "a" } else { "no" }
-            ));
+            )));
         }
         if there.vnet_hdr {
             tap::renew_offloads(&tap, record.caps)
-                .map_err(|e| format!("its TAP {} takes no offloads any more: {e}", there.name))?;
+                .map_err(|e| refused(format!("its TAP {} takes no offloads any more: {e}", there.name)))?;
         }
         if there.name != record.ifname {
             log::info!(
@@ -219,7 +233,7 @@ impl Server<'_> {
             );
         }
         if process.as_ref().is_some_and(|p| ns::ended(p.as_fd())) {
-            return Err("the process that held its namespace ended".into());
+            return Err(refused("the process that held its namespace ended".into()));
         }
         let pod = record.pod.clone();
         let path = record.netns.clone();
@@ -227,6 +241,7 @@ impl Server<'_> {
         let age = Duration::from_micros(u64::try_from(boottime_us() - record.since_us).unwrap_or(0));
         let now = self.now();
         self.watch_pod(&pod, process, path)
+            .map_err(refused)
             .and_then(|()| self.admin.adopt(record, tap, age, now))
             .inspect_err(|_| self.forget(&pod))?;
         if let Some(lifeline) = lifeline {
@@ -282,11 +297,13 @@ impl Server<'_> {
         self.go_on();
     }
 
-    /// Give all pods to a new keeper.
+    /// Give the keeper the pods that it lacks.
     fn hand_over(&mut self) {
         let holders: HashMap<&PodName, &OwnedFd> = self.holders.values().map(|(pod, fd)| (pod, fd)).collect();
         let mut taps: HashMap<PodName, io::Result<OwnedFd>> = self.admin.taps().into_iter().collect();
-        for record in self.admin.records() {
+        let lacking = self.admin.records().filter(|r| self.keeping.lacks(&r.pod));
+        let lacking: Vec<Record> = lacking.cloned().collect();
+        for record in &lacking {
             let pod = &record.pod;
             let process = holders.get(pod).map(|fd| fd.as_fd());
             let lifeline = self.lifelines.get(pod).map(AsFd::as_fd);
