@@ -311,12 +311,7 @@ impl Node {
         let mtu = state.pod_mtu(six, own_mtu);
         let (peer_mac, gso) = (state.vtep_mac(six), state.gso);
         if let Some(port) = from {
-            if state.probes.is_silent()
-                && !self
-                    .peers
-                    .state_mut(peer)
-                    .is_none_or(|state| state.probes.admits(now))
-            {
+            if state.probes.is_silent() {
                 let packet = &frame[ETH_LEN..f.h.end];
                 self.complain(port, Trouble::HostUnreachable, packet, now);
                 return Err(DropReason::PeerSilent);

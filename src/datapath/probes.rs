@@ -29,8 +29,6 @@ pub struct News {
 pub(super) struct Watch {
     /// Peers whose answers are awaited.
     listed: Vec<PeerId>,
-    /// None of them has a deadline before this.
-    first: Option<Instant>,
     news: Vec<News>,
 }
 
@@ -83,15 +81,11 @@ impl Node {
             first = Some(first.map_or(at, |first: Instant| first.min(at)));
             true
         });
-        self.watch.first = first;
         first
     }
 
     /// Answers that were awaited until now are missing. What this sends goes with [`Node::send_own`].
     pub fn on_timeout(&mut self, now: Instant) {
-        if self.watch.first.is_none_or(|at| at > now) {
-            return;
-        }
         for i in 0..self.watch.listed.len() {
             // The others' turn comes: their deadlines stay.
             if self.originated.room() < MOST_PROBES {
@@ -157,9 +151,6 @@ impl Node {
             state.probes.listed = true;
             self.watch.listed.push(id);
         }
-        if let Some(at) = state.probes.deadline() {
-            self.watch.first = Some(self.watch.first.map_or(at, |first| first.min(at)));
-        }
     }
 
     pub(super) fn probe_ident(&self) -> u16 {
@@ -185,10 +176,6 @@ impl Node {
                     let size = large.then(|| outer(state, packet.len(), from.is_ipv6()));
                     let top = top(state, settings);
                     state.answered(seq, size, top, now);
-                    // What is awaited of a search comes sooner once the small one is back.
-                    if let Some(at) = state.probes.deadline() {
-                        self.watch.first = Some(self.watch.first.map_or(at, |first| first.min(at)));
-                    }
                 }
                 true
             }

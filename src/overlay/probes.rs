@@ -7,15 +7,12 @@
 //!
 //! ```text
 //! a frame, nothing heard for 2 s   -> small ...1 s... small ...1 s... small ...1 s... silent
-//! a large frame, size not proven   -> full + small ..200 ms.. all sizes + small ..200 ms.. the same ..200 ms..
-//!                                     full once more, alone: what polices bursts is no limit ..200 ms.. limit
+//! a large frame, size not proven   -> full + small ..200 ms.. all sizes + small ..200 ms.. the same ..200 ms.. limit
 //! a probe of the peer              -> "I heard you so long ago": not since its last probe was answered? three times: deaf
 //! ```
 //!
 //! Silent is only a peer that has answered before: a firewall that drops echo requests is no death. Whatever is heard
-//! of a peer is life. A firewall may learn to drop them later: so a silent peer is given a frame now and then, whose
-//! answer would be life, and after ten minutes it is like one that never answered. A limit is confirmed as a proven
-//! size is, since a path may get worse twice. A size is missing only when the small probe behind it was answered, and a limit is seen only where
+//! of a peer is life. A size is missing only when the small probe behind it was answered, and a limit is seen only where
 //! what is smaller comes back, so that loss and delay are none; a size that comes back late is proven as well.
 
 use crate::model::{Duration, Instant, UnderlayMtu};
@@ -33,10 +30,6 @@ const BEHIND: Duration = Duration::from_millis(100);
 /// How long a size that came back is believed while large packets are sent. TCP, whose packets vanish, resends after 0.2,
 /// 0.6, 1.4 and 3 s: the third is reason to look, and the fourth is told what fits.
 const PROVEN: Duration = Duration::from_secs(1);
-/// How often a silent peer is given a frame.
-const TRIAL: Duration = Duration::from_secs(5);
-/// How long one is believed to be gone that answers no probes any more.
-const FORGET: Duration = Duration::from_secs(600);
 /// The least time between two rounds of a search.
 const ROUND: Duration = Duration::from_millis(200);
 /// How long the limit of a path is believed before larger sizes are tried again: paths get better too (RFC 1191
@@ -59,8 +52,6 @@ const PLAIN: [u16; 26] = [
     1400, 1380, 1360, 1340, 1320, 1300, 1280, 1006, 626,
 ];
 
-/// The round in which the largest is tried alone.
-const CONFIRM: u8 = MISSES + 1;
 /// The round after the last.
 const OVER: u8 = u8::MAX;
 
@@ -148,10 +139,6 @@ pub struct Probes {
     /// From then on the next frame, or the next large one, is a reason to look.
     look: Instant,
     look_large: Instant,
-    /// The limit that was found, and how long larger sizes are not tried.
-    believed: Option<(UnderlayMtu, Instant)>,
-    /// When a silent peer is given the next frame.
-    trial: Instant,
     /// The node has it on its list of those with a deadline.
     pub listed: bool,
     search: Search,
@@ -170,10 +157,8 @@ pub struct Probes {
 struct Search {
     /// Zero when there is none under way.
     round: u8,
-    /// What the path takes, as is believed.
+    /// What the path should take.
     top: Option<UnderlayMtu>,
-    /// What it should take: as large was what was asked for once.
-    most: Option<UnderlayMtu>,
     /// Number of the first probe.
     first: u16,
     /// Which of the plain sizes came back, by their place.
@@ -207,8 +192,6 @@ impl Default for Probes {
             reach: Reach::default(),
             look: Instant::ZERO,
             look_large: Instant::ZERO,
-            believed: None,
-            trial: Instant::ZERO,
             listed: false,
             search: Search::default(),
             deaf: Deaf::default(),
@@ -261,9 +244,6 @@ impl Probes {
         if ask.is_some() {
             return ask;
         }
-        self.believed = self.believed.filter(|(_, until)| now < *until);
-        let most = top;
-        let top = self.believed.map_or(top, |(limit, _)| limit.min(top));
         let quiet = heard.is_none_or(|at| now - at >= QUIET);
         let age = self.sent.map(|at| now - at);
         self.look = now + ANSWER;
@@ -275,12 +255,7 @@ impl Probes {
                 self.search = Search {
                     round: 1,
                     top: Some(top),
-                    most: Some(most),
-                    // What the search before asked for may come still.
-                    first: match self.believed {
-                        Some(_) => self.search.first,
-                        None => self.seq.wrapping_add(1),
-                    },
+                    first: self.seq.wrapping_add(1),
                     ..Search::default()
                 };
                 return Some(Ask::Full(top));
@@ -310,27 +285,7 @@ impl Probes {
         self.missed = self.missed.saturating_add(1);
         if self.missed >= MISSES && self.answers {
             self.reach = Reach::Silent(now);
-            self.trial = now + TRIAL;
         }
-    }
-
-    /// Whether a frame of a pod may go to the peer, which is [silent](Probes::is_silent).
-    pub fn admits(&mut self, now: Instant) -> bool {
-        let Reach::Silent(since) = self.reach else {
-            return true;
-        };
-        if now - since >= FORGET {
-            *self = Probes {
-                told: self.told,
-                ..self.anew()
-            };
-            return true;
-        }
-        let due = now >= self.trial;
-        if due {
-            self.trial = now + TRIAL;
-        }
-        due
     }
 
     /// Another round, or none: the search is over, without a result, or with [`Probes::limit`]'s.
@@ -348,11 +303,6 @@ impl Probes {
             s.small_at = None;
             return s.top.map(Ask::All);
         }
-        if s.round < CONFIRM && !s.refused && s.limit().is_some() {
-            s.round = CONFIRM;
-            s.small_at = None;
-            return s.top.map(Ask::Full);
-        }
         s.round = OVER;
         None
     }
@@ -365,11 +315,7 @@ impl Probes {
         }
         self.search.round = 0;
         let limit = self.search.limit();
-        self.look_large = now + if limit.is_some() { PROVEN } else { EVERY };
-        // A limit that was believed is believed no longer than it was.
-        let until = now + EXPIRES;
-        let until = self.believed.map_or(until, |(_, at)| at.min(until));
-        self.believed = limit.map(|limit| (limit, until));
+        self.look_large = now + if limit.is_some() { EXPIRES } else { EVERY };
         limit
     }
 
@@ -387,7 +333,7 @@ impl Probes {
     }
 
     fn search_deadline(&self) -> Option<Instant> {
-        let sent = self.sent.filter(|_| (1..=CONFIRM).contains(&self.search.round))?;
+        let sent = self.sent.filter(|_| (1..=MISSES).contains(&self.search.round))?;
         Some(match self.search.small_at {
             Some(at) => (at + BEHIND).max(sent + ROUND),
             None => sent + ANSWER,
@@ -443,11 +389,8 @@ impl Probes {
         };
         let s = &mut self.search;
         let age = seq.wrapping_sub(s.first);
-        if age > self.seq.wrapping_sub(s.first) || Some(size) > s.most {
+        if age > self.seq.wrapping_sub(s.first) || Some(size) > s.top {
             return None;
-        }
-        if let Some((limit, _)) = &mut self.believed {
-            *limit = size.max(*limit);
         }
         if let Some(at) = PLAIN.iter().position(|plain| *plain == size.0) {
             s.back |= 1 << at;

@@ -362,63 +362,6 @@ fn a_path_that_gets_worse_is_found_out_by_the_large_frames() {
     assert_eq!(way.path(), 1400);
 }
 
-/// The second time is as soon as the first: a limit is confirmed while large packets are sent.
-#[test]
-fn a_path_that_gets_worse_twice_is_found_out_twice() {
-    let mut way = Way::new();
-    way.pass(secs(3), Some(1450));
-    way.limit = 1400;
-    way.pass(secs(4), Some(1450));
-    assert_eq!(way.path(), 1400);
-    way.limit = 1300;
-    way.pass(secs(4), Some(1350));
-    assert_eq!(way.path(), 1300);
-    // And once it is better, that is found out as late as ever.
-    way.limit = 1500;
-    way.pass(secs(40), Some(1250));
-    assert_eq!(way.path(), 1300);
-    way.pass(secs(30), Some(1250));
-    assert_eq!(way.path(), 1500);
-}
-
-/// Something that lets so many bytes pass at once, and no more: no packet is too large for it.
-#[test]
-fn what_polices_bursts_is_no_limit() {
-    let mut way = Way::new();
-    way.pass(secs(3), Some(1450));
-    // The largest is lost for a moment, and the bursts that ask why lose all that is larger than this.
-    way.limit = 1400;
-    while way.state().probes.search.round < MISSES {
-        way.pass(Duration::from_millis(50), Some(1450));
-    }
-    way.limit = 1500;
-    way.pass(secs(1), Some(1450));
-    assert_eq!(way.path(), 1500);
-}
-
-/// Its firewall began to drop echo requests, and only this side has something to say at first.
-#[test]
-fn a_silent_peer_is_given_a_frame_now_and_then() {
-    let mut way = Way::new();
-    way.pass(secs(3), Some(100));
-    way.cut = true;
-    way.pass(secs(10), Some(100));
-    assert!(way.state().probes.is_silent());
-    let (mut given, begun) = (0, way.now);
-    for _ in 0..600 {
-        way.now += Duration::from_millis(100);
-        let now = way.now;
-        given += u32::from(way.state().probes.admits(now));
-    }
-    assert!((11..=13).contains(&given), "{given} in {}", way.now - begun);
-    // One that stays silent is at last like one that never answered: nothing is known against it.
-    way.now += secs(600);
-    let now = way.now;
-    assert!(way.state().probes.admits(now) && !way.state().probes.is_silent());
-    way.pass(secs(60), Some(100));
-    assert!(!way.state().probes.is_silent());
-}
-
 #[test]
 fn loss_and_disorder_are_no_limit() {
     for n in [3, 5, 7, 11, 20] {
