@@ -143,7 +143,8 @@ pub enum PeerReach {
     Unheard,
     /// It was heard.
     Up,
-    /// It answered probes once, and does so no longer: frames to it are dropped.
+    /// It answered probes once, and does so no longer: frames to it are dropped, but for a few that try, and for ten
+    /// minutes at most.
     Silent,
 }
 
@@ -152,11 +153,11 @@ pub enum PeerReach {
 pub struct PeerInfo {
     /// The peer's name.
     pub name: String,
-    /// Where its VXLAN socket is.
+    /// Where its VXLAN socket is: of two the one that is silent, or deaf, or used.
     pub underlay: SocketAddr,
     /// Its pod subnets.
     pub subnets: Vec<IpNet>,
-    /// Whether it is there.
+    /// Whether it is there, at that address.
     pub state: PeerReach,
     /// Milliseconds since it is; none as long as nothing was heard.
     pub state_ms: Option<u64>,

@@ -67,8 +67,8 @@ pub fn problems(config: &Config, report: &Report) -> Vec<String> {
     let silent = report.peers.iter().filter(|p| p.state == PeerReach::Silent);
     let silent = silent.map(|peer| {
         format!(
-            "peer {} is silent since {}, so frames to it are dropped (peer_silent) and it is asked along with them: \
-             check that its node runs, and the network between here and {}",
+            "peer {} is silent since {}, so most frames to it are dropped (peer_silent) and it is asked along with \
+             them: check that its node runs, and the network between here and {}",
             peer.name,
             since(peer.state_ms),
             peer.underlay

@@ -306,10 +306,11 @@ impl Loop {
         for news in self.node.news() {
             match news.silent {
                 true => log::warn!(
-                    "peer {} is silent: frames to it are dropped until it is heard",
-                    news.peer
+                    "peer {} is silent at {}: frames to it are dropped until it is heard, but for a few that try",
+                    news.peer,
+                    news.at
                 ),
-                false => log::info!("peer {} is heard again", news.peer),
+                false => log::info!("peer {} is heard again at {}", news.peer, news.at),
             }
         }
         if std::mem::take(&mut self.exits.lost) {
@@ -524,23 +525,24 @@ impl Loop {
             .filter_map(|(id, spec)| Some((spec.pod.clone(), self.node.port_counters(id)?.clone())));
         let peers = self.node.peers().iter().map(|(_, state)| {
             let four = state.peer.subnet4.map(IpNet::from);
+            let probes = &state.path(state.worst()).probes;
             PeerInfo {
                 name: state.peer.name.to_string(),
-                underlay: state.peer.underlay,
+                underlay: state.endpoint(state.worst()),
                 subnets: four
                     .into_iter()
                     .chain(state.peer.subnet6.map(IpNet::from))
                     .collect(),
-                state: match state.probes.reach() {
+                state: match probes.reach() {
                     Reach::Unheard => PeerReach::Unheard,
                     Reach::Up(_) => PeerReach::Up,
                     Reach::Silent(_) => PeerReach::Silent,
                 },
-                state_ms: state.probes.reach().since().map(|at| (now - at).total_millis()),
-                deaf_ms: state.probes.deaf().map(|at| (now - at).total_millis()),
-                last_heard_ms: state.last_heard.map(|at| (now - at).total_millis()),
-                rtt_us: state.probes.rtt_us(),
-                loss_percent: state.probes.loss_percent(),
+                state_ms: probes.reach().since().map(|at| (now - at).total_millis()),
+                deaf_ms: probes.deaf().map(|at| (now - at).total_millis()),
+                last_heard_ms: state.last_heard().map(|at| (now - at).total_millis()),
+                rtt_us: probes.rtt_us(),
+                loss_percent: probes.loss_percent(),
                 pod_mtu: state.pod_mtu(state.peer.subnet4.is_none(), local.underlay_mtu),
                 gso: state.gso,
                 datagrams_to_peer: state.datagrams_to,

@@ -1,6 +1,7 @@
 //! Datagrams that came from the underlay.
 
 use super::from_pod::{Parsed, hop};
+use super::probes::PathId;
 use super::to_pod::takes;
 use super::way::is_routable;
 use super::{Exits, Node};
@@ -45,11 +46,10 @@ impl Node {
             let end = (at + step).min(whole.len());
             self.counters.datagrams_from_peers += 1;
             match self.datagram(memory, whole.part(at, end), message, known, now, exits) {
-                Ok(Some(peer)) => {
-                    sender = peer;
-                    self.heard(sender, end - at, now);
+                Ok((peer, six)) => {
+                    sender = peer.unwrap_or(sender);
+                    self.heard((sender, six), end - at, now);
                 }
-                Ok(None) => self.heard(sender, end - at, now),
                 Err(reason) => self.drops.add(reason, 1),
             }
             at = end;
@@ -73,7 +73,8 @@ impl Node {
         self.coalescer = coalescer;
     }
 
-    /// One datagram: merged with an open train (`None`: from the same peer as before), or decided afresh.
+    /// One datagram: merged with an open train (`None`: from the same peer as before), or decided afresh; and whether
+    /// it holds an IPv6 packet.
     fn datagram(
         &mut self,
         memory: &mut [u8],
@@ -82,15 +83,16 @@ impl Node {
         known: PeerId,
         now: Instant,
         exits: &mut impl Exits,
-    ) -> Result<Option<PeerId>, DropReason> {
+    ) -> Result<(Option<PeerId>, bool), DropReason> {
         let frame = datagram.part(VXLAN_LEN, datagram.len());
         vxlan::decap(datagram.of(memory), self.settings.local.vni)?;
         let h = Headers::parse(frame.of(memory))?;
         mark(frame.of_mut(memory), &h, message.class)?;
+        let six = h.l3 == L3::Ipv6;
         let from = u32::from(known.0);
         if self.coalescer.merge(memory, from, frame, &h) {
             self.counters.coalesced += 1;
-            return Ok(None);
+            return Ok((None, six));
         }
         let (peer, inbound) = self.inbound(frame.of(memory), &h, message.from, now)?;
         match inbound {
@@ -104,7 +106,7 @@ impl Node {
                 self.coalescer.open(memory, from, frame, &h, alone, port);
             }
         }
-        Ok(Some(peer))
+        Ok((Some(peer), six))
     }
 
     /// The headers of a message that is one super-frame: a kernel VTEP on this machine passes its own on
@@ -132,7 +134,7 @@ impl Node {
         let frame = span.of_mut(memory);
         mark(frame, &h, message.class)?;
         let (peer, inbound) = self.inbound(frame, &h, message.from, now)?;
-        self.heard(peer, span.len() + VXLAN_LEN, now);
+        self.heard((peer, h.l3 == L3::Ipv6), span.len() + VXLAN_LEN, now);
         // What came before must not be overtaken.
         self.deliver_trains(memory, exits);
         let port = match inbound {
@@ -215,14 +217,17 @@ impl Node {
         self.deliver(port, memory, h, vnet, pieces, exits)
     }
 
-    fn heard(&mut self, peer: PeerId, bytes: usize, now: Instant) {
-        if let Some(state) = self.peers.state_mut(peer) {
-            state.last_heard = Some(now);
-            state.datagrams_from += 1;
-            state.bytes_from += bytes as u64;
-            if state.probes.heard(now) {
-                self.tell(peer, false, now);
-            }
+    fn heard(&mut self, id: PathId, bytes: usize, now: Instant) {
+        let Some(state) = self.peers.state_mut(id.0) else {
+            return;
+        };
+        state.datagrams_from += 1;
+        state.bytes_from += bytes as u64;
+        let path = state.path_mut(id.1);
+        path.last_heard = Some(now);
+        if !path.probes.is_settled() {
+            let was_silent = path.probes.heard(now);
+            self.settled(id, was_silent, now);
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use super::flow::FlowKey;
 use super::outbox::{self, Destination};
+use super::probes::PathId;
 use super::way::is_routable;
 use super::{Exits, Node, Way};
 use crate::buf::{Arena, Span};
 use crate::model::{DropReason, Instant, PeerId, PodMtu, PortId};
 use crate::offload::{self, Segments, ack};
-use crate::overlay;
+use crate::overlay::{self, Admit};
 use crate::stack::Trouble;
 use crate::switch::{Neighbour, guard, neighbour};
 use crate::wire::bytes::{be16, be32, put, put_be16};
@@ -300,8 +301,8 @@ impl Node {
         }
         if from.is_some() {
             let packet = f.packet_len(frame);
-            if state.probes.is_due(packet, now) {
-                self.look(peer, packet, now);
+            if state.path(six).probes.is_due(packet, now) {
+                self.look((peer, six), packet, now);
                 state = self.peer(peer).ok_or(DropReason::NoRoute)?;
             }
         }
@@ -311,10 +312,8 @@ impl Node {
         let mtu = state.pod_mtu(six, own_mtu);
         let (peer_mac, gso) = (state.vtep_mac(six), state.gso);
         if let Some(port) = from {
-            if state.probes.is_silent() {
-                let packet = &frame[ETH_LEN..f.h.end];
-                self.complain(port, Trouble::HostUnreachable, packet, now);
-                return Err(DropReason::PeerSilent);
+            if state.path(six).probes.is_silent() {
+                self.admit(port, (peer, six), frame, &f.h, now)?;
             }
             self.check_size(from, f, frame, mtu, now)?;
         }
@@ -354,6 +353,27 @@ impl Node {
         self.outbox.push(dest, datagram, is_ack);
         self.counters.frames_to_peers += 1;
         Ok(())
+    }
+
+    /// A frame for a silent peer: most are refused.
+    fn admit(
+        &mut self,
+        from: PortId,
+        path: PathId,
+        frame: &[u8],
+        h: &Headers,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let flow = flow_hash(frame, h);
+        let path = self.path_mut(path).ok_or(DropReason::NoRoute)?;
+        let admit = path.probes.admit(flow, now);
+        if admit != Admit::Send {
+            self.complain(from, Trouble::HostUnreachable, &frame[ETH_LEN..h.end], now);
+        }
+        match admit {
+            Admit::Refuse => Err(DropReason::PeerSilent),
+            Admit::Send | Admit::Doubt => Ok(()),
+        }
     }
 
     /// A super-frame: header blocks behind it in the arena, each followed by its slice of the payload.

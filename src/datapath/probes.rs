@@ -3,127 +3,216 @@
 use super::originate::WAITING;
 use super::{Node, Settings};
 use crate::model::{DropReason, Instant, NodeName, PeerId, PodMtu, UnderlayMtu};
-use crate::overlay::{Ask, MOST_PROBES, PeerState, Reach};
+use crate::overlay::{Ask, MOST_PROBES, Path, PeerState, Reach};
 use crate::stack::Trouble;
 use crate::stack::probe::{self, Echo, Probe};
 use crate::wire::ETH_LEN;
 use crate::wire::bytes::array;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-/// Peers whose answers are awaited by the clock; those beyond are met again with the next frame to them.
+/// Paths whose answers are awaited by the clock; those beyond are met again with the next frame to them.
 const LISTED: usize = 256;
 /// Changes that wait to be told.
 const NEWS: usize = 32;
+
+/// A path: the peer, and the inner family that takes it.
+pub(super) type PathId = (PeerId, bool);
 
 /// A peer fell silent or was heard again.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct News {
     /// The peer.
     pub peer: NodeName,
+    /// Which of its addresses it is about.
+    pub at: SocketAddr,
     /// Which of both.
     pub silent: bool,
 }
 
 /// What the node keeps for its probes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watch {
-    /// Peers whose answers are awaited.
-    listed: Vec<PeerId>,
+    /// Paths on which answers are awaited. Each knows its place here; one that says another is not meant.
+    listed: Vec<PathId>,
+    /// No deadline of theirs is earlier.
+    next: Instant,
     news: Vec<News>,
+}
+
+impl Default for Watch {
+    fn default() -> Watch {
+        Watch {
+            listed: Vec::with_capacity(LISTED),
+            next: Instant::ZERO,
+            news: Vec::with_capacity(NEWS),
+        }
+    }
 }
 
 impl Node {
     /// Ask peers' VTEPs for an echo, so that the next report knows how far away they are: as many as there is room
     /// for, none twice within a second, and all in turn.
     pub fn probe_peers(&mut self, now: Instant) {
-        let second_ago = |at: Instant| (now - at).total_millis() >= 1000;
+        let recent = |path: &Path| {
+            let sent = path.probes.last_sent();
+            sent.is_some_and(|at| (now - at).total_millis() < 1000)
+        };
+        let paths = |(id, state): (PeerId, &PeerState)| {
+            let due =
+                |six: &&bool| !recent(state.path(**six)) && ends(state, **six, &self.settings).is_some();
+            let due: [Option<PathId>; 2] = {
+                let mut due = state.families().iter().filter(due).map(|six| (id, *six));
+                [due.next(), due.next()]
+            };
+            due.into_iter().flatten()
+        };
         let first = self.probe_first;
         let rest = self.peers.iter().filter(|(id, _)| *id >= first);
-        let due: Vec<PeerId> = rest
+        let due: Vec<PathId> = rest
             .chain(self.peers.iter().filter(|(id, _)| *id < first))
-            .filter(|(_, s)| s.probes.last_sent().is_none_or(second_ago))
-            .map(|(id, _)| id)
+            .flat_map(paths)
             .take((WAITING / 2).min(self.originated.room()))
             .collect();
-        for peer in due {
-            self.probe_first = PeerId(peer.0.wrapping_add(1));
-            self.conclude(peer, Some(Ask::Small), now);
+        for id in due {
+            self.probe_first = PeerId(id.0.0.wrapping_add(1));
+            self.conclude(id, Some(Ask::Small), now);
         }
     }
 
-    /// A pod's packet of so many bytes goes to a peer, and it is time to look what is known of the way.
-    pub(super) fn look(&mut self, id: PeerId, packet: usize, now: Instant) {
-        let Some(state) = self.peers.state_mut(id) else {
+    /// A path, to be changed.
+    pub(super) fn path_mut(&mut self, id: PathId) -> Option<&mut Path> {
+        Some(self.peers.state_mut(id.0)?.path_mut(id.1))
+    }
+
+    /// A pod's packet of so many bytes goes to a peer, and it is time to look what is known of the path.
+    pub(super) fn look(&mut self, id: PathId, packet: usize, now: Instant) {
+        let Some(state) = self.peers.state_mut(id.0) else {
             return;
         };
         // What cannot be sent would only look like a loss: the next frame is as good a reason.
-        if self.originated.room() < state.probes.most(packet) {
+        if self.originated.room() < state.path(id.1).probes.most(packet) {
             return;
         }
         state.forget_old(now);
-        let top = top(state, &self.settings);
-        let ask = state.look(packet, top, now);
+        let top = top(state, id.1, &self.settings);
+        let ask = state.path_mut(id.1).look(packet, top, now);
         self.conclude(id, ask, now);
     }
 
-    /// When [`Node::on_timeout`] has something to do. Never, unless an answer is awaited.
-    pub fn deadline(&mut self) -> Option<Instant> {
-        let peers = &mut self.peers;
-        let mut first = None;
-        self.watch.listed.retain(|id| {
-            let Some(state) = peers.state_mut(*id) else {
-                return false;
-            };
-            let Some(at) = state.probes.deadline() else {
-                state.probes.listed = false;
-                return false;
-            };
-            first = Some(first.map_or(at, |first: Instant| first.min(at)));
-            true
-        });
-        first
+    /// When [`Node::on_timeout`] may have something to do. Never, unless an answer is awaited.
+    pub fn deadline(&self) -> Option<Instant> {
+        (!self.watch.listed.is_empty()).then_some(self.watch.next)
     }
 
     /// Answers that were awaited until now are missing. What this sends goes with [`Node::send_own`].
     pub fn on_timeout(&mut self, now: Instant) {
-        for i in 0..self.watch.listed.len() {
+        if self.deadline().is_none_or(|at| now < at) {
+            return;
+        }
+        let mut next = None;
+        let mut i = 0;
+        while let Some(id) = self.watch.listed.get(i).copied() {
+            let listed = |path: &&mut Path| path.probes.place.map(usize::from) == Some(i);
+            let path = self.peers.state_mut(id.0).map(|state| state.path_mut(id.1));
+            let Some(deadline) = path.filter(listed).and_then(|path| path.probes.deadline()) else {
+                self.unlist(i);
+                continue;
+            };
             // The others' turn comes: their deadlines stay.
-            if self.originated.room() < MOST_PROBES {
-                return;
-            }
-            let id = self.watch.listed[i];
-            if let Some(state) = self.peers.state_mut(id)
-                && state.probes.deadline().is_some_and(|at| at <= now)
-            {
-                let ask = state.expire(now);
+            if deadline <= now && self.originated.room() >= MOST_PROBES {
+                let ask = self.path_mut(id).and_then(|path| path.expire(now));
                 self.conclude(id, ask, now);
             }
+            if self.watch.listed.get(i) != Some(&id) {
+                continue;
+            }
+            let Some(deadline) = self.path_mut(id).and_then(|path| path.probes.deadline()) else {
+                self.unlist(i);
+                continue;
+            };
+            next = Some(next.map_or(deadline, |next: Instant| next.min(deadline)));
+            i += 1;
+        }
+        self.watch.next = next.unwrap_or(Instant::ZERO);
+    }
+
+    /// Await what the path does, if anything: list it or not.
+    fn list(&mut self, (peer, six): PathId) {
+        let Some(state) = self.peers.state_mut(peer) else {
+            return;
+        };
+        // One path has one name.
+        let id = (peer, six && state.has_two_paths());
+        let path = state.path_mut(six);
+        let watch = &mut self.watch;
+        let place = path.probes.place.map(usize::from);
+        let place = place.filter(|at| watch.listed.get(*at) == Some(&id));
+        match (path.probes.deadline(), place) {
+            (None, None) => {}
+            (None, Some(at)) => self.unlist(at),
+            (Some(deadline), Some(_)) => watch.next = watch.next.min(deadline),
+            (Some(deadline), None) if watch.listed.len() < LISTED => {
+                watch.next = match watch.listed.is_empty() {
+                    true => deadline,
+                    false => watch.next.min(deadline),
+                };
+                path.probes.place = Some(watch.listed.len() as u16);
+                watch.listed.push(id);
+            }
+            (Some(_), None) => path.probes.place = None,
+        }
+    }
+
+    /// Take a path off the list. The last takes its place.
+    fn unlist(&mut self, at: usize) {
+        let id = self.watch.listed.swap_remove(at);
+        let moved = self.watch.listed.get(at).copied();
+        let last = self.watch.listed.len();
+        let mut put = |id: PathId, from: usize, to: Option<u16>| {
+            if let Some(path) = self.path_mut(id)
+                && path.probes.place.map(usize::from) == Some(from)
+            {
+                path.probes.place = to;
+            }
+        };
+        put(id, at, None);
+        if let Some(moved) = moved {
+            put(moved, last, Some(at as u16));
+        }
+    }
+
+    /// Something was heard along a path on which it was awaited.
+    pub(super) fn settled(&mut self, id: PathId, was_silent: bool, now: Instant) {
+        self.list(id);
+        if was_silent {
+            self.tell(id, false, now);
         }
     }
 
     /// Ask what is to be asked, and tell of a silence that was found out meanwhile.
-    fn conclude(&mut self, id: PeerId, ask: Option<Ask>, now: Instant) {
+    fn conclude(&mut self, id: PathId, ask: Option<Ask>, now: Instant) {
         if let Some(ask) = ask {
             self.ask(id, ask, now);
         }
         if self
-            .peer(id)
-            .is_some_and(|s| s.probes.reach() == Reach::Silent(now))
+            .peer(id.0)
+            .is_some_and(|s| s.path(id.1).probes.reach() == Reach::Silent(now))
         {
             self.tell(id, true, now);
         }
     }
 
-    fn ask(&mut self, id: PeerId, ask: Ask, now: Instant) {
+    fn ask(&mut self, id: PathId, ask: Ask, now: Instant) {
         let ident = self.probe_ident();
-        let Some(state) = self.peers.state_mut(id) else {
+        let Some(state) = self.peers.state_mut(id.0) else {
             return;
         };
-        let Some((src, dst)) = ends(state, &self.settings) else {
+        let Some((src, dst)) = ends(state, id.1, &self.settings) else {
             return;
         };
-        let (six, outer6) = (dst.is_ipv6(), state.endpoint(dst.is_ipv6()).is_ipv6());
-        let heard = state.last_heard.map(|at| (now - at).total_millis());
+        let (six, outer6) = (dst.is_ipv6(), state.endpoint(id.1).is_ipv6());
+        let path = state.path_mut(id.1);
+        let heard = path.last_heard.map(|at| (now - at).total_millis());
         let heard_ms = heard.map(|ms| u32::try_from(ms).unwrap_or(u32::MAX));
         let mut send = |seq: u16, len: usize| {
             let probe = Probe {
@@ -143,14 +232,11 @@ impl Node {
         for size in ask.sizes() {
             let len = usize::from(size.pod_mtu(outer6).0);
             if len > small {
-                send(state.probes.next_large(), len);
+                send(path.probes.next_large(), len);
             }
         }
-        send(state.probes.next(now), small);
-        if !state.probes.listed && state.probes.deadline().is_some() && self.watch.listed.len() < LISTED {
-            state.probes.listed = true;
-            self.watch.listed.push(id);
-        }
+        send(path.probes.next(now), small);
+        self.list(id);
     }
 
     pub(super) fn probe_ident(&self) -> u16 {
@@ -165,23 +251,26 @@ impl Node {
         };
         let ident = self.probe_ident();
         let settings = &self.settings;
-        let state = self.peers.route(from).and_then(|id| self.peers.state_mut(id));
-        // What a pod of it says is not its word.
-        let vtep = state.filter(|s| s.vtep(from.is_ipv6()) == Some(from));
+        let six = from.is_ipv6();
+        let id = self.peers.route(from);
+        let state = id.and_then(|id| self.peers.state_mut(id));
+        // What a pod of it says is not its word, nor does the VTEP speak for a path that is not asked through it.
+        let vtep = state.filter(|s| ends(s, six, settings).is_some_and(|(_, vtep)| vtep == from));
         match echo {
             Echo::Reply { ident: other, .. } if other != ident => false,
             Echo::Reply { seq, .. } => {
-                if let Some(state) = vtep {
-                    let large = packet.len() > probe::small_len(from.is_ipv6());
-                    let size = large.then(|| outer(state, packet.len(), from.is_ipv6()));
-                    let top = top(state, settings);
-                    state.answered(seq, size, top, now);
+                if let (Some(state), Some(id)) = (vtep, id) {
+                    let large = packet.len() > probe::small_len(six);
+                    let size = large.then(|| outer(state, packet.len(), six));
+                    let top = top(state, six, settings);
+                    state.path_mut(six).answered(seq, size, top, now);
+                    self.list((id, six));
                 }
                 true
             }
             Echo::Probe { heard_ms } => {
                 if let Some(state) = vtep {
-                    state.probes.told(heard_ms, now);
+                    state.path_mut(six).probes.told(heard_ms, now);
                 }
                 false
             }
@@ -197,11 +286,11 @@ impl Node {
         let src = source(packet);
         let port = self.ports.by_ip(src);
         if let Some(state) = self.peers.state_mut(id) {
-            state
-                .probes
-                .refused(outer(state, packet.len(), src.is_ipv6()), now);
+            let size = outer(state, packet.len(), src.is_ipv6());
+            let path = state.path_mut(src.is_ipv6());
+            path.probes.refused(size, now);
             if let Some(mtu) = mtu.filter(|_| port.is_some()) {
-                state.learn_mtu(mtu, now);
+                path.learn_mtu(mtu, now);
             }
         }
         let own = self.settings.local.underlay_mtu;
@@ -212,13 +301,13 @@ impl Node {
     }
 
     /// A peer fell silent, or something came from it again.
-    pub(super) fn tell(&mut self, id: PeerId, silent: bool, now: Instant) {
-        if let Some(state) = self.peers.state_mut(id)
+    fn tell(&mut self, id: PathId, silent: bool, now: Instant) {
+        if let Some(state) = self.peers.state_mut(id.0)
             && self.watch.news.len() < NEWS
-            && state.probes.is_news(silent, now)
+            && state.path_mut(id.1).probes.is_news(silent, now)
         {
-            let peer = state.peer.name.clone();
-            self.watch.news.push(News { peer, silent });
+            let (peer, at) = (state.peer.name.clone(), state.endpoint(id.1));
+            self.watch.news.push(News { peer, at, silent });
         }
     }
 
@@ -228,16 +317,29 @@ impl Node {
     }
 }
 
-/// The addresses a peer is probed with, the node's and the peer's.
-fn ends(state: &PeerState, settings: &Settings) -> Option<(IpAddr, IpAddr)> {
+/// The addresses a path is probed with, the node's and the peer's: of the family that takes it, and if both do, of
+/// IPv4 where there is one.
+fn ends(state: &PeerState, six: bool, settings: &Settings) -> Option<(IpAddr, IpAddr)> {
     let local = &settings.local;
+    let families = settings.underlay;
+    if !(if state.endpoint(six).is_ipv6() {
+        families.1
+    } else {
+        families.0
+    }) {
+        return None;
+    }
     let four = local.vtep4().map(IpAddr::V4).zip(state.vtep(false));
-    four.or_else(|| local.vtep6().map(IpAddr::V6).zip(state.vtep(true)))
+    let other = local.vtep6().map(IpAddr::V6).zip(state.vtep(true));
+    match (state.has_two_paths(), six) {
+        (true, false) => four,
+        (true, true) => other,
+        (false, _) => four.or(other),
+    }
 }
 
-/// What the path to a peer should take: as much as is configured, if pods make use of it.
-fn top(state: &PeerState, settings: &Settings) -> UnderlayMtu {
-    let six = ends(state, settings).is_some_and(|(_, dst)| dst.is_ipv6());
+/// What a path should take: as much as is configured, if pods make use of it.
+fn top(state: &PeerState, six: bool, settings: &Settings) -> UnderlayMtu {
     let pods = settings.local.pod_mtu.underlay_mtu(state.endpoint(six).is_ipv6());
     state.configured_mtu(settings.local.underlay_mtu).min(pods)
 }

@@ -8,12 +8,14 @@
 //! outer source      -> Peers::is_underlay      -> known?   inner source -> Routes -> the same peer?
 //! ```
 
+mod path;
 mod peers;
 mod probes;
 mod routes;
 
+pub use path::Path;
 pub use peers::{PeerState, Peers, PeersFull};
-pub use probes::{Ask, MOST_PROBES, Probes, Reach};
+pub use probes::{Admit, Ask, MOST_PROBES, Probes, Reach};
 pub use routes::Routes;
 
 use crate::model::{Mac, Vni};

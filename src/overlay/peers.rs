@@ -1,7 +1,8 @@
 //! The peer table.
 
 use super::Routes;
-use super::probes::{Ask, EXPIRES, Probes};
+use super::path::Path;
+use super::probes::{EXPIRES, Reach};
 use crate::model::{Instant, MAX_PEERS, Mac, NodeName, Peer, PeerId, PodMtu, UnderlayMtu};
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -17,14 +18,12 @@ const MIN_POD_MTU6: u16 = 1280;
 pub struct PeerState {
     /// What the control plane says.
     pub peer: Peer,
-    /// Path MTU that the kernel reported or probes found, when smaller than what was configured, and when.
-    pub learned_mtu: Option<(UnderlayMtu, Instant)>,
+    /// What is known of the paths for IPv4 and IPv6 packets; the first is for both when it has one address.
+    paths: [Path; 2],
     /// Whether UDP_SEGMENT works towards it.
     pub gso: bool,
     /// When the kernel refused it along this way.
     pub gso_refused: Option<Instant>,
-    /// When the last valid datagram came from it.
-    pub last_heard: Option<Instant>,
     /// Datagrams sent to it.
     pub datagrams_to: u64,
     /// Bytes sent to it (UDP payload).
@@ -33,8 +32,6 @@ pub struct PeerState {
     pub datagrams_from: u64,
     /// Bytes accepted from it (UDP payload).
     pub bytes_from: u64,
-    /// What the echo requests to its VTEP tell.
-    pub probes: Probes,
 }
 
 impl PeerState {
@@ -45,6 +42,57 @@ impl PeerState {
             Some(six) if inner_is_ipv6 => six,
             _ => self.peer.underlay,
         }
+    }
+
+    /// Whether packets of the two families go to addresses of their own.
+    #[inline]
+    pub fn has_two_paths(&self) -> bool {
+        self.peer.underlay6.is_some()
+    }
+
+    /// The path that packets of this inner family take.
+    #[inline]
+    pub fn path(&self, inner_is_ipv6: bool) -> &Path {
+        &self.paths[usize::from(inner_is_ipv6 && self.has_two_paths())]
+    }
+
+    /// The same, to be changed.
+    #[inline]
+    pub fn path_mut(&mut self, inner_is_ipv6: bool) -> &mut Path {
+        &mut self.paths[usize::from(inner_is_ipv6 && self.has_two_paths())]
+    }
+
+    /// The inner families of its paths, one for each: the first stands for both when there is one.
+    pub fn families(&self) -> &'static [bool] {
+        if self.has_two_paths() {
+            &[false, true]
+        } else {
+            &[false]
+        }
+    }
+
+    /// The inner family of the path that a person should look at: one that is silent, one on which the peer does not
+    /// hear this node, one that is in use.
+    pub fn worst(&self) -> bool {
+        let rank = |six: &&bool| {
+            let probes = &self.path(**six).probes;
+            match probes.reach() {
+                Reach::Silent(_) => 0,
+                _ if probes.deaf().is_some() => 1,
+                Reach::Up(_) => 2,
+                Reach::Unheard => 3,
+            }
+        };
+        self.families()
+            .iter()
+            .min_by_key(rank)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// When the last valid datagram came from it.
+    pub fn last_heard(&self) -> Option<Instant> {
+        self.paths.iter().filter_map(|path| path.last_heard).max()
     }
 
     /// Inner destination MAC of frames to it.
@@ -69,7 +117,8 @@ impl PeerState {
     #[inline]
     pub fn pod_mtu(&self, inner_is_ipv6: bool, own: UnderlayMtu) -> PodMtu {
         let configured = self.configured_mtu(own);
-        let path = self.learned_mtu.map_or(configured, |(m, _)| m.min(configured));
+        let learned = self.path(inner_is_ipv6).learned_mtu;
+        let path = learned.map_or(configured, |(m, _)| m.min(configured));
         let fits = path.pod_mtu(self.endpoint(inner_is_ipv6).is_ipv6());
         let least = if inner_is_ipv6 { MIN_POD_MTU6 } else { MIN_POD_MTU4 };
         PodMtu(fits.0.max(least))
@@ -81,57 +130,16 @@ impl PeerState {
         self.peer.mtu.map_or(own, |m| m.min(own))
     }
 
-    /// The kernel refused a datagram: the path takes `mtu` only. A peer that answers probes has to prove it.
-    pub fn learn_mtu(&mut self, mtu: UnderlayMtu, now: Instant) {
-        let least = self.learned_mtu.map_or(mtu, |(known, _)| known.min(mtu));
-        self.learned_mtu = Some((least, now));
-    }
-
-    /// A frame with a packet of so many bytes goes to it: what to ask beside that. `top` is what the path should take.
-    pub fn look(&mut self, packet: usize, top: UnderlayMtu, now: Instant) -> Option<Ask> {
-        let ask = self.probes.look(packet, self.last_heard, top, now);
-        self.conclude(now);
-        ask
-    }
-
-    /// An answer did not come in time: what to ask instead.
-    pub fn expire(&mut self, now: Instant) -> Option<Ask> {
-        let ask = self.probes.expire(now);
-        self.conclude(now);
-        ask
-    }
-
-    fn conclude(&mut self, now: Instant) {
-        if let Some(limit) = self.probes.limit(now) {
-            self.learned_mtu = Some((limit, now));
-        }
-    }
-
-    /// A probe was answered; `size` is that of a large one's outer packet. What is proven to pass is no longer too
-    /// large.
-    pub fn answered(&mut self, seq: u16, size: Option<UnderlayMtu>, top: UnderlayMtu, now: Instant) {
-        let proven = self.probes.answered(seq, size, now);
-        if let (Some(size), Some((limit, _))) = (proven, self.learned_mtu)
-            && size > limit
-        {
-            self.learned_mtu = (size < top).then_some((size, now));
-        }
-    }
-
     /// The kernel refused a train: datagrams go one by one for now.
     pub fn refuse_gso(&mut self, now: Instant) {
         self.gso = false;
         self.gso_refused = Some(now);
     }
 
-    /// Try trains again once what was learned is old, and the configured MTU where no probe can: paths get better too
-    /// (RFC 1191 section 6.3).
+    /// Try again what was refused once that is old.
     pub fn forget_old(&mut self, now: Instant) {
-        let old = |at: Instant| now - at >= EXPIRES;
-        if !self.probes.answers() && self.learned_mtu.is_some_and(|(_, at)| old(at)) {
-            self.learned_mtu = None;
-        }
-        if self.gso_refused.is_some_and(old) {
+        self.paths.iter_mut().for_each(|path| path.forget_old(now));
+        if self.gso_refused.is_some_and(|at| now - at >= EXPIRES) {
             self.gso_refused = None;
             self.gso = true;
         }
@@ -186,24 +194,20 @@ impl Peers {
             Some((_, old)) if same_way(&old.peer, &peer) => PeerState { peer, ..old },
             Some((_, old)) => PeerState {
                 peer,
-                learned_mtu: None,
+                paths: old.paths.map(|path| path.anew()),
                 gso,
                 gso_refused: None,
-                last_heard: None,
-                probes: old.probes.anew(),
                 ..old
             },
             None => PeerState {
                 peer,
-                learned_mtu: None,
+                paths: Default::default(),
                 gso,
                 gso_refused: None,
-                last_heard: None,
                 datagrams_to: 0,
                 bytes_to: 0,
                 datagrams_from: 0,
                 bytes_from: 0,
-                probes: Probes::default(),
             },
         };
         self.slots[usize::from(id.0)] = Some(state);
@@ -311,7 +315,7 @@ mod tests {
 
         let id = p.route("10.244.2.9".parse().unwrap()).unwrap();
         p.state_mut(id).unwrap().datagrams_to = 7;
-        p.state_mut(id).unwrap().learned_mtu = Some((UnderlayMtu(1400), Instant::ZERO));
+        p.state_mut(id).unwrap().path_mut(false).learned_mtu = Some((UnderlayMtu(1400), Instant::ZERO));
         p.set(peer("b", 3, 4), true).unwrap();
         assert_eq!(
             (at(&p, "10.244.2.9"), at(&p, "10.244.4.9").as_deref()),
@@ -319,7 +323,7 @@ mod tests {
         );
         assert!(!known(&p, 2) && known(&p, 3));
         let state = p.state(p.route("10.244.4.9".parse().unwrap()).unwrap()).unwrap();
-        assert_eq!((state.datagrams_to, state.learned_mtu), (7, None));
+        assert_eq!((state.datagrams_to, state.path(false).learned_mtu), (7, None));
 
         assert!(p.remove(&"b".parse().unwrap()).is_some());
         assert!(p.remove(&"b".parse().unwrap()).is_none());
@@ -341,7 +345,12 @@ mod tests {
         );
         s.peer.mtu = Some(UnderlayMtu(1400));
         assert_eq!(s.pod_mtu(false, own), PodMtu(1350));
-        s.learned_mtu = Some((UnderlayMtu(68), Instant::ZERO));
+        s.path_mut(true).learned_mtu = Some((UnderlayMtu(68), Instant::ZERO));
+        assert_eq!(
+            (s.pod_mtu(false, own), s.pod_mtu(true, own)),
+            (PodMtu(1350), PodMtu(1280))
+        );
+        s.path_mut(false).learned_mtu = Some((UnderlayMtu(68), Instant::ZERO));
         assert_eq!(
             (s.pod_mtu(false, own), s.pod_mtu(true, own)),
             (PodMtu(576), PodMtu(1280))
@@ -356,11 +365,11 @@ mod tests {
         let later = |s: i64| Instant::from_secs(100 + s);
         let s = p.state_mut(id).unwrap();
         s.refuse_gso(at);
-        s.learn_mtu(UnderlayMtu(1400), at);
+        s.path_mut(false).learn_mtu(UnderlayMtu(1400), at);
         s.forget_old(later(59));
-        assert!(!s.gso && s.learned_mtu.is_some());
+        assert!(!s.gso && s.path(false).learned_mtu.is_some());
         s.forget_old(later(60));
-        assert!(s.gso && s.learned_mtu.is_none());
+        assert!(s.gso && s.path(false).learned_mtu.is_none());
         // What was switched off stays off.
         let off = p.set(peer("b", 2, 2), false).unwrap();
         let s = p.state_mut(off).unwrap();

@@ -1,4 +1,4 @@
-//! What probes tell of the way to a peer: whether it is there, whether it hears this node, and how large a packet
+//! What probes tell of a path to a peer: whether it is there, whether it hears this node, and how large a packet
 //! reaches it.
 //!
 //! A probe is an echo request from VTEP to VTEP, which kernels answer as podwire does. It goes along with frames of
@@ -7,13 +7,21 @@
 //!
 //! ```text
 //! a frame, nothing heard for 2 s   -> small ...1 s... small ...1 s... small ...1 s... silent
-//! a large frame, size not proven   -> full + small ..200 ms.. all sizes + small ..200 ms.. the same ..200 ms.. limit
+//! a large frame, size not proven   -> full + small ..200 ms.. all sizes + small ..200 ms.. the same
+//!                                     ..200 ms.. full + small, alone ..200 ms.. limit
 //! a probe of the peer              -> "I heard you so long ago": not since its last probe was answered? three times: deaf
 //! ```
 //!
-//! Silent is only a peer that has answered before: a firewall that drops echo requests is no death. Whatever is heard
-//! of a peer is life. A size is missing only when the small probe behind it was answered, and a limit is seen only where
-//! what is smaller comes back, so that loss and delay are none; a size that comes back late is proven as well.
+//! Silent is only a peer that has answered before: a firewall that drops echo requests is no death. One that drops them
+//! from now on looks like one, so the verdict is [put to the test](Probes::admit) by frames of pods: now and then one
+//! of each flow passes. Whatever is heard of a peer is life, and one that is heard without having answered counts as
+//! one that does not answer until it does. What only listens shows nothing of itself; it is cut off for ten minutes,
+//! and not for good.
+//!
+//! A size is missing only when the small probe behind it was answered, and a limit is seen only where what is smaller
+//! comes back, and the full size, sent alone, still does not. So loss, delay, and what has no room in a burst of probes
+//! are none; a size that comes back late is proven as well. A limit is confirmed as often as the full size was, so that a
+//! path that gets worse again is found out as fast, and larger sizes are tried again [each minute](EXPIRES).
 
 use crate::model::{Duration, Instant, UnderlayMtu};
 
@@ -35,6 +43,12 @@ const ROUND: Duration = Duration::from_millis(200);
 /// How long the limit of a path is believed before larger sizes are tried again: paths get better too (RFC 1191
 /// section 6.3).
 pub const EXPIRES: Duration = Duration::from_secs(60);
+/// How long a silence is proof enough to keep frames back.
+const DOUBT: Duration = Duration::from_secs(600);
+/// Between two frames of a flow that put the silence of a peer to the test.
+const TRIAL: Duration = Duration::from_secs(5);
+/// Flows are told apart by so many values of their hash.
+const TRIALS: u32 = u64::BITS;
 /// Packets of pods longer than this make it worth to know what the path takes.
 const LARGE: usize = 512;
 /// Requests of the peer closer together than this are one and its double.
@@ -46,14 +60,21 @@ const SLACK: Duration = Duration::from_millis(200);
 /// fills no log.
 const TELL: Duration = Duration::from_secs(60);
 
-/// Path MTUs there are (RFC 1191 section 7.1, and what common tunnels leave of 1500), largest first.
-const PLAIN: [u16; 26] = [
+/// Path MTUs there are (RFC 1191 section 7.1, and what common tunnels leave of 1500), largest first. Those behind the
+/// [`LIMITS`] only show that small packets pass where larger ones do not.
+const PLAIN: [u16; 29] = [
     32_000, 17_914, 9000, 8166, 4464, 4352, 2002, 1500, 1492, 1480, 1476, 1460, 1450, 1440, 1430, 1420, 1410,
-    1400, 1380, 1360, 1340, 1320, 1300, 1280, 1006, 626,
+    1400, 1380, 1360, 1340, 1320, 1300, 1280, 1006, 626, 508, 400, 296,
 ];
+/// How many of them may be a limit: the last takes the smallest MTU that pods may be told, 576.
+const LIMITS: usize = 26;
 
+/// The rounds of a search, each a set of probes: the full size, all twice, and the full size alone, for what is
+/// missing in a burst may be missing because of the burst.
+const ALL: u8 = 2;
+const LONE: u8 = 4;
 /// The round after the last.
-const OVER: u8 = u8::MAX;
+const OVER: u8 = 5;
 
 /// How often more the largest size is tried among all.
 const AGAIN: usize = 4;
@@ -101,11 +122,34 @@ pub enum Reach {
     Silent(Instant),
 }
 
+/// What becomes of a frame to a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admit {
+    /// It is sent.
+    Send,
+    /// It is sent, and its pod is told that the peer may well be gone.
+    Doubt,
+    /// It is not sent, and its pod is told.
+    Refuse,
+}
+
+/// Whether a peer answers probes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Answers {
+    /// It never has.
+    #[default]
+    Never,
+    /// It does: that none comes means something.
+    Yes,
+    /// It did, and then it was heard without: that none comes means nothing any more.
+    Lapsed,
+}
+
 impl Search {
     /// The largest plain size that came back, if most of the smaller ones did too.
     fn limit(&self) -> Option<UnderlayMtu> {
         let back = |at: &usize| self.back >> at & 1 == 1;
-        let best = (0..PLAIN.len()).find(back)?;
+        let best = (0..LIMITS).find(back)?;
         let came = (best..PLAIN.len()).filter(back).count();
         let all = PLAIN.len() - best;
         (came * 8 >= all * 7).then_some(UnderlayMtu(PLAIN[best]))
@@ -122,7 +166,7 @@ impl Reach {
     }
 }
 
-/// What is known of one peer by probes.
+/// What is known of one path by probes.
 #[derive(Clone, Copy, Debug)]
 pub struct Probes {
     seq: u16,
@@ -130,8 +174,9 @@ pub struct Probes {
     small: u16,
     sent: Option<Instant>,
     answered: bool,
-    /// It has answered at least one.
-    answers: bool,
+    answers: Answers,
+    /// It was heard after a silence without having answered: it is asked with the next frame.
+    returned: bool,
     /// Something was heard since the last small one was sent.
     settled: bool,
     missed: u8,
@@ -139,9 +184,14 @@ pub struct Probes {
     /// From then on the next frame, or the next large one, is a reason to look.
     look: Instant,
     look_large: Instant,
-    /// The node has it on its list of those with a deadline.
-    pub listed: bool,
+    /// From then on more than the known limit is tried.
+    raise: Instant,
+    /// Its place on the node's list of those with a deadline.
+    pub place: Option<u16>,
     search: Search,
+    /// Which flows have put its silence to the test, and until when they do not again.
+    tried: u64,
+    tried_until: Instant,
     deaf: Deaf,
     /// When its silence was told of last, and whether its return is still to be.
     told: Option<Instant>,
@@ -159,13 +209,15 @@ struct Search {
     round: u8,
     /// What the path should take.
     top: Option<UnderlayMtu>,
-    /// Number of the first probe.
+    /// What it is asked for now: that, or the known limit.
+    goal: Option<UnderlayMtu>,
+    /// Number of the first probe since more than the limit was tried.
     first: u16,
     /// Which of the plain sizes came back, by their place.
     back: u32,
     /// When this round's small probe was answered.
     small_at: Option<Instant>,
-    /// The kernel does not even send the largest.
+    /// The kernel does not even send the goal.
     refused: bool,
 }
 
@@ -186,14 +238,18 @@ impl Default for Probes {
             small: 0,
             sent: None,
             answered: false,
-            answers: false,
+            answers: Answers::Never,
+            returned: false,
             settled: false,
             missed: 0,
             reach: Reach::default(),
             look: Instant::ZERO,
             look_large: Instant::ZERO,
-            listed: false,
+            raise: Instant::ZERO,
+            place: None,
             search: Search::default(),
+            tried: 0,
+            tried_until: Instant::ZERO,
             deaf: Deaf::default(),
             told: None,
             told_silent: false,
@@ -208,7 +264,7 @@ impl Probes {
     /// Those of another way to the same peer, of which nothing is known.
     pub fn anew(&self) -> Probes {
         Probes {
-            listed: self.listed,
+            place: self.place,
             ..Probes::default()
         }
     }
@@ -228,15 +284,16 @@ impl Probes {
     }
 
     /// A frame with a packet of so many bytes goes to the peer: what to ask beside it. `heard` is when the peer was
-    /// heard last, `top` what the path should take.
+    /// heard last, `top` what the path should take, `limit` what it takes as far as is known.
     pub fn look(
         &mut self,
         packet: usize,
         heard: Option<Instant>,
         top: UnderlayMtu,
+        limit: Option<UnderlayMtu>,
         now: Instant,
     ) -> Option<Ask> {
-        if self.listed && self.deadline().is_some_and(|at| at <= now) {
+        if self.place.is_some() && self.deadline().is_some_and(|at| at <= now) {
             // The clock's turn comes after what the sockets hold has been read: the answer may be there.
             return None;
         }
@@ -251,18 +308,26 @@ impl Probes {
             self.look_large = now + ROUND;
             // One search at a time, and no answer may be on its way that would be taken for its own.
             let free = self.answered || age.is_some_and(|age| age >= ANSWER);
-            if self.answers && free && !self.is_silent() {
+            if self.answers() && free && !self.is_silent() {
+                let confirm = limit.filter(|limit| *limit < top && now < self.raise);
+                let goal = confirm.unwrap_or(top);
                 self.search = Search {
                     round: 1,
                     top: Some(top),
-                    first: self.seq.wrapping_add(1),
+                    goal: Some(goal),
+                    // A larger size may still come back, late.
+                    first: match confirm {
+                        Some(_) => self.search.first,
+                        None => self.seq.wrapping_add(1),
+                    },
                     ..Search::default()
                 };
-                return Some(Ask::Full(top));
+                return Some(Ask::Full(goal));
             }
         }
-        let due = age.is_none_or(|age| age >= EVERY || (self.answers && quiet && age >= ANSWER));
-        due.then_some(Ask::Small)
+        let answers = self.answers();
+        let due = age.is_none_or(|age| age >= EVERY || (answers && quiet && age >= ANSWER));
+        (due || self.returned).then_some(Ask::Small)
     }
 
     /// What was awaited until now did not come: what to ask instead.
@@ -283,8 +348,28 @@ impl Probes {
 
     fn miss(&mut self, now: Instant) {
         self.missed = self.missed.saturating_add(1);
-        if self.missed >= MISSES && self.answers {
+        if self.missed >= MISSES && self.answers() {
             self.reach = Reach::Silent(now);
+        }
+    }
+
+    /// What becomes of a frame of a flow with this hash. A silence is no proof of death: the first frame of each flow
+    /// is sent all the same, and one each 5 s after it; after ten minutes all are.
+    pub fn admit(&mut self, flow: u32, now: Instant) -> Admit {
+        let Reach::Silent(since) = self.reach else {
+            return Admit::Send;
+        };
+        if now >= self.tried_until {
+            (self.tried, self.tried_until) = (0, now + TRIAL);
+        }
+        let flow = 1 << (flow % TRIALS);
+        if self.tried & flow == 0 {
+            self.tried |= flow;
+            return Admit::Send;
+        }
+        match now - since >= DOUBT {
+            true => Admit::Doubt,
+            false => Admit::Refuse,
         }
     }
 
@@ -297,14 +382,21 @@ impl Probes {
             self.look_large = now + ANSWER;
             return None;
         }
-        let rounds = if s.refused { 2 } else { MISSES };
-        if s.round < rounds {
-            s.round += 1;
-            s.small_at = None;
-            return s.top.map(Ask::All);
+        // What the kernel itself refuses is not lost by chance.
+        let last = if s.refused { ALL } else { LONE };
+        if s.round + 1 == LONE && s.limit().is_none() {
+            s.round = OVER;
         }
-        s.round = OVER;
-        None
+        if s.round >= last {
+            s.round = OVER;
+            return None;
+        }
+        s.round += 1;
+        s.small_at = None;
+        match s.round {
+            LONE => s.goal.map(Ask::Full),
+            _ => s.goal.map(Ask::All),
+        }
     }
 
     /// The outcome of a search that is over: the largest size that came back. Given once. A path that loses this and
@@ -315,7 +407,10 @@ impl Probes {
         }
         self.search.round = 0;
         let limit = self.search.limit();
-        self.look_large = now + if limit.is_some() { EXPIRES } else { EVERY };
+        if limit.is_some() {
+            self.raise = now + EXPIRES;
+        }
+        self.look_large = now + if limit.is_some() { PROVEN } else { EVERY };
         limit
     }
 
@@ -328,12 +423,12 @@ impl Probes {
     }
 
     fn small_deadline(&self) -> Option<Instant> {
-        let waits = !self.settled && self.answers && !self.is_silent();
+        let waits = !self.settled && self.answers() && !self.is_silent();
         self.sent.filter(|_| waits).map(|at| at + ANSWER)
     }
 
     fn search_deadline(&self) -> Option<Instant> {
-        let sent = self.sent.filter(|_| (1..=MISSES).contains(&self.search.round))?;
+        let sent = self.sent.filter(|_| (1..OVER).contains(&self.search.round))?;
         Some(match self.search.small_at {
             Some(at) => (at + BEHIND).max(sent + ROUND),
             None => sent + ANSWER,
@@ -354,6 +449,7 @@ impl Probes {
         self.sent = Some(now);
         self.answered = false;
         self.settled = false;
+        self.returned = false;
         self.look = now + ANSWER;
         self.small
     }
@@ -378,10 +474,11 @@ impl Probes {
                 self.answered = true;
                 self.rtt_us = Some((now - sent).total_micros());
                 self.search.small_at = Some(now);
-                if !self.answers {
+                if !self.answers() {
                     self.look_large = now;
                 }
-                self.answers = true;
+                self.answers = Answers::Yes;
+                self.returned = false;
                 // The way there and back works.
                 self.deaf.times = 0;
             }
@@ -395,7 +492,7 @@ impl Probes {
         if let Some(at) = PLAIN.iter().position(|plain| *plain == size.0) {
             s.back |= 1 << at;
         }
-        if Some(size) == s.top {
+        if Some(size) >= s.goal {
             s.round = 0;
             self.look_large = now + PROVEN;
         }
@@ -407,18 +504,27 @@ impl Probes {
     pub fn refused(&mut self, size: UnderlayMtu, now: Instant) {
         if self.search.round == 0 {
             self.look_large = now;
+            self.raise = now;
         }
-        self.search.refused |= Some(size) >= self.search.top;
+        self.search.refused |= Some(size) >= self.search.goal;
+    }
+
+    /// Whether hearing something of the peer is nothing new.
+    #[inline]
+    pub fn is_settled(&self) -> bool {
+        self.settled
     }
 
     /// Something came from the peer. Whether it was silent before.
-    #[inline]
     pub fn heard(&mut self, now: Instant) -> bool {
-        !self.settled && self.settle(now)
-    }
-
-    fn settle(&mut self, now: Instant) -> bool {
+        if self.settled {
+            return false;
+        }
         let was_silent = self.is_silent();
+        if was_silent && !self.answered {
+            self.answers = Answers::Lapsed;
+            self.returned = true;
+        }
         if was_silent || self.reach == Reach::Unheard {
             self.reach = Reach::Up(now);
             self.look = now;
@@ -481,9 +587,14 @@ impl Probes {
         matches!(self.reach, Reach::Silent(_))
     }
 
-    /// Whether it has answered any.
+    /// Whether it answers.
     pub fn answers(&self) -> bool {
-        self.answers
+        self.answers == Answers::Yes
+    }
+
+    /// Whether it has ever answered.
+    pub fn has_answered(&self) -> bool {
+        self.answers != Answers::Never
     }
 
     /// The last round-trip time, in microseconds.

@@ -5,7 +5,7 @@ use podwire::datapath::{Exits, FRAME_ROOM, HEADROOM, News, Node, Settings};
 use podwire::model::{
     Change, DropReason, Instant, LocalNode, Mac, Peer, PodMtu, PortId, PortSpec, TapCaps, UnderlayMtu,
 };
-use podwire::overlay::PeerState;
+use podwire::overlay::Path;
 use podwire::wire::bytes::{be16, be32, put_be16};
 use podwire::wire::checksum::{Sum, pseudo, transport_is_right};
 use podwire::wire::{EthView, Gso, Headers, VnetHdr, proto};
@@ -92,6 +92,8 @@ pub struct World {
     impairment: Impairment,
     /// Ways on which all vanishes, and the longest outer packet that passes any.
     cut: HashSet<(usize, usize)>,
+    /// Nodes whose echo replies vanish.
+    mute: HashSet<usize>,
     longest: Option<usize>,
     /// Datagrams sent on each way.
     traffic: HashMap<(usize, usize), u64>,
@@ -193,6 +195,7 @@ impl World {
             random: Random(seed),
             impairment,
             cut: HashSet::new(),
+            mute: HashSet::new(),
             longest: None,
             traffic: HashMap::new(),
             told: Vec::new(),
@@ -314,8 +317,9 @@ impl World {
         let payload = flow_payload(&bytes[8..]).map_or(0, |(_, _, p)| p.len());
         *self.traffic.entry((from, to)).or_default() += 1;
         let swallowed = self.longest.is_some_and(|most| bytes.len() + 28 > most);
+        let filtered = self.mute.contains(&from) && is_echo_reply(&bytes[8..]);
         let lost = self.random.below(100) < self.impairment.loss_percent;
-        if lost || swallowed || self.cut.contains(&(from, to)) {
+        if filtered || lost || swallowed || self.cut.contains(&(from, to)) {
             self.datagrams_lost += 1;
             self.lost_bytes += payload;
             return;
@@ -353,7 +357,7 @@ impl World {
     fn run_until(&mut self, end: i64) {
         loop {
             let arrival = self.network.peek().map(|Reverse((at, _))| *at);
-            let deadlines = self.members.iter_mut().filter_map(|m| m.node.deadline());
+            let deadlines = self.members.iter().filter_map(|m| m.node.deadline());
             let deadline = deadlines.map(|at| at.total_micros()).min();
             let next = [arrival, deadline].into_iter().flatten().min();
             let Some(at) = next.filter(|at| *at <= end) else {
@@ -386,16 +390,24 @@ impl World {
         };
     }
 
+    /// From now on a node answers no echo request, or does again.
+    pub fn mute(&mut self, node: usize, mute: bool) {
+        match mute {
+            true => self.mute.insert(node),
+            false => self.mute.remove(&node),
+        };
+    }
+
     /// Longer outer packets vanish from now on, on all ways.
     pub fn swallow(&mut self, longest: Option<usize>) {
         self.longest = longest;
     }
 
     /// What node `n` knows of the way to another.
-    pub fn state(&self, n: usize, other: usize) -> &PeerState {
+    pub fn state(&self, n: usize, other: usize) -> &Path {
         let peers = self.members[n].node.peers();
         let id = peers.at_underlay(underlay(other)).unwrap();
-        peers.state(id).unwrap()
+        peers.state(id).unwrap().path(false)
     }
 
     /// Datagrams sent from one node to another so far, whether they arrived or not.
@@ -552,6 +564,12 @@ fn peer(n: usize) -> Peer {
         vtep_mac6: mac,
         mtu: None,
     }
+}
+
+fn is_echo_reply(frame: &[u8]) -> bool {
+    let kind = |h: Headers| (h.proto, frame[h.l4]);
+    Headers::parse(frame)
+        .is_ok_and(|h| h.l4 < frame.len() && matches!(kind(h), (proto::ICMP, 0) | (proto::ICMPV6, 129)))
 }
 
 /// Flow, place of the first byte, and payload of a frame of the flows; `None` for others (probes, errors).

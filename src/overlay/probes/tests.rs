@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::{Mac, Peer};
-use crate::overlay::{PeerState, Peers};
+use crate::overlay::{Path, Peers};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -22,6 +22,10 @@ struct Way {
     cut: bool,
     /// Every so many-th probe vanishes.
     lose: Option<usize>,
+    /// Between the probes of a burst larger ones than this find no room.
+    crowd: Option<u16>,
+    /// A policer: bytes per millisecond, the most it saves, what it has, and since when.
+    bucket: Option<(i64, i64, i64, Instant)>,
     /// How late the clock is met.
     late: Duration,
     /// Answers on their way: when they come, number and size.
@@ -52,24 +56,43 @@ impl Way {
             link: u16::MAX,
             cut: false,
             lose: None,
+            crowd: None,
+            bucket: None,
             late: Duration::ZERO,
             answers: VecDeque::new(),
             sent: (0, 0),
         }
     }
 
-    fn state(&mut self) -> &mut PeerState {
-        self.peers.state_mut(crate::model::PeerId(0)).unwrap()
+    fn state(&mut self) -> &mut Path {
+        self.peers
+            .state_mut(crate::model::PeerId(0))
+            .unwrap()
+            .path_mut(false)
     }
 
     fn path(&mut self) -> u16 {
         self.state().learned_mtu.map_or(TOP.0, |(mtu, _)| mtu.0)
     }
 
+    /// Whether the policer has so many bytes.
+    fn has(&mut self, length: u16) -> bool {
+        let Some((rate, most, has, since)) = &mut self.bucket else {
+            return true;
+        };
+        let more = (self.now - *since).total_millis() as i64 * *rate;
+        (*has, *since) = ((*has + more).min(*most), self.now);
+        let enough = *has >= i64::from(length);
+        *has -= if enough { i64::from(length) } else { 0 };
+        enough
+    }
+
     /// A pod sends a packet.
     fn frame(&mut self, packet: usize) {
         let now = self.now;
-        self.state().forget_old(now);
+        self.has(packet as u16);
+        let peer = self.peers.state_mut(crate::model::PeerId(0)).unwrap();
+        peer.forget_old(now);
         if self.state().probes.is_due(packet, now) {
             let ask = self.state().look(packet, TOP, now);
             self.ask(ask);
@@ -80,6 +103,7 @@ impl Way {
         let Some(ask) = ask else { return };
         let now = self.now;
         let sizes = ask.sizes().map(Some).chain([None]);
+        let burst = ask.sizes().count() > 8;
         for size in sizes {
             let seq = match size {
                 Some(_) => self.state().probes.next_large(),
@@ -97,7 +121,8 @@ impl Way {
             let unlucky = self
                 .lose
                 .is_some_and(|n| (self.sent.0 + self.sent.1).is_multiple_of(n));
-            if !self.cut && length <= self.limit && !unlucky {
+            let squeezed = burst && self.crowd.is_some_and(|most| length > most);
+            if !self.cut && length <= self.limit && !unlucky && !squeezed && self.has(length) {
                 self.answers.push_back((now + self.rtt, seq, size));
             }
         }
@@ -226,7 +251,7 @@ fn a_frame_does_not_count_what_may_have_been_answered_already() {
     way.pass(secs(3), Some(100));
     way.cut = true;
     way.pass(secs(4), Some(100));
-    way.state().probes.listed = true;
+    way.state().probes.place = Some(0);
     let (missed, sent) = (way.state().probes.missed, way.sent);
     way.now += secs(10);
     way.frame(100);
@@ -275,7 +300,7 @@ fn a_peer_at_another_address_begins_anew() {
     way.cut = true;
     way.pass(secs(10), Some(1400));
     assert!(way.state().probes.is_silent());
-    let mut peer = way.state().peer.clone();
+    let mut peer = way.peers.state(crate::model::PeerId(0)).unwrap().peer.clone();
     way.peers.set(peer.clone(), true).unwrap();
     assert!(way.state().probes.is_silent(), "the same way");
     peer.underlay.set_port(4789);
@@ -360,6 +385,53 @@ fn a_path_that_gets_worse_is_found_out_by_the_large_frames() {
     assert_eq!(way.path(), 1500, "small frames do not mind");
     way.pass(Duration::from_millis(800), Some(1400));
     assert_eq!(way.path(), 1400);
+}
+
+#[test]
+fn a_path_that_gets_worse_twice_is_found_out_as_fast_the_second_time() {
+    for (first, second, packet) in [(1450, 1400, 1350), (1400, 1280, 1300), (1300, 626, 600)] {
+        let mut way = Way::new();
+        way.limit = first;
+        way.pass(secs(5), Some(packet));
+        assert_eq!(way.path(), first);
+        way.limit = second;
+        way.pass(Duration::from_millis(1900), Some(packet));
+        assert_eq!(way.path(), second, "after {first}");
+        // It stays so, and what is confirmed each second hinders no larger one from being tried.
+        let large = way.sent.1;
+        way.pass(secs(50), Some(packet));
+        assert_eq!(way.path(), second);
+        assert!(way.sent.1 - large <= 60, "{}", way.sent.1 - large);
+        way.limit = 1500;
+        way.pass(secs(12), Some(packet));
+        assert_eq!(way.path(), 1500, "after {first} and {second}");
+    }
+}
+
+#[test]
+fn what_a_burst_of_probes_does_to_itself_is_no_limit() {
+    // The first large probe is lost, as packets are, and what has no room in a burst is larger than what has.
+    for crowd in [626, 1006, 1300, 1450] {
+        let mut way = Way::new();
+        (way.crowd, way.limit) = (Some(crowd), 1400);
+        way.pass(Duration::from_millis(100), Some(1400));
+        way.limit = 1500;
+        for _ in 0..50 {
+            way.pass(Duration::from_millis(100), Some(1400));
+            assert_eq!(way.path(), 1500, "{crowd}");
+        }
+    }
+    // A policer that is nearly used up by the pods lets the smallest pass, each time others.
+    for rtt in 1..200 {
+        let mut way = Way::new();
+        way.rtt = Duration::from_millis(rtt);
+        way.bucket = Some((42, 2100, 2100, way.now));
+        way.pass(secs(1), Some(1400));
+        for _ in 0..100 {
+            way.pass(Duration::from_millis(100), Some(1400));
+            assert_eq!(way.path(), 1500, "{rtt} ms");
+        }
+    }
 }
 
 #[test]
