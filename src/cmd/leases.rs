@@ -142,6 +142,7 @@ mod tests {
             doing: "all is well".into(),
             silent_ms: Some(2500),
             revision: 7,
+            failures: 0,
             alarms: vec!["look here".into()],
             allocate: true,
             skipped: vec![("x".into(), "is no subnet".into())],

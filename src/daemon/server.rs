@@ -393,9 +393,13 @@ impl<'w> Server<'w> {
     fn scrape(&mut self, token: Token) {
         let now = self.now();
         let (config, born, attaches, admin) = (&self.config, self.born, &self.attaches, &self.admin);
+        let membership = || match &self.source {
+            Source::Store(store, _) => Some(store.report()),
+            _ => None,
+        };
         self.endpoints.serve(token, now, self.ready, || {
             let report = admin.report()?;
-            Some(Page::new(config, born, attaches, report).text())
+            Some(Page::new(config, born, attaches, report, membership()).text())
         });
     }
 

@@ -13,6 +13,9 @@ pub struct StoreStatus {
     pub silent_ms: Option<u64>,
     /// The revision applied.
     pub revision: i64,
+    /// Requests that failed and watches that broke, since the start; compaction is no failure.
+    #[serde(default)]
+    pub failures: u64,
     /// What a person should look at, worst first.
     pub alarms: Vec<String>,
     /// Whether new pods get addresses: not while another node has this node's subnet.

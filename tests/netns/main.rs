@@ -93,7 +93,8 @@ fn suite() -> ExitCode {
         .iter()
         .flat_map(|mode| cases.iter().map(|case| case.trial(*mode)));
     // What the store has to say does not depend on how TAPs are.
-    let cluster = cluster::CASES.iter().map(|case| case.trial(OffloadMode::On));
+    let cluster = cluster::CASES.iter().chain(metrics::CLUSTER_CASES);
+    let cluster = cluster.map(|case| case.trial(OffloadMode::On));
     let trials = relay_itself::trials().into_iter().chain(trials).chain(cluster);
     let trials: Vec<Trial> = trials.collect();
     libtest_mimic::run(&arguments, trials).exit_code()

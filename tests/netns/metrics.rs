@@ -1,6 +1,7 @@
 //! What a node tells Prometheus, beside what its pods did; judged by Prometheus' own promtool.
 
 use super::pod::{FAMILIES, Place, Pod};
+use super::store::PREFIX;
 use super::traffic;
 use super::world::{Case, World, eventually};
 use std::collections::BTreeMap;
@@ -13,6 +14,11 @@ use std::time::Duration;
 /// The tests.
 pub const CASES: &[Case] = &[Case::new("metrics_are_what_happened", happened)
     .pods(2)
+    .node_args(&["--metrics", "127.0.0.1:9472"])];
+
+/// Those with a store.
+pub const CLUSTER_CASES: &[Case] = &[Case::new("metrics_tell_of_the_store", store)
+    .cluster()
     .node_args(&["--metrics", "127.0.0.1:9472"])];
 
 /// The metrics page of node `n`, from 0.
@@ -139,6 +145,68 @@ fn happened(world: &mut World) {
     std::thread::sleep(Duration::from_millis(150));
     let text = page(world, 0);
     assert!(!text.contains(&format!("pod=\"{}\"", gone.name)), "{text}");
+    assert!(!text.contains("podwire_store_"), "it has no store: {text}");
+}
+
+/// Wait until the page of n1 is so, in what it says of the store.
+fn store_is(world: &World, what: &str, holds: impl Fn(&dyn Fn(&str) -> f64) -> bool) -> String {
+    let mut text = String::new();
+    eventually(what, Duration::from_secs(20), || {
+        // A page is as old as a tenth of a second.
+        std::thread::sleep(Duration::from_millis(120));
+        text = page(world, 0);
+        let series = series(&text);
+        holds(&|name| series[format!("podwire_store_{name}").as_str()])
+    });
+    text
+}
+
+fn store(world: &mut World) {
+    let healthy = store_is(world, "two leases", |s| {
+        s("connected") == 1.0 && s("leases") == 2.0 && s("alarms") == 0.0
+    });
+    promtool(&healthy, world.dir());
+    let before = series(&healthy);
+    let of = |name: &str| before[format!("podwire_store_{name}").as_str()];
+    assert!(
+        (86_000.0..=86_400.0).contains(&of("lease_remaining_seconds")),
+        "{healthy}"
+    );
+    assert!(of("last_heard_age_seconds") < 20.0, "{healthy}");
+    assert_eq!((of("allocation_enabled"), of("keys_skipped")), (1.0, 0.0));
+    let (revision, failures) = (of("revision"), of("failures_total"));
+    world.ctl(&["put", &format!("{PREFIX}/subnets/nonsense"), "{}"]);
+    store_is(world, "a strange key", |s| {
+        s("keys_skipped") == 1.0 && s("revision") > revision
+    });
+    // Another has this node's subnet.
+    let key = format!("{PREFIX}/subnets/10.244.1.0-24&fd00:10:244:1::-64");
+    let thief = r#"{"PublicIP":"192.0.2.250","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}}"#;
+    world.ctl(&["put", &key, thief]);
+    store_is(world, "the subnet is another's", |s| {
+        s("allocation_enabled") == 0.0 && s("alarms") >= 1.0
+    });
+    world.ctl(&["del", &key]);
+    store_is(world, "the subnet is its own", |s| {
+        s("allocation_enabled") == 1.0 && s("alarms") == 0.0
+    });
+    world.store_mut().kill();
+    let lost = store_is(world, "the store is lost", |s| {
+        s("connected") == 0.0
+            && s("alarms") >= 1.0
+            && s("failures_total") > failures
+            && s("last_heard_age_seconds") > 1.0
+    });
+    let lost = series(&lost);
+    assert_eq!(lost["podwire_store_leases"], 2.0, "they are known still");
+    assert_eq!(lost["podwire_peers"], 1.0);
+    let left = lost["podwire_store_lease_remaining_seconds"];
+    assert!((86_000.0..=86_400.0).contains(&left), "{left}");
+    world.restart_store();
+    let back = store_is(world, "the store is back", |s| {
+        s("connected") == 1.0 && s("alarms") == 0.0 && s("last_heard_age_seconds") < 20.0
+    });
+    promtool(&back, world.dir());
 }
 
 /// Let promtool judge a page, if it is there.

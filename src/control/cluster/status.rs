@@ -23,6 +23,7 @@ impl Cluster {
             doing: self.doing(now),
             silent_ms: self.talk.heard.map(|t| (now - t).total_millis()),
             revision: self.known.revision,
+            failures: self.talk.failures,
             alarms: self.alarms(now),
             allocate: self.allocate,
             skipped: skipped.take(MAX_NAMED).collect(),

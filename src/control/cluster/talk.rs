@@ -58,6 +58,8 @@ pub(super) struct Talk {
     watch_wait: Backoff,
     /// When the store last said anything.
     pub(super) heard: Option<Instant>,
+    /// What went wrong since the start, for people.
+    pub(super) failures: u64,
     pub(super) trouble: Option<Trouble>,
 }
 
@@ -213,6 +215,7 @@ impl Talk {
             }
             Err(e) => e,
         };
+        self.failures += 1;
         if !matches!(what, StoreError::Unreachable(_)) {
             self.heard = Some(now);
         }

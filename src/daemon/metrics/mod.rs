@@ -14,7 +14,7 @@ mod http;
 mod page;
 
 pub use endpoint::{Endpoint, Endpoints, MAX_CONNECTIONS, Serves, TIME_LIMIT};
-pub use page::{Page, attach_histogram};
+pub use page::{Membership, Page, attach_histogram};
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use crate::api::{PeerInfo, PeerReach};
 use crate::daemon::command::Report;
 use crate::daemon::config::Config;
-use crate::model::{DropReason, OffloadMode, PortCounters};
+use crate::model::{DropReason, OffloadMode, PortCounters, StoreStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric, NoLabelSet, prometheus_text,
@@ -31,7 +31,12 @@ pub struct Page {
     pub attaches: Histogram,
     /// What the data path tells.
     pub report: Report,
+    /// How the membership stands, where there is a store; none within if its thread does not answer.
+    pub membership: Option<Membership>,
 }
+
+/// How the membership stands; none when the store's thread does not answer.
+pub type Membership = Option<StoreStatus>;
 
 /// A histogram for how long pods take to attach, in seconds: a millisecond or two is usual.
 pub fn attach_histogram() -> Histogram {
@@ -42,7 +47,13 @@ pub fn attach_histogram() -> Histogram {
 
 impl Page {
     /// A page of a node that has run for `uptime`.
-    pub fn new(config: &Config, start: SystemTime, attaches: &Histogram, report: Report) -> Page {
+    pub fn new(
+        config: &Config,
+        start: SystemTime,
+        attaches: &Histogram,
+        report: Report,
+        membership: Option<Membership>,
+    ) -> Page {
         Page {
             node: config.node.to_string(),
             vni: config.vni.into(),
@@ -51,6 +62,7 @@ impl Page {
             merge_acks: config.merge_acks,
             attaches: attaches.clone(),
             report,
+            membership,
         }
     }
 
@@ -343,6 +355,65 @@ impl Page {
     }
 }
 
+/// What is known of the store and of the node's own lease there. Nothing but whether it is connected when its thread
+/// does not answer.
+fn store(status: Option<&StoreStatus>, to: &mut Families<'_>) -> fmt::Result {
+    type Gauge = fn(&StoreStatus) -> Option<f64>;
+    let connected = status.is_some_and(|s| s.connected);
+    to.gauge(
+        "podwire_store_connected",
+        "Whether the store's changes are followed: 1 or 0.",
+        &[([], i64::from(connected))],
+    )?;
+    let gauges: [(&str, &str, Gauge); 7] = [
+        (
+            "podwire_store_last_heard_age_seconds",
+            "Time since the store last said anything; absent before the first.",
+            |s| s.silent_ms.map(|ms| ms as f64 / 1e3),
+        ),
+        (
+            "podwire_store_revision",
+            "Revision of the store that is applied.",
+            |s| Some(s.revision as f64),
+        ),
+        (
+            "podwire_store_leases",
+            "Leases known, the node's own and reservations included.",
+            |s| Some(s.leases.len() as f64),
+        ),
+        (
+            "podwire_store_keys_skipped",
+            "Keys and values beside the leases that are none.",
+            |s| Some(s.skipped_total as f64),
+        ),
+        (
+            "podwire_store_lease_remaining_seconds",
+            "Time until the node's own lease runs out; absent when it never does, or that is not known.",
+            |s| Some(s.leases.iter().find(|l| l.own)?.expires_s? as f64),
+        ),
+        (
+            "podwire_store_allocation_enabled",
+            "Whether new pods get addresses, 1, or not, 0, since another node has this node's subnet.",
+            |s| Some(f64::from(u8::from(s.allocate))),
+        ),
+        (
+            "podwire_store_alarms",
+            "Things of the store that a person should look at.",
+            |s| Some(s.alarms.len() as f64),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        let series: Vec<_> = status.and_then(value).map(|v| ([], v)).into_iter().collect();
+        to.gauge(name, help, &series)?;
+    }
+    let failures: Vec<_> = status.map(|s| ([], s.failures)).into_iter().collect();
+    to.counter(
+        "podwire_store_failures_total",
+        "Requests to the store that failed, and watches of it that broke.",
+        &failures,
+    )
+}
+
 impl Collector for Page {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let to = &mut Families(encoder);
@@ -356,6 +427,9 @@ impl Collector for Page {
             MetricType::Histogram,
         )?;
         self.attaches.encode(attaches)?;
+        if let Some(membership) = &self.membership {
+            store(membership.as_ref(), to)?;
+        }
         self.pods(to)?;
         self.peers(to)
     }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::api::{PeerInfo, PeerReach};
 use crate::daemon::command::Report;
-use crate::model::{DropReason, Drops, PodMtu, PortCounters};
+use crate::model::{DropReason, Drops, LeaseInfo, PodMtu, PortCounters, StoreStatus};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A page on which every metric has a series.
@@ -44,8 +44,75 @@ fn page() -> String {
             peers: vec![peer],
             ..Report::default()
         },
+        membership: Some(Some(membership())),
     };
     page.text()
+}
+
+fn membership() -> StoreStatus {
+    let own = LeaseInfo {
+        subnet: "10.244.1.0-24".into(),
+        name: "n1".into(),
+        public_ip: "192.0.2.1".into(),
+        podwire: Some("0.1.0".into()),
+        own: true,
+        reservation: false,
+        expires_s: Some(-5),
+        seen_s: 86_405,
+    };
+    let other = LeaseInfo {
+        own: false,
+        expires_s: Some(7200),
+        ..own.clone()
+    };
+    StoreStatus {
+        connected: true,
+        silent_ms: Some(2500),
+        revision: 81,
+        failures: 4,
+        alarms: vec!["the lease ran out".into()],
+        skipped_total: 3,
+        leases: vec![other, own],
+        ..StoreStatus::default()
+    }
+}
+
+/// The lines about the store of a node whose membership is this.
+fn of_the_store(membership: Option<Membership>) -> Vec<String> {
+    let page = Page {
+        node: "n1".into(),
+        vni: 1,
+        start: 0.0,
+        partial_checksums: true,
+        merge_acks: true,
+        attaches: attach_histogram(),
+        report: Report::default(),
+        membership,
+    };
+    let text = page.text();
+    let lines = text.lines().filter(|l| l.starts_with("podwire_store_"));
+    lines.map(String::from).collect()
+}
+
+#[test]
+fn a_store_is_told_of_as_far_as_it_is_known() {
+    assert_eq!(of_the_store(None).len(), 0, "there is none");
+    assert_eq!(of_the_store(Some(None)), ["podwire_store_connected 0"]);
+    let waiting = of_the_store(Some(Some(StoreStatus::default())));
+    for absent in ["last_heard", "lease_remaining"] {
+        assert!(!waiting.iter().any(|l| l.contains(absent)), "{waiting:?}");
+    }
+    let reserved = StoreStatus {
+        leases: membership()
+            .leases
+            .into_iter()
+            .map(|l| LeaseInfo { expires_s: None, ..l })
+            .collect(),
+        ..membership()
+    };
+    let lines = of_the_store(Some(Some(reserved)));
+    assert!(!lines.iter().any(|l| l.contains("lease_remaining")), "{lines:?}");
+    assert!(lines.contains(&"podwire_store_leases 2.0".into()), "{lines:?}");
 }
 
 /// Name, type and labels (without `le`) of each metric on a page.
@@ -122,6 +189,15 @@ fn a_page_says_it_all() {
         "podwire_peer_rtt_seconds{peer=\"n2\"} 0.00031",
         "podwire_peer_probe_loss_ratio{peer=\"n2\"} 0.25",
         "podwire_peer_pod_mtu_bytes{peer=\"n2\"} 1450.0",
+        "podwire_store_connected 1",
+        "podwire_store_last_heard_age_seconds 2.5",
+        "podwire_store_revision 81.0",
+        "podwire_store_leases 2.0",
+        "podwire_store_keys_skipped 3.0",
+        "podwire_store_lease_remaining_seconds -5.0",
+        "podwire_store_allocation_enabled 0.0",
+        "podwire_store_alarms 1.0",
+        "podwire_store_failures_total 4",
         "podwire_attach_duration_seconds_sum 0.0015",
         "podwire_attach_duration_seconds_count 1",
         "podwire_attach_duration_seconds_bucket{le=\"0.001\"} 0",
