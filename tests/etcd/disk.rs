@@ -1,38 +1,20 @@
 //! A memory on a disk that is full, and on one that is read-only: a small file system in a mount namespace of a child.
 
 use super::Case;
+use super::child::{self, Body};
 use podwire::control::cluster::Remembered;
 use podwire::control::memory::{Memory, Recalled};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 /// The tests.
 pub const CASES: &[Case] = &[("a_full_disk_keeps_the_old_state", full)];
 
-/// Tells this program that it is the child: where it may mount something.
-const CHILD: &str = "PODWIRE_ETCD_TESTS_DISK";
+/// Their children.
+pub const CHILDREN: &[(&str, Body)] = &[("full", in_child)];
 
 fn full() {
-    let dir = tempfile::tempdir().unwrap();
-    let child = Command::new("unshare")
-        .args(["--map-root-user", "--mount", "/proc/self/exe"])
-        .env(CHILD, dir.path())
-        .output()
-        .expect("unshare runs");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(
-        child.status.success(),
-        "{}{}",
-        text(&child.stdout),
-        text(&child.stderr)
-    );
-}
-
-/// In the child: do that, and end.
-pub fn child() -> Option<ExitCode> {
-    let dir = std::env::var_os(CHILD)?;
-    in_child(Path::new(&dir));
-    Some(ExitCode::SUCCESS)
+    child::run("full", &["--map-root-user", "--mount"]);
 }
 
 fn in_child(dir: &Path) {

@@ -28,7 +28,8 @@ pub const CASES: &[Case] = &[
     ("five_thousand_peers_from_start_to_ready", thousands),
 ];
 
-const CONFIG: &str = r#"{"Network":"10.61.0.0/16","Backend":{"Type":"vxlan"}}"#;
+/// A network.
+pub const CONFIG: &str = r#"{"Network":"10.61.0.0/16","Backend":{"Type":"vxlan"}}"#;
 const SOON: Duration = Duration::from_secs(10);
 
 /// A store with a network, and a place for memories.
@@ -43,7 +44,7 @@ fn key(member: &Member) -> String {
 }
 
 /// What the store has for a node: the lease, in hexadecimal digits, and the value.
-fn stored(etcd: &Etcd, key: &str) -> Option<(String, String)> {
+pub fn stored(etcd: &Etcd, key: &str) -> Option<(String, String)> {
     let json = etcd.ctl(&["get", key, "--write-out", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let kv = json["kvs"].get(0)?;

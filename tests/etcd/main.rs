@@ -9,9 +9,13 @@
 
 mod asks;
 mod certs;
+mod child;
 mod disk;
+mod frozen;
 mod life;
+mod many;
 mod member;
+mod node;
 mod outage;
 mod proxy;
 mod secured;
@@ -26,7 +30,8 @@ use std::process::{Command, ExitCode};
 type Case = (&'static str, fn());
 
 fn main() -> ExitCode {
-    if let Some(done) = disk::child() {
+    let children = [disk::CHILDREN, frozen::CHILDREN, many::CHILDREN].concat();
+    if let Some(done) = child::child(&children) {
         return done;
     }
     let mut arguments = Arguments::from_args();
@@ -46,6 +51,8 @@ fn main() -> ExitCode {
         size::CASES,
         life::CASES,
         disk::CASES,
+        frozen::CASES,
+        many::CASES,
     ]
     .concat();
     let trials: Vec<Trial> = cases
