@@ -349,9 +349,13 @@ mod tests {
     use crate::model::LocalNode;
 
     fn ipam() -> Ipam {
+        ipam_of("10.244.1.0/24")
+    }
+
+    fn ipam_of(subnet: &str) -> Ipam {
         Ipam::new(&LocalNode {
             name: "n1".parse().unwrap(),
-            subnet4: Some("10.244.1.0/24".parse().unwrap()),
+            subnet4: Some(subnet.parse().unwrap()),
             subnet6: None,
             vtep_mac: Mac::default(),
             vtep_mac6: Mac::default(),
@@ -496,6 +500,57 @@ mod tests {
         });
         recorder.settle();
         assert_eq!(Recorder::new(path).load("n1").unwrap().next_host, 99);
+    }
+
+    /// As many pods and rests as a node can have: a /16 full of pods, where as many more were before them.
+    #[test]
+    fn a_file_has_room_for_the_largest_node() {
+        const PODS: u32 = (1 << 16) - 3;
+        let one = |n: u32| -> (Record, Rest) {
+            let name = format!("namespace-of-some-length/deployment-7c5ddbdf54-{n:05}");
+            let ip4 = Ipv4Addr::from(0x0a40_0002 + n);
+            let ip6 = Ipv6Addr::from(0xfd00_0010_0061_0000_0000_0000_0000_0002 + u128::from(n));
+            let mac = Mac::of_ipv4(ip4);
+            let record = Record {
+                pod: pod(&name),
+                ifname: "eth0".into(),
+                netns: Some("/run/netns/cni-4b2c1d9e-7f0a-4f55-9d1e-0c8a5b1f2e3d".into()),
+                netns_id: Some((4, 4_026_532_000 + u64::from(n))),
+                holder: Some(4_000_000),
+                ip4: Some(ipnet::Ipv4Net::new(ip4, 16).unwrap()),
+                ip6: Some(ipnet::Ipv6Net::new(ip6, 64).unwrap()),
+                mac,
+                mtu: crate::model::PodMtu(1450),
+                caps: Default::default(),
+                since_us: i64::MAX,
+            };
+            let rest = Rest {
+                pod: pod(&name),
+                ip4: Some(ip4),
+                ip6: Some(ip6),
+                mac,
+                until_us: 60_000_000,
+            };
+            (record, rest)
+        };
+        let (pods, resting): (Vec<Record>, Vec<Rest>) = (0..PODS).map(one).unzip();
+        let records = Records {
+            version: VERSION,
+            node: "n1".into(),
+            boot: "x".into(),
+            next_host: 7,
+            pods,
+            resting,
+        };
+        let bytes = serde_json::to_vec(&records).unwrap();
+        assert!((bytes.len() as u64) < MAX_FILE, "{} bytes", bytes.len());
+        assert_eq!(Records::parse(&bytes, "n1").unwrap(), records);
+        let mut ipam = ipam_of("10.64.0.0/16");
+        let lost = records.restore(&mut ipam, &BTreeSet::new(), at(5), &clock("x", 0));
+        assert_eq!((lost.len(), ipam.room()), (PODS as usize, PODS.into()));
+        // Nothing else is left, so it is given all the same.
+        let first = ipam.reserve(&pod("new"), Want::default(), at(5)).unwrap();
+        assert_eq!(first.ip4, Some([10, 64, 0, 7].into()));
     }
 
     #[test]

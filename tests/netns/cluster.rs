@@ -20,9 +20,18 @@ pub const CASES: &[Case] = &[
         .nodes(3)
         .cluster(),
     Case::new("a_flannel_node_is_a_peer_like_any_other", flannel).cluster(),
+    Case::new("a_newer_podwire_is_a_peer_as_far_as_it_is_understood", newer).cluster(),
+    Case::new("state_of_a_newer_podwire_is_set_aside", newer_state).cluster(),
     Case::new("a_node_waits_for_the_network_and_says_so", waits)
         .nodes(1)
         .cluster(),
+    Case::new(
+        "an_address_that_changes_in_the_lobby_is_leased",
+        moves_in_the_lobby,
+    )
+    .nodes(1)
+    .cluster()
+    .bind_any(),
     Case::new("traffic_goes_on_while_the_store_is_gone", store_gone).cluster(),
     Case::new("a_node_starts_while_its_store_is_gone", starts_without_store).cluster(),
     Case::new(
@@ -54,6 +63,8 @@ pub const CASES: &[Case] = &[
 ];
 
 const SOON: Duration = Duration::from_secs(5);
+/// Until a connection that is dead without a word is given up, and then some.
+const LONG: Duration = Duration::from_secs(30);
 
 fn leases(node: &Node) -> StoreStatus {
     let out = node.podwire(&["leases", "--json"]);
@@ -137,6 +148,18 @@ fn find_each_other(world: &mut World) {
 }
 
 fn flannel(world: &mut World) {
+    kernel_peer(world, "", None, "10.244.9.0-24");
+}
+
+/// One that has learned more, which shows in its lease: the wire is the same, what is unknown is left alone.
+fn newer(world: &mut World) {
+    let more = r#","BackendData6":7,"Podwire":{"name":"n9","id":"0123456789abcdef0123456789abcdef","version":"9.1.0-rc.1","wire":["remcsum","gpe/2"],"shape":{"mtu":[9000,null]}},"Later":[{"x":1}]"#;
+    kernel_peer(world, more, Some("9.1.0-rc.1"), "n9");
+}
+
+/// Kernel VXLAN on the stranger's host, whose lease has `more` beside flannel's, is a peer of n1: a program of that
+/// version and name.
+fn kernel_peer(world: &mut World, more: &str, version: Option<&str>, name: &str) {
     let host = world.underlay.hosts.last().expect("a stranger");
     let n1 = world.underlay.hosts[0].ip4;
     let (n1_vtep, mtu) = (world.vtep_mac(1), 1450);
@@ -159,7 +182,7 @@ fn flannel(world: &mut World) {
         host.ip4.into(),
         || {
             let value = format!(
-                r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#,
+                r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}{more}}}"#,
                 host.ip4
             );
             world.ctl(&["put", &format!("{PREFIX}/subnets/10.244.9.0-24"), &value]);
@@ -181,7 +204,9 @@ fn flannel(world: &mut World) {
         ],
     );
     let lease = knows(&world.nodes[0], "10.244.9.0-24").expect("its lease");
-    assert_eq!((lease.podwire, lease.name.as_str()), (None, "10.244.9.0-24"));
+    assert_eq!((lease.podwire.as_deref(), lease.name.as_str()), (version, name));
+    let status = leases(&world.nodes[0]);
+    assert_eq!((status.alarms.len(), status.skipped_total), (0, 0), "{status:?}");
     let a = &world.pods[0][0];
     for (near, far) in [
         (a as &dyn Place, &machine.pod as &dyn Place),
@@ -276,6 +301,99 @@ fn waits(world: &mut World) {
         .expect("it is our child");
     let out = late.wait_with_output().expect("it ends");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// A process that is killed when its test fails.
+struct Late(std::process::Child);
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A node that waits in the lobby is told nothing of its address until it has its subnet, and then at once.
+fn moves_in_the_lobby(world: &mut World) {
+    let host = &world.underlay.hosts[0];
+    let (dir, url) = (world.dir().to_path_buf(), world.store().url.clone());
+    let socket = dir.join("late.sock");
+    let mut command = Command::new(PODWIRE);
+    command.args(["node", "--name", "late", "--store", "etcd"]);
+    command.args(["--etcd-prefix", "/elsewhere", "--etcd-endpoints", &url]);
+    command.args(["--healthz-port", "9474", "--socket"]).arg(&socket);
+    command.arg("--subnet-file").arg(dir.join("late.env"));
+    let log = std::fs::File::create(dir.join("late.log")).expect("a log");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let mut late = Late(host.netns.within(|| command.spawn()).expect("podwire starts"));
+    let ask = |what: &str| {
+        let mut command = Command::new(PODWIRE);
+        let out = command.arg("--socket").arg(&socket).arg(what).output();
+        let out = out.expect("podwire runs");
+        String::from_utf8_lossy(&[out.stderr, out.stdout].concat()).into_owned()
+    };
+    eventually("it waits", SOON, || ask("status").contains("/elsewhere/config"));
+    let old = host.ip4;
+    let [a, b, c, _] = old.octets();
+    let new = std::net::Ipv4Addr::new(a, b, c, 202);
+    host.netns.ip(&format!(
+        "addr del {old}/24 dev eth0\nroute replace default dev eth0\naddr add {new}/24 dev eth0\n"
+    ));
+    world.ctl(&[
+        "put",
+        "/elsewhere/config",
+        r#"{"Network":"10.9.0.0/16","Backend":{"Type":"vxlan","Port":9999}}"#,
+    ]);
+    let stored = || world.ctl(&["get", "--prefix", "--print-value-only", "/elsewhere/subnets/"]);
+    let is_new = || stored().contains(&format!("\"PublicIP\":\"{new}\""));
+    // Its connection to the store was from the old address, and is found dead after some seconds.
+    eventually("the lease is made with the new address", LONG, is_new);
+    assert_eq!(
+        stored().lines().filter(|l| !l.is_empty()).count(),
+        1,
+        "{}",
+        stored()
+    );
+    eventually("it is up", SOON, || ask("status").contains("10.9."));
+    assert!(is_new(), "{}", stored());
+    rustix::process::kill_process(rustix::process::Pid::from_child(&late.0), Signal::TERM)
+        .expect("it is our child");
+    let ended = late.0.wait().expect("it ends");
+    let log = std::fs::read_to_string(dir.join("late.log")).unwrap_or_default();
+    assert!(ended.success(), "{log}");
+}
+
+/// A podwire that is taken back to this version finds what the newer one wrote, and does not guess.
+fn newer_state(world: &mut World) {
+    let netns = &world.underlay.hosts[0].netns;
+    let state = world.nodes[0].socket.with_extension("state");
+    let subnets = world.nodes[0].status().subnets;
+    world.nodes[0].stop();
+    world.pods[0].clear();
+    let change = |file: &str, from: &str, to: &str| {
+        let path = state.join(file);
+        let text = std::fs::read_to_string(&path).expect("it is there");
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&path, text.replacen(from, to, 1)).expect("it is ours");
+    };
+    change("state", "podwire-state 1 ", "podwire-state 2 ");
+    change("pods.json", "\"version\":1", "\"version\":2");
+    world.nodes[0].restart(netns);
+    let node = &world.nodes[0];
+    let log = node.log();
+    assert!(log.contains("it is of version 2, this podwire reads 1"), "{log}");
+    assert!(log.contains("it is of version 2, this program writes 1"), "{log}");
+    assert!(state.join("state.refused").exists(), "it is not lost");
+    assert_eq!(node.status().subnets, subnets, "the store has it");
+    let pod = Pod::attach(node, "after");
+    pod.reaches(world.pods[1][0].ip4, 3, &[]);
+    eventually("state and records are this version's", SOON, || {
+        let text = |file| std::fs::read_to_string(state.join(file)).unwrap_or_default();
+        text("state").starts_with("podwire-state 1 ") && text("pods.json").contains("default/after")
+    });
+    let problems = node.status().problems;
+    assert!(!problems.iter().any(|p| p.contains("version")), "{problems:?}");
+    world.pods[0].push(pod);
 }
 
 /// Run `trouble` while the pods talk, which must not notice.

@@ -1,5 +1,6 @@
 //! Stories of one node, told event by event; many nodes and a store that fails are in `tests/membership`.
 
+mod decisions;
 mod nonsense;
 
 use super::*;
