@@ -248,6 +248,11 @@ impl Keeping {
             && let Some(link) = self.former.take_if(|l| l.await_end(Duration::ZERO))
         {
             let _ = registry.deregister(&mut SourceFd(&link.pidfd().as_raw_fd()));
+            // There is nobody to wait for its successor any more.
+            if let Some(new) = self.current.as_mut().filter(|_| self.fresh) {
+                new.publish(&self.path);
+                self.fresh = false;
+            }
         }
         self.part(&mut todo);
         todo

@@ -462,3 +462,35 @@ fn what_a_killed_node_had_said_is_heard() {
     let mut link = taken.link;
     link.end();
 }
+
+#[test]
+fn a_keeper_whose_former_died_is_published_all_the_same() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.keep");
+    let mut node = Node::new(dir.path(), 100, None, six());
+    node.until("it listens", |k| k.problems().is_empty() && path.exists());
+    let former = Pid::from_raw(node.keeping.pid().unwrap() as i32).unwrap();
+    let (found, _) = left(node, &path);
+    let mut node = Node::new(dir.path(), 100, Some(found), six());
+    let new = Pid::from_raw(node.keeping.pid().unwrap() as i32).unwrap();
+    kill_process(new, Signal::STOP).unwrap();
+    kill_process(former, Signal::KILL).unwrap();
+    let begun = std::time::Instant::now();
+    node.until("the end of the former is seen", |_| {
+        begun.elapsed() > Duration::from_millis(300)
+    });
+    kill_process(new, Signal::CONT).unwrap();
+    node.until("it listens", |_| {
+        let socket = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        );
+        rustix::net::connect(socket.unwrap(), &SocketAddrUnix::new(&path).unwrap()).is_ok()
+    });
+    let (mut link, n) = left(node, &path);
+    assert_eq!(n, 6);
+    link.end();
+}
