@@ -96,10 +96,11 @@ pub fn state_for(node: &str, socket: &Path) -> Result<PathBuf, PlaceError> {
         return Ok(dir.join(node));
     }
     let beside = socket.with_file_name(format!("{node}.state"));
-    match claim(&beside) {
-        // Where nothing can be written there is nothing to believe either: the node goes on, and complains.
-        Err(source) if beside.symlink_metadata().is_ok() => Err(PlaceError::State { path: beside, source }),
-        _ => Ok(beside),
+    match ours_alone(&beside) {
+        // Made when there is something to keep.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(beside),
+        Err(source) => Err(PlaceError::State { path: beside, source }),
+        Ok(()) => Ok(beside),
     }
 }
 
@@ -278,7 +279,8 @@ mod tests {
         let socket = dir.path().join("n1.sock");
         let state = state_for("n1", &socket).unwrap();
         assert_eq!(state, dir.path().join("n1.state"));
-        assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(!state.exists(), "there is nothing to keep yet");
+        claim(&state).unwrap();
         assert_eq!(state_for("n1", &socket).unwrap(), state);
         // In a directory of many, anybody may have been there first.
         fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
