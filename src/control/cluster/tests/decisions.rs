@@ -119,8 +119,11 @@ fn changes_of_one_revision_may_come_one_by_one() {
 #[test]
 fn a_process_that_slept_through_its_renewal_looks_before_it_writes() {
     let mut story = Story::settled(vec![]);
+    story.later(300);
+    // It is renewed in 50 s, and the machine wakes up at least once a minute.
+    story.list(20, vec![own(10, 3650)]);
     story.said.clear();
-    story.now += Duration::from_secs(90_000);
+    story.now += Duration::from_secs(100);
     story.poll();
     assert_eq!(story.write(), None, "others may have the subnet by now");
     story.list(90, vec![entry("10.61.7.0-24", &value(9, "n9", "id-9"), 80)]);
