@@ -44,6 +44,8 @@ struct Wire {
     to_pods: usize,
 }
 
+impl podwire::stack::egress::Host for Wire {}
+
 impl Exits for Wire {
     fn to_pod(&mut self, _: PortId, _: &VnetHdr, _: &[u8], _: &[u8], pieces: &[Span]) -> bool {
         self.to_pods += pieces.len();
@@ -84,6 +86,7 @@ fn node(own: u8, other: u8) -> Node {
         udp_gso: true,
         partial_checksums: true,
         merge_acks: true,
+        egress: Default::default(),
         broadcast_per_second: 1000,
         sockets: 8,
         underlay: (true, false),

@@ -73,6 +73,7 @@ pub fn node(own: u8, peers: usize) -> Node {
         udp_gso: true,
         partial_checksums: true,
         merge_acks: true,
+        egress: Default::default(),
         broadcast_per_second: 1000,
         sockets: 8,
         underlay: (true, false),
@@ -181,6 +182,8 @@ pub struct Sink {
     copy: Option<Vec<u8>>,
     step: usize,
 }
+
+impl podwire::stack::egress::Host for Sink {}
 
 impl Exits for Sink {
     fn to_pod(&mut self, port: PortId, vnet: &VnetHdr, head: &[u8], memory: &[u8], pieces: &[Span]) -> bool {

@@ -138,6 +138,7 @@ impl Lab {
             udp_gso: !bit(0),
             partial_checksums: !bit(1),
             merge_acks: !bit(5),
+            egress: Default::default(),
             broadcast_per_second: if bit(4) { 1 } else { 1000 },
             sockets,
             underlay: families,
@@ -177,7 +178,7 @@ impl Lab {
 
     /// Take it out of service.
     pub fn detach(&mut self, n: u8) {
-        let found = self.node.remove_port(&pod(1, n).pod);
+        let found = self.node.remove_port(&pod(1, n).pod, &mut self.watch);
         if let Some(port) = found {
             self.watch.ports[usize::from(port.0)] = None;
         }

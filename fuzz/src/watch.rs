@@ -279,6 +279,8 @@ pub fn owned(spec: &PortSpec) -> Vec<IpAddr> {
     spec.ip4.map(IpAddr::V4).into_iter().chain(six).collect()
 }
 
+impl podwire::stack::egress::Host for Watch {}
+
 impl Exits for Watch {
     fn to_pod(&mut self, port: PortId, vnet: &VnetHdr, head: &[u8], memory: &[u8], pieces: &[Span]) -> bool {
         let to = self.ports.get(usize::from(port.0)).and_then(Option::as_ref);

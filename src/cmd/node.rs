@@ -29,6 +29,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -191,8 +192,8 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         let (lifeline, worker_end) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
         // Pods of a process that was killed are without a network until here. Only the wait for a subnet may be long,
         // where none is remembered.
-        let handle =
-            worker::spawn(&config, lifeline).map_err(|e| Failure::new(exit_for(e.kind), e.message))?;
+        let handle = worker::spawn(&config, Arc::new(config.policy(&host)), lifeline)
+            .map_err(|e| Failure::new(exit_for(e.kind), e.message))?;
         kept.check(&config.local_node())
             .map_err(|e| Failure::new(Exit::Usage, e))?;
         Ok((membership, config, worker_end, handle))
@@ -270,12 +271,10 @@ fn subnet_file(config: &Config, member: &Membership, socket: &Path) {
     }
 }
 
-/// Follow the addresses that peers are told, unless they are fixed.
+/// Follow the addresses of the host: they are closed to pods, and peers are told those that are not fixed.
 fn follow_addresses(config: &Config, host: &Host, server: &mut Server<'_>) {
-    let Some(known) = config.published(host).filter(|_| config.is_published_by_route()) else {
-        return;
-    };
-    if let Err(e) = AddressWatch::new(known).and_then(|watch| server.follow(watch)) {
+    let known = config.published(host).filter(|_| config.is_published_by_route());
+    if let Err(e) = AddressWatch::new(host, known).and_then(|watch| server.follow(watch)) {
         log::warn!("a change of this host's address will not be noticed: {e} (restart the node after one)");
     }
 }

@@ -1,10 +1,12 @@
-//! Follows the host's own addresses: peers must know where a node is reached when its address changes.
+//! Follows the host's own addresses: peers must know where a node is reached when its address changes, and to its own
+//! pods they are closed.
 
 use super::config::Config;
 use super::links::Host;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use std::collections::BTreeSet;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 // Groups of rtnetlink(7): addresses, and the routes they are chosen by.
@@ -16,18 +18,28 @@ const RTNLGRP_IPV6_ROUTE: u32 = 11;
 /// An IPv4 address that peers are told, and an IPv6 one.
 pub type Published = (Ipv4Addr, Option<Ipv6Addr>);
 
-/// The published addresses of a node that did not fix them.
+/// The host's addresses, and those of them that are published by a node that did not fix them.
 pub struct AddressWatch {
     socket: Socket,
-    known: Published,
+    known: Option<Published>,
+    own: BTreeSet<IpAddr>,
+}
+
+/// What [`AddressWatch::changed`] found.
+#[derive(Default)]
+pub struct Moved {
+    /// The addresses to publish, when they are other ones now.
+    pub published: Option<Published>,
+    /// The host, when any of its addresses is another one now.
+    pub host: Option<Host>,
 }
 
 impl AddressWatch {
-    /// Watch for changes of `known`.
+    /// Watch for changes of the addresses of `host`, and of those that were published unless they are fixed.
     ///
     /// # Errors
     /// When the kernel does not tell of them.
-    pub fn new(known: Published) -> io::Result<AddressWatch> {
+    pub fn new(host: &Host, known: Option<Published>) -> io::Result<AddressWatch> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind(&SocketAddr::new(0, 0))?;
         for group in [
@@ -39,12 +51,16 @@ impl AddressWatch {
             socket.add_membership(group)?;
         }
         socket.set_non_blocking(true)?;
-        Ok(AddressWatch { socket, known })
+        Ok(AddressWatch {
+            socket,
+            known,
+            own: host.addresses(),
+        })
     }
 
-    /// Take what the kernel tells; the addresses, when they are other ones now. A host that has none for the moment
+    /// Take what the kernel tells; what is another now. A host that has none for the moment
     /// keeps what it had: peers have nothing better.
-    pub fn changed(&mut self, config: &Config) -> Option<Published> {
+    pub fn changed(&mut self, config: &Config) -> Moved {
         loop {
             match self.socket.recv_from_full() {
                 Ok(_) => {}
@@ -54,10 +70,18 @@ impl AddressWatch {
                 Err(_) => break,
             }
         }
-        let now = config.published(&Host::ask())?;
-        let changed = now != self.known;
-        self.known = now;
-        changed.then_some(now)
+        let host = Host::ask();
+        let mut moved = Moved::default();
+        if let (Some(known), Some(now)) = (&mut self.known, config.published(&host)) {
+            moved.published = (now != *known).then_some(now);
+            *known = now;
+        }
+        let own = host.addresses();
+        if own != self.own {
+            self.own = own;
+            moved.host = Some(host);
+        }
+        moved
     }
 }
 

@@ -2,9 +2,11 @@
 
 use crate::api::{NodeCounters, OffloadInfo, PeerInfo, PortCounters};
 use crate::model::{Change, Drops, PodName, PortId, PortSpec};
+use crate::stack::egress::Policy;
 use crossbeam_channel::Sender;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// One order to the worker. Replies are sent without waiting; a caller that went away loses its answer only.
 pub enum Command {
@@ -41,6 +43,8 @@ pub enum Command {
         /// Where the report goes.
         reply: Sender<Report>,
     },
+    /// Pods may reach something else from now on.
+    Policy(Arc<Policy>),
     /// End the worker.
     Stop,
 }

@@ -6,7 +6,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
@@ -66,6 +66,14 @@ impl Host {
                 Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
             ),
         }
+    }
+
+    /// All addresses of its interfaces.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.links
+            .iter()
+            .flat_map(|l| l.addresses.iter().copied())
+            .collect()
     }
 
     /// The MTU a tunnel bound to `ip` has; that of the default route for the unspecified address. `None` when

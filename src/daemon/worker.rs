@@ -16,12 +16,17 @@ use super::config::{Config, Dscp};
 use crate::api::{OffloadInfo, PeerInfo, PeerReach};
 use crate::buf::{Arena, Message, Progress, Span};
 use crate::datapath::{Exits, FRAME_ROOM, Node, Settings};
-use crate::io::{self, OpenError, Receiver, Sender, Tap};
-use crate::model::{Instant, NodeCounters, OffloadMode, PodName, PortId, PortSpec};
+use crate::io::{self, Mouths, OpenError, Receiver, Sender, Streams, Tap};
+use crate::model::{
+    Heard, HostError, Instant, MouthKind, Moved, NodeCounters, OffloadMode, Outward, PodName, PortId,
+    PortSpec,
+};
 use crate::overlay::Reach;
+use crate::stack::egress::{Failure, Host, Policy};
 use crate::wire::VnetHdr;
 use crossbeam_channel::{Receiver as Orders, Sender as Outlet, bounded};
 use ipnet::IpNet;
+use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::hash::{BuildHasher, RandomState};
@@ -51,6 +56,8 @@ const ORDERS: usize = 256;
 const WAKER: Token = Token(1 << 20);
 const RECEIVE: usize = 1 << 21;
 const SEND: Token = Token(1 << 22);
+const STREAMS: usize = 1 << 23;
+const MOUTHS: usize = 1 << 24;
 
 /// A running worker.
 pub struct Handle {
@@ -65,7 +72,7 @@ pub struct Handle {
 ///
 /// # Errors
 /// A sentence for people: which socket cannot be bound, and what to set.
-pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError> {
+pub fn spawn(config: &Config, policy: Arc<Policy>, lifeline: UnixStream) -> Result<Handle, OpenError> {
     let options = io::Options {
         senders: config.source_ports,
         gso: config.udp_gso,
@@ -87,6 +94,7 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
         broadcast_per_second: config.broadcast_per_second,
         sockets: config.source_ports,
         underlay: sender.families(),
+        egress: policy,
         seed: RandomState::new().hash_one(std::process::id()),
     });
     let failed = |e: std::io::Error| OpenError {
@@ -101,6 +109,9 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
             .register(source, Token(RECEIVE + i), Interest::READABLE)
             .map_err(failed)?;
     }
+    let registry = || poll.registry().try_clone().map_err(failed);
+    let streams = Streams::new(registry()?, STREAMS);
+    let mouths = Mouths::new(registry()?, MOUTHS);
     lifeline.set_nonblocking(true).map_err(failed)?;
     let (orders, inlet) = bounded(ORDERS);
     let sockets = underlay.len();
@@ -110,6 +121,8 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
             taps: Vec::new(),
             lost: false,
             sender,
+            streams,
+            mouths,
         },
         receiver,
         arena: Arena::new(ARENA),
@@ -117,6 +130,7 @@ pub fn spawn(config: &Config, lifeline: UnixStream) -> Result<Handle, OpenError>
         orders: inlet,
         ready_taps: Vec::new(),
         ready_sockets: vec![true; sockets],
+        busy_egress: false,
         blocked: false,
         moved: 0,
         bulk: std::time::Instant::now(),
@@ -166,6 +180,41 @@ struct Outlets {
     /// One of them has lost its interface, and the control thread was not told yet.
     lost: bool,
     sender: Sender,
+    streams: Streams,
+    mouths: Mouths,
+}
+
+impl Host for Outlets {
+    fn connect(&mut self, flow: u32, to: SocketAddr, hops: Option<u8>) -> Result<(), HostError> {
+        self.streams.connect(flow, to, hops)
+    }
+    fn outcome(&mut self, flow: u32) -> Option<Result<(), Failure>> {
+        self.streams.outcome(flow)
+    }
+    fn read(&mut self, flow: u32, into: &mut [u8]) -> Moved {
+        self.streams.read(flow, into)
+    }
+    fn write(&mut self, flow: u32, from: &[u8]) -> Moved {
+        self.streams.write(flow, from)
+    }
+    fn shut(&mut self, flow: u32) {
+        self.streams.shut(flow);
+    }
+    fn close(&mut self, flow: u32, reset: bool) {
+        self.streams.close(flow, reset);
+    }
+    fn open(&mut self, mouth: u32, kind: MouthKind, six: bool) -> Result<(), HostError> {
+        self.mouths.open(mouth, kind, six)
+    }
+    fn send(&mut self, mouth: u32, what: &Outward<'_>) -> Result<(), HostError> {
+        self.mouths.send(mouth, what)
+    }
+    fn hear(&mut self, mouth: u32, into: &mut [u8]) -> Option<Heard> {
+        self.mouths.hear(mouth, into)
+    }
+    fn close_mouth(&mut self, mouth: u32) {
+        self.mouths.close(mouth);
+    }
 }
 
 impl Exits for Outlets {
@@ -196,6 +245,8 @@ struct Loop {
     /// Ports whose TAP may have frames, each at most once.
     ready_taps: Vec<PortId>,
     ready_sockets: Vec<bool>,
+    /// Flows that leave the node have more to do.
+    busy_egress: bool,
     /// The underlay is full.
     blocked: bool,
     /// Bytes taken in during this turn.
@@ -218,7 +269,9 @@ impl Loop {
     fn run(&mut self) {
         let mut events = Events::with_capacity(256);
         loop {
-            let busy = self.ready_sockets.contains(&true) || !(self.blocked || self.ready_taps.is_empty());
+            let busy = self.ready_sockets.contains(&true)
+                || self.busy_egress
+                || !(self.blocked || self.ready_taps.is_empty());
             match self.wait(&mut events, busy) {
                 Ok(()) => {}
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -232,6 +285,8 @@ impl Loop {
                 match event.token() {
                     WAKER => woken = true,
                     SEND => self.unblock(),
+                    Token(t) if t >= MOUTHS => self.node.mouth_ready((t - MOUTHS) as u32),
+                    Token(t) if t >= STREAMS => self.stream_is_ready((t - STREAMS) as u32, event),
                     Token(t) if t >= RECEIVE => self.ready_sockets[t - RECEIVE] = true,
                     Token(t) => self.tap_is_ready(PortId(t as u16)),
                 }
@@ -249,7 +304,9 @@ impl Loop {
             return self.poll.poll(events, Some(Duration::ZERO));
         }
         // What is awaited of peers has its time, but is not asked again while nothing can be sent.
-        let deadline = if self.blocked { None } else { self.node.deadline() };
+        let asked = if self.blocked { None } else { self.node.deadline() };
+        let flows = self.node.egress().and_then(|egress| egress.deadline());
+        let deadline = asked.into_iter().chain(flows).min();
         let begun = std::time::Instant::now();
         let linger = self.soon && !self.blocked && begun - self.bulk > BULK_LASTS;
         while linger && begun.elapsed() < self.linger {
@@ -280,6 +337,14 @@ impl Loop {
         }
     }
 
+    fn stream_is_ready(&mut self, flow: u32, event: &Event) {
+        let now = self.now();
+        let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+        let writable = event.is_writable() || event.is_error();
+        self.node
+            .stream_ready(flow, readable, writable, now, &mut self.exits);
+    }
+
     /// Each ready TAP and socket once.
     fn turn(&mut self) {
         let now = self.now();
@@ -295,6 +360,7 @@ impl Loop {
                 self.ready_sockets[i] = self.drain_socket(i, now);
             }
         }
+        self.busy_egress = self.node.turn_egress(now, &mut self.exits);
         if self.moved >= BULK {
             self.bulk = std::time::Instant::now();
         }
@@ -442,6 +508,7 @@ impl Loop {
                     // After the report, so that what waits to be sent is in no count yet.
                     self.node.probe_peers(now);
                 }
+                Command::Policy(policy) => self.node.set_policy(policy),
                 Command::Stop => return false,
             }
         }
@@ -459,7 +526,7 @@ impl Loop {
             .registry()
             .register(&mut SourceFd(&fd), token, Interest::READABLE)
         {
-            self.node.remove_port(&pod);
+            self.node.remove_port(&pod, &mut self.exits);
             return Err(format!("the TAP of pod {pod} cannot be watched: {e}"));
         }
         let at = usize::from(port.0);
@@ -473,7 +540,7 @@ impl Loop {
     }
 
     fn remove_port(&mut self, pod: &PodName) -> Option<OwnedFd> {
-        let port = self.node.remove_port(pod)?;
+        let port = self.node.remove_port(pod, &mut self.exits)?;
         self.ready_taps.retain(|p| *p != port);
         let tap = self.exits.taps.get_mut(usize::from(port.0))?.take()?;
         let fd = tap.raw();

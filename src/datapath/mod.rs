@@ -4,6 +4,7 @@
 //! from_pod : parse -> guard -> ARP/ND? group? -> way (flow cache) -> deliver | tunnel | stack
 //! from_peer: known peer? -> decap -> parse -> continues a train? (coalesce)
 //!                                          -> else: way, open a train -> deliver at the end of the batch
+//! out      : TCP in a smoltcp socket, datagrams as they are -> sockets of the host (Exits: Host)
 //! tunnel   : Segments -> header blocks behind the frame -> Outbox: datagrams by peer and socket -> Exits
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! Nothing here knows sockets, clocks or threads: `daemon::worker` carries bytes in and out, `tests/sim` does
 //! the same for many nodes in one process.
 
+mod egress;
 mod flow;
 mod from_peer;
 mod from_pod;
@@ -36,11 +38,13 @@ use crate::model::{
 use crate::offload::Coalescer;
 use crate::overlay::{PeerState, Peers};
 use crate::stack::Gateway;
+use crate::stack::egress::{Egress, Host, Policy};
 use crate::switch::{PortConflict, Ports, TokenBucket};
 use crate::wire::{VNET_HDR_LEN, VnetHdr};
 use originate::Originated;
 use probes::Watch;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Bytes that must be free in front of each frame in the arena: there the TAP puts its virtio-net header, and
 /// the tunnel its VXLAN header.
@@ -55,8 +59,8 @@ const PORT_ERROR_LIMIT: (u32, u32) = (100, 100);
 /// The same for all peers together.
 const PEER_ERROR_LIMIT: (u32, u32) = (1000, 200);
 
-/// Where frames leave the node.
-pub trait Exits {
+/// Where frames leave the node, and what the host has for those that leave the pod network.
+pub trait Exits: Host {
     /// Write one frame to a pod's TAP: `head`, then the pieces of `memory`. Whether the kernel took it.
     fn to_pod(&mut self, port: PortId, vnet: &VnetHdr, head: &[u8], memory: &[u8], pieces: &[Span]) -> bool;
 
@@ -83,6 +87,8 @@ pub struct Settings {
     pub sockets: u8,
     /// Families the underlay has: IPv4, IPv6.
     pub underlay: (bool, bool),
+    /// What pods may reach outside of the pod network.
+    pub egress: Arc<Policy>,
     /// For smoltcp's random numbers and the identifier of probes.
     pub seed: u64,
 }
@@ -104,6 +110,8 @@ pub struct Node {
     peers: Peers,
     flows: FlowCache,
     gateway: Gateway,
+    /// The way out; taken while it works.
+    egress: Option<Box<Egress>>,
     coalescer: Coalescer<PortId>,
     outbox: Outbox,
     originated: Originated,
@@ -130,6 +138,7 @@ impl Node {
         let own: Vec<IpAddr> = four.chain(six).collect();
         Node {
             gateway: Gateway::new(&own, l.pod_mtu, settings.seed),
+            egress: Some(Box::new(Egress::new(settings.egress.clone(), settings.seed))),
             ports: Ports::default(),
             states: Vec::new(),
             peers: Peers::default(),
@@ -168,9 +177,10 @@ impl Node {
         Ok(id)
     }
 
-    /// Take a pod's port out of service.
-    pub fn remove_port(&mut self, pod: &PodName) -> Option<PortId> {
+    /// Take a pod's port out of service, and end what it has outside.
+    pub fn remove_port(&mut self, pod: &PodName, exits: &mut impl Exits) -> Option<PortId> {
         let (id, _) = self.ports.remove(pod)?;
+        self.end_flows(id, exits);
         self.states[usize::from(id.0)] = None;
         self.flows.forget();
         Some(id)

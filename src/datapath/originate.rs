@@ -132,6 +132,20 @@ impl Node {
         }
     }
 
+    /// Tell a pod what a router, or another host, said of its packet.
+    pub(super) fn complain_as(
+        &mut self,
+        port: PortId,
+        trouble: Trouble,
+        packet: &[u8],
+        by: IpAddr,
+        now: Instant,
+    ) {
+        if self.port(port).is_some_and(|p| p.errors.take(now, 1)) {
+            self.error(trouble, packet, Some(by));
+        }
+    }
+
     /// Tell a pod of a peer, from the VTEP's address as the last router of the way.
     pub(super) fn complain_to_peer(&mut self, trouble: Trouble, packet: &[u8], now: Instant) {
         let local = &self.settings.local;

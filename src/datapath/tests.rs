@@ -40,6 +40,8 @@ struct Out {
     room: Option<usize>,
 }
 
+impl crate::stack::egress::Host for Out {}
+
 impl Exits for Out {
     fn to_pod(&mut self, port: PortId, vnet: &VnetHdr, head: &[u8], memory: &[u8], pieces: &[Span]) -> bool {
         let mut frame = head.to_vec();
@@ -136,6 +138,7 @@ impl Lab {
             udp_gso: true,
             partial_checksums: true,
             merge_acks: true,
+            egress: Default::default(),
             broadcast_per_second: 10,
             sockets: 4,
             underlay: (true, false),
@@ -723,7 +726,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Port(p) => { let _ = node.add_port(spec(1, p)); }
-                Step::NoPort(p) => { node.remove_port(&spec(1, p).pod); }
+                Step::NoPort(p) => { node.remove_port(&spec(1, p).pod, &mut Out::default()); }
                 Step::Peer(n) => { let _ = node.apply(Change::PeerSet(peer(n))); }
                 Step::NoPeer(n) => { let _ = node.apply(Change::PeerGone(peer(n).name)); }
                 Step::Ask(key) => {

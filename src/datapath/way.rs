@@ -4,6 +4,7 @@ use super::Node;
 use super::flow::FlowKey;
 use crate::model::{DropReason, PeerId, PortId};
 use crate::stack::Trouble;
+use crate::stack::egress::Closed;
 use std::net::IpAddr;
 
 /// Where a frame goes.
@@ -17,6 +18,8 @@ pub enum Way {
     Tunnel(PeerId),
     /// To the node's own addresses.
     Stack,
+    /// Out of the pod network, by the host's sockets.
+    Out,
 }
 
 /// It goes nowhere.
@@ -73,9 +76,20 @@ impl Node {
                 trouble: Some(Trouble::HostUnreachable),
             });
         }
-        match self.peers.route(key.dst) {
-            Some(peer) => Ok(Way::Tunnel(peer)),
-            None => Err(Unreachable {
+        if let Some(peer) = self.peers.route(key.dst) {
+            return Ok(Way::Tunnel(peer));
+        }
+        let policy = self.egress.as_ref().map(|egress| egress.policy());
+        match policy.map(|p| {
+            if p.is_mapped(key.dst) {
+                Ok(())
+            } else {
+                p.permit(key.dst)
+            }
+        }) {
+            // An address outside may have a flow that began there, whatever pods may reach by themselves.
+            Some(Ok(()) | Err(Closed::Denied)) => Ok(Way::Out),
+            Some(Err(Closed::NoRoute)) | None => Err(Unreachable {
                 reason: DropReason::NoRoute,
                 trouble: Some(Trouble::NetUnreachable),
             }),

@@ -1,8 +1,10 @@
 //! Safe owners of what the data path talks to: pods' TAPs and the underlay's sockets. No decisions here; how
 //! the kernel's answers are to be understood is all.
 
+mod host;
 mod tap;
 mod underlay;
 
+pub use host::{Mouths, Streams};
 pub use tap::Tap;
 pub use underlay::{OpenError, Options, Receiver, SLOTS, Sender, open};

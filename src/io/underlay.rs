@@ -212,9 +212,9 @@ impl Receiver {
             // A slot holds the longest message there is, and UDP always tells the sender.
             let start = self.slots[slot].start();
             self.received.extend(incoming.from.map(|from| Received {
+                from: from.ip(),
                 span: Span::new(start, start + incoming.len),
                 segment: incoming.segment,
-                from,
                 class: incoming.class,
             }));
         }

@@ -79,6 +79,23 @@ reasons! {
     NotForNode = "not_for_node",
     /// A fragment for the node itself, which puts none together (a ping of it must fit one packet).
     FragmentForNode = "fragment_for_node",
+    // The way out by the host's sockets.
+    /// The address is the host's own, or closed to pods by the configuration.
+    EgressDenied = "egress_denied",
+    /// Only TCP, UDP and echo requests leave by the host's sockets.
+    EgressProtocol = "egress_protocol",
+    /// The pod, or the node, has as many flows to the outside as it may.
+    FlowLimit = "flow_limit",
+    /// The host has no more sockets, or descriptors, for a new flow.
+    HostSockets = "host_sockets",
+    /// The host's socket refused to send the datagram.
+    HostSend = "host_send",
+    /// The host lets this user send no echo requests (net.ipv4.ping_group_range).
+    PingForbidden = "ping_forbidden",
+    /// A fragment that contradicts itself or the others of its packet.
+    BadFragment = "bad_fragment",
+    /// A datagram from outside that no pod had asked for.
+    UnaskedDatagram = "unasked_datagram",
     // What the underlay brought.
     /// The datagram came from an address that is no peer.
     UnknownPeer = "unknown_peer",

@@ -27,6 +27,8 @@ pub enum Trouble {
     NetUnreachable,
     /// Nothing listens at that port.
     PortUnreachable,
+    /// It is not allowed there.
+    Prohibited,
     /// TTL or hop limit ran out.
     TtlExceeded,
     /// The packet is larger than the next hop allows. Over IPv4 this is "fragmentation needed"; whether the
@@ -38,12 +40,13 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    /// ICMP type and code (RFC 792, RFC 1191 section 4).
+    /// ICMP type and code (RFC 792, RFC 1191 section 4, RFC 1812 section 5.2.7.1).
     fn v4(self) -> [u8; 2] {
         match self {
             Trouble::NetUnreachable => [3, 0],
             Trouble::HostUnreachable => [3, 1],
             Trouble::PortUnreachable => [3, 3],
+            Trouble::Prohibited => [3, 13],
             Trouble::TooBig { .. } => [3, 4],
             Trouble::TtlExceeded => [11, 0],
         }
@@ -55,6 +58,7 @@ impl Trouble {
             Trouble::NetUnreachable => [1, 0],
             Trouble::HostUnreachable => [1, 3],
             Trouble::PortUnreachable => [1, 4],
+            Trouble::Prohibited => [1, 1],
             Trouble::TooBig { .. } => [2, 0],
             Trouble::TtlExceeded => [3, 0],
         }

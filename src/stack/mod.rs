@@ -5,6 +5,7 @@
 //!   with a reset and UDP with port unreachable. Layer 2 is the switch's business; here are IP packets only.
 //! - [`icmp::error`] writes the errors of the forwarding path, or refuses where the RFCs forbid an answer. It
 //!   keeps no state and works on whatever bytes the packet begins with, super-frames included.
+//! - [`egress`] takes what pods send to the world out by sockets of the host.
 //! - [`probe`] writes echo requests for measuring the way to a peer, and recognises those of peers, and replies.
 //!
 //! ```text
@@ -12,6 +13,7 @@
 //! cannot be forwarded        -> icmp::error -> back to its sender
 //! ```
 
+pub mod egress;
 mod gateway;
 pub mod icmp;
 pub mod probe;

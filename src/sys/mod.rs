@@ -2,6 +2,7 @@
 //! each block stands what must hold and why it does. Where rustix has a safe call, callers use that directly.
 
 pub mod children;
+pub mod errqueue;
 pub mod ethtool;
 pub mod net;
 pub mod netlink;

@@ -7,7 +7,7 @@ use crate::buf::Span;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// Messages of one call.
 pub const BATCH: usize = 64;
@@ -21,12 +21,17 @@ const CONTROL: usize = 128;
 struct Control([u8; CONTROL]);
 
 /// Set an integer socket option.
-fn set(socket: &UdpSocket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+pub(super) fn set(
+    socket: impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the option's value is a c_int, which `value` is for the length of the call; the descriptor is
     // open, as `socket` owns it.
     let rc = unsafe {
         libc::setsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             level,
             name,
             (&raw const value).cast(),
@@ -81,6 +86,29 @@ pub fn dont_fragment(socket: &UdpSocket, is_ipv6: bool) -> io::Result<()> {
             libc::IPV6_PMTUDISC_PROBE,
         ),
     }
+}
+
+/// Allow fragmentation where a datagram is larger than the path's MTU, as far as the kernel knows it, or have it refused
+/// there (EMSGSIZE).
+///
+/// # Errors
+/// What the kernel says.
+pub fn may_fragment(socket: &UdpSocket, is_ipv6: bool, may: bool) -> io::Result<()> {
+    let (level, name, want, never) = match is_ipv6 {
+        false => (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DONT,
+            libc::IP_PMTUDISC_DO,
+        ),
+        true => (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DONT,
+            libc::IPV6_PMTUDISC_DO,
+        ),
+    };
+    set(socket, level, name, if may { want } else { never })
 }
 
 /// Ask for the traffic class of each datagram, and for the count of datagrams lost to a full buffer.
@@ -306,7 +334,7 @@ pub struct Incoming {
     /// Its length.
     pub len: usize,
     /// Where it came from.
-    pub from: Option<IpAddr>,
+    pub from: Option<SocketAddr>,
     /// Length of each datagram but the last, when the kernel merged several.
     pub segment: Option<u16>,
     /// Its traffic class.
@@ -427,17 +455,20 @@ impl RecvBatch {
     }
 }
 
-fn read_name(name: &libc::sockaddr_storage) -> Option<IpAddr> {
+/// The address in a name the kernel wrote.
+pub(super) fn read_name(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match libc::c_int::from(name.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says that it holds a sockaddr_in, which fits and is aligned.
             let name = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
-            Some(Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes()).into())
+            let ip = Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes());
+            Some(SocketAddr::new(ip.into(), u16::from_be(name.sin_port)))
         }
         libc::AF_INET6 => {
             // SAFETY: as above, with sockaddr_in6.
             let name = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in6>() };
-            Some(Ipv6Addr::from(name.sin6_addr.s6_addr).into())
+            let ip = Ipv6Addr::from(name.sin6_addr.s6_addr);
+            Some(SocketAddr::new(ip.into(), u16::from_be(name.sin6_port)))
         }
         _ => None,
     }

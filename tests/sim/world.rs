@@ -55,6 +55,8 @@ struct Out {
     to_peers: Vec<(SocketAddr, Vec<u8>)>,
 }
 
+impl podwire::stack::egress::Host for Out {}
+
 impl Exits for Out {
     fn to_pod(&mut self, port: PortId, vnet: &VnetHdr, head: &[u8], memory: &[u8], pieces: &[Span]) -> bool {
         let mut frame = head.to_vec();
@@ -168,6 +170,7 @@ impl World {
                 udp_gso: true,
                 partial_checksums: true,
                 merge_acks: true,
+                egress: Default::default(),
                 broadcast_per_second: 1000,
                 sockets: 8,
                 underlay: (true, false),

@@ -36,6 +36,11 @@ impl Config {
         if self.store.as_ref().is_some_and(|s| s.follow_mtu) {
             joined.pod_mtu = most;
         }
+        let ranges = [
+            Some(network.range4.net.into()),
+            network.range6.map(|r| r.net.into()),
+        ];
+        joined.egress.cluster = ranges.into_iter().flatten().collect();
         if self.fixed_vtep_mac().is_none() {
             joined.vtep_mac = default_vtep_mac(joined.subnet4, joined.subnet6);
             joined.vtep_mac6 = if self.vtep_mac6 == self.vtep_mac {

@@ -137,6 +137,14 @@ keys! {
     /// Whether pods outlive a clean end of the node, for its next start: off detaches them, on is for service managers
     /// that restart it. They outlive a crash in any case.
     KEEP_PODS: "pods.keep", "keep-pods", "MODE", TEXT, "off", "\"on\"";
+    /// Whether pods reach the world outside of the pod network, by sockets of this host: on or off.
+    EGRESS: "egress.mode", "egress", "MODE", TEXT, "on", "\"on\"";
+    /// Networks pods never reach, beside this host's own addresses and loopback.
+    EGRESS_DENY: "egress.deny", "egress-deny", "CIDR", TEXT, "none", "\"169.254.169.254/32\"", true;
+    /// Addresses that are pods' and never leave by this host's sockets.
+    POD_NETWORK: "egress.pod_network", "pod-network", "CIDR", TEXT, "the cluster's network as the store has it, or the /16 (IPv6 /48) around the subnet", "\"10.244.0.0/16\"", true;
+    /// Addresses under which pods reach this host's loopback, `gateway` for theirs; they find it as host.podwire.internal.
+    MAP_HOST: "egress.map_host", "map-host", "ADDR", TEXT, "none: this host is closed to pods", "\"gateway\"", true;
     /// Address and port of Prometheus' `/metrics`, for all who can reach it: plain HTTP, no password. Port 0 is any free one.
     METRICS: "metrics.listen", "metrics", "ADDR:PORT", TEXT, "none: no metrics are served", "\"127.0.0.1:9472\"";
 }

@@ -91,10 +91,20 @@ impl Config {
             keys::HEALTH_IP => self.health.map(|at| Value::String(at.ip().to_string())),
             keys::HEALTH_PORT => number(self.health.map_or(0, |at| at.port()).into()),
             keys::KEEP_PODS => switch(self.keep_pods),
+            keys::EGRESS => switch(self.egress.open),
+            keys::EGRESS_DENY => list(&self.egress.deny),
+            keys::POD_NETWORK => list(&self.egress.network),
+            keys::MAP_HOST => list(&self.egress.map_host),
             keys::METRICS => self.metrics.map(|at| Value::String(at.to_string())),
             _ => self.store.as_ref().and_then(|store| show_store(store, key)),
         }
     }
+}
+
+/// A list; none when it is empty.
+fn list(all: &[impl std::fmt::Display]) -> Option<Value> {
+    let all: Vec<Value> = all.iter().map(|one| Value::String(one.to_string())).collect();
+    (!all.is_empty()).then_some(Value::Array(all))
 }
 
 /// The value of a key of `[store]`; a password that was given is nobody's to see.

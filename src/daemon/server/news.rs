@@ -9,12 +9,13 @@ use crate::model::{Change, NodeName};
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 /// Changes of peers that are told one by one; of more at once only the numbers are.
 const FEW_CHANGES: usize = 16;
 
 impl Server<'_> {
-    /// Follow the host's addresses, and tell the store of changes.
+    /// Follow the host's addresses, and tell store and worker of changes.
     ///
     /// # Errors
     /// The kernel's.
@@ -34,10 +35,19 @@ impl Server<'_> {
         }
     }
 
-    /// Tell the store where this node is now.
+    /// Tell the store where this node is now, and the worker what is the host's.
     pub(super) fn move_house(&mut self) {
-        let changed = self.addresses.as_mut().and_then(|a| a.changed(&self.config));
-        if let (Some((four, six)), Source::Store(store, _)) = (changed, &self.source) {
+        let Some(addresses) = &mut self.addresses else {
+            return;
+        };
+        let moved = addresses.changed(&self.config);
+        if let Some(host) = moved.host {
+            let policy = Arc::new(self.config.policy(&host));
+            if let Err(e) = self.worker.send(Command::Policy(policy)) {
+                log::error!("new addresses of this host are not closed to pods yet: {e}");
+            }
+        }
+        if let (Some((four, six)), Source::Store(store, _)) = (moved.published, &self.source) {
             log::info!("this node is at {four} now: its peers are told");
             store.address_changed(four, six);
         }

@@ -1,0 +1,235 @@
+//! The way out: packets of pods that leave the pod network by the host's own sockets, and what comes back.
+
+use super::from_pod::Parsed;
+use super::{Exits, Node};
+use crate::buf::{Arena, Span};
+use crate::model::{
+    DropReason, Heard, HostError, Instant, MouthKind, Moved, Outward, PodMtu, PodName, PortId,
+};
+use crate::stack::Trouble;
+use crate::stack::egress::{Egress, Failure, FlowId, FlowKey, Host, MouthId, Outside, Packet, Policy};
+use crate::wire::bytes::{put, put_be16};
+use crate::wire::{ETH_LEN, Gso, Headers, VnetHdr, checksum, proto};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Least MTU a pod may have (RFC 8200 section 5).
+const MIN_MTU: PodMtu = PodMtu(1280);
+
+/// A node, as the stacks of the way out see what is outside of them.
+struct Beside<'a, E: Exits> {
+    node: &'a mut Node,
+    exits: &'a mut E,
+    now: Instant,
+}
+
+impl<E: Exits> Host for Beside<'_, E> {
+    fn connect(&mut self, flow: FlowId, to: SocketAddr, hops: Option<u8>) -> Result<(), HostError> {
+        self.exits.connect(flow, to, hops)
+    }
+    fn outcome(&mut self, flow: FlowId) -> Option<Result<(), Failure>> {
+        self.exits.outcome(flow)
+    }
+    fn read(&mut self, flow: FlowId, into: &mut [u8]) -> Moved {
+        self.exits.read(flow, into)
+    }
+    fn write(&mut self, flow: FlowId, from: &[u8]) -> Moved {
+        self.exits.write(flow, from)
+    }
+    fn shut(&mut self, flow: FlowId) {
+        self.exits.shut(flow);
+    }
+    fn close(&mut self, flow: FlowId, reset: bool) {
+        self.exits.close(flow, reset);
+    }
+    fn open(&mut self, mouth: MouthId, kind: MouthKind, six: bool) -> Result<(), HostError> {
+        self.exits.open(mouth, kind, six)
+    }
+    fn send(&mut self, mouth: MouthId, what: &Outward<'_>) -> Result<(), HostError> {
+        self.exits.send(mouth, what)
+    }
+    fn hear(&mut self, mouth: MouthId, into: &mut [u8]) -> Option<Heard> {
+        self.exits.hear(mouth, into)
+    }
+    fn close_mouth(&mut self, mouth: MouthId) {
+        self.exits.close_mouth(mouth);
+    }
+}
+
+impl<E: Exits> Outside for Beside<'_, E> {
+    fn emit(&mut self, port: PortId, frame: &mut [u8], segment: Option<u16>) {
+        self.node.counters.originated += 1;
+        if let Err(reason) = self.node.emit(port, frame, segment, self.exits) {
+            self.node.drops.add(reason, 1);
+        }
+    }
+
+    fn complain(&mut self, port: PortId, trouble: Trouble, packet: &[u8], by: Option<IpAddr>) {
+        match by {
+            None => self.node.complain(port, trouble, packet, self.now),
+            Some(by) => self.node.complain_as(port, trouble, packet, by, self.now),
+        }
+    }
+
+    fn lost(&mut self, _port: PortId, reason: DropReason) {
+        // It was consumed already, or never a frame: what is counted as dropped must have come from somewhere.
+        self.node.counters.originated += 1;
+        self.node.drops.add(reason, 1);
+    }
+
+    fn mtu(&self, port: PortId) -> PodMtu {
+        self.node.ports.spec(port).map_or(MIN_MTU, |s| s.mtu.max(MIN_MTU))
+    }
+}
+
+impl Node {
+    /// Do something with the way out, which needs the node beside itself.
+    fn beside<E: Exits, R>(
+        &mut self,
+        now: Instant,
+        exits: &mut E,
+        work: impl FnOnce(&mut Egress, &mut Beside<'_, E>) -> R,
+    ) -> Option<R> {
+        let mut egress = self.egress.take()?;
+        let mut beside = Beside {
+            node: self,
+            exits,
+            now,
+        };
+        let result = work(&mut egress, &mut beside);
+        self.egress = Some(egress);
+        Some(result)
+    }
+
+    /// A pod's packet leaves the pod network.
+    pub(super) fn out(
+        &mut self,
+        port: PortId,
+        arena: &mut Arena,
+        f: &Parsed,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
+        let frame = f.span.of(arena.memory());
+        // What the host's sockets refuse to take back in pieces is refused here, with the size that fits.
+        self.check_hop(Some(port), frame, &f.h, now)?;
+        let packet = Packet {
+            port,
+            bytes: &frame[ETH_LEN..f.h.end],
+            ends: (f.h.src(frame), f.h.dst(frame)),
+            proto: f.h.proto,
+            l4: f.h.l4 - ETH_LEN,
+            fragment: f.h.fragment,
+            hops: f.h.ttl(frame) - 1,
+            class: f.h.traffic_class(frame),
+            segment: (f.vnet.gso == Gso::Udp).then_some(f.vnet.gso_size),
+        };
+        let taken = self.beside(now, exits, |egress, beside| egress.input(&packet, now, beside));
+        taken.unwrap_or(Err(DropReason::NoRoute))?;
+        self.counters.consumed += 1;
+        Ok(())
+    }
+
+    /// Whether a packet for the node's own addresses belongs to a flow that leaves it.
+    pub(super) fn leaves(&self, frame: &[u8], h: &Headers) -> bool {
+        let Some(egress) = &self.egress else { return false };
+        if h.fragment || !matches!(h.proto, proto::TCP | proto::UDP) {
+            return false;
+        }
+        let (from, to) = h.ports(frame);
+        let key = FlowKey {
+            pod: SocketAddr::new(h.src(frame), from),
+            far: SocketAddr::new(h.dst(frame), to),
+        };
+        egress.wants(h.proto, &key)
+    }
+
+    /// Write a packet from outside to a pod: `frame` has room for the Ethernet header.
+    fn emit(
+        &mut self,
+        port: PortId,
+        frame: &mut [u8],
+        segment: Option<u16>,
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
+        let mac = self.ports.spec(port).ok_or(DropReason::PortGone)?.mac;
+        put(frame, 0, &mac.0);
+        put(frame, 6, &self.settings.local.gateway_mac.0);
+        let six = frame.get(ETH_LEN).is_some_and(|b| b >> 4 == 6);
+        put_be16(frame, 12, if six { 0x86dd } else { 0x0800 });
+        let h = Headers::parse(frame)?;
+        let mut vnet = VnetHdr::default();
+        if let Some(offset) = h.checksum_at().filter(|_| !h.fragment) {
+            let sum = checksum::pseudo(frame, &h, h.end - h.l4).fold();
+            put_be16(frame, h.l4 + usize::from(offset), sum);
+            vnet.partial = Some((h.l4 as u16, offset));
+        }
+        if let Some(segment) = segment {
+            vnet.gso = Gso::of(&h);
+            vnet.gso_size = segment;
+            vnet.hdr_len = (h.l4 + h.l4_len(frame)) as u16;
+        }
+        let whole = Span::new(0, frame.len());
+        self.deliver(port, frame, &h, &vnet, &[whole], exits)
+    }
+
+    /// Something happened at a flow's stream.
+    pub fn stream_ready(
+        &mut self,
+        flow: FlowId,
+        readable: bool,
+        writable: bool,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) {
+        self.beside(now, exits, |egress, beside| {
+            egress.stream_ready(flow, readable, writable, now, beside);
+        });
+    }
+
+    /// Something was heard at a mouth.
+    pub fn mouth_ready(&mut self, mouth: MouthId) {
+        if let Some(egress) = &mut self.egress {
+            egress.mouth_ready(mouth);
+        }
+    }
+
+    /// Go on with the flows that leave the node. To be called after each burst. Whether there is more to do at once.
+    pub fn turn_egress(&mut self, now: Instant, exits: &mut impl Exits) -> bool {
+        self.beside(now, exits, |egress, beside| {
+            egress.turn(now, beside);
+            egress.is_busy()
+        })
+        .unwrap_or(false)
+    }
+
+    /// Pods may reach something else from now on.
+    pub fn set_policy(&mut self, policy: Arc<Policy>) {
+        self.flows.forget();
+        if let Some(egress) = &mut self.egress {
+            egress.set_policy(policy);
+        }
+    }
+
+    /// The flows that leave the node.
+    pub fn egress(&self) -> Option<&Egress> {
+        self.egress.as_deref()
+    }
+
+    /// A client from outside connected to a port of the host that is a pod's; the number its stream is to have.
+    ///
+    /// # Errors
+    /// There is no such pod, or no room.
+    pub fn accept(&mut self, pod: &PodName, key: FlowKey, now: Instant) -> Result<FlowId, DropReason> {
+        let port = self.ports.by_name(pod).ok_or(DropReason::PortGone)?;
+        let egress = self.egress.as_mut().ok_or(DropReason::NoRoute)?;
+        egress.accept(port, key, now)
+    }
+
+    /// All that a pod's port had outside ends.
+    pub(super) fn end_flows(&mut self, port: PortId, exits: &mut impl Exits) {
+        if let Some(egress) = &mut self.egress {
+            egress.remove_port(port, exits);
+        }
+    }
+}

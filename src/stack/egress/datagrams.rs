@@ -1,0 +1,574 @@
+//! Datagrams out of the pod network: UDP, and ICMP echo.
+//!
+//! Each pair of a pod's address and port (or echo identifier) has one *mouth*, a socket of the host, whatever it talks
+//! to: the mapping is independent of the endpoint (RFC 4787 REQ-1). What comes to it is handed to the pod only from
+//! addresses it has sent to (address-dependent filtering, REQ-8). Whole trains of datagrams pass at once (UDP_SEGMENT,
+//! UDP_GRO, USO); what the network says of them (ICMP) is told to the pod as it is.
+
+use super::fragment::fragments;
+use super::host::{Host, MouthId, Outside};
+use super::link::Scratch;
+use super::packet::{Ip, ip_len, transport_sum, write_ip, write_udp};
+use super::policy::{Closed, Policy};
+use super::tcp::FlowKey;
+use crate::model::{DropReason, Duration, Heard, HostError, Instant, MouthKind, Outward, PortId};
+use crate::stack::Trouble;
+use crate::wire::bytes::{be16, put_be16};
+use crate::wire::checksum::Sum;
+use crate::wire::{ETH_LEN, UDP_LEN, proto};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+/// Mouths of all pods.
+pub const MAX_MOUTHS: usize = 16_384;
+/// Mouths of one pod; at the limit the one that was silent for longest is closed.
+pub const MAX_PER_PORT: usize = 4096;
+/// How long a mouth may be silent (RFC 4787 REQ-5: two minutes at least, five recommended).
+const IDLE: Duration = Duration::from_secs(300);
+/// One that only asked a name server is over sooner (REQ-5b allows it for a well-known port).
+const IDLE_DNS: Duration = Duration::from_secs(30);
+/// Addresses a mouth remembers to have sent to; after more it forgets the first ones.
+const REMOTES: usize = 64;
+/// Datagrams of a mouth before another has its turn.
+const BURST: usize = 64;
+/// As much of a datagram as is told in an error.
+const QUOTE: usize = 64;
+/// Don't fragment.
+const DF: u16 = 0x4000;
+
+struct Mouth {
+    kind: MouthKind,
+    pod: SocketAddr,
+    port: PortId,
+    /// The addresses of the host's side it has sent to.
+    remotes: VecDeque<IpAddr>,
+    /// Anybody may send to it, and it has no end: a published port.
+    public: bool,
+    /// It never sent anything but to port 53.
+    dns: bool,
+    last: Instant,
+    timer: Instant,
+    busy: bool,
+}
+
+impl Mouth {
+    fn expires(&self) -> Instant {
+        self.last + if self.dns { IDLE_DNS } else { IDLE }
+    }
+}
+
+/// A datagram of a pod, or several.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// The port it came from.
+    pub port: PortId,
+    /// The IP packet, as long as its header says.
+    pub packet: &'a [u8],
+    /// Where in it the transport header begins.
+    pub l4: usize,
+    /// UDP or echo.
+    pub kind: MouthKind,
+    /// Its addresses; for an echo request the pod's port is its identifier, and the other one zero.
+    pub key: FlowKey,
+    /// Hops it has left behind this node.
+    pub hops: u8,
+    /// Traffic class.
+    pub class: u8,
+    /// Payload of each datagram, when it is several.
+    pub segment: Option<u16>,
+    /// It may be cut on its way.
+    pub may_fragment: bool,
+}
+
+/// All mouths of a node.
+pub struct Datagrams {
+    table: Vec<Option<Mouth>>,
+    free: Vec<MouthId>,
+    keys: HashMap<(MouthKind, SocketAddr), MouthId>,
+    ports: HashMap<PortId, usize>,
+    timers: BTreeSet<(Instant, MouthId)>,
+    busy: VecDeque<MouthId>,
+    scratch: Scratch,
+    ident: u32,
+}
+
+impl Datagrams {
+    /// None yet.
+    pub fn new(seed: u64) -> Datagrams {
+        Datagrams {
+            table: Vec::new(),
+            free: Vec::new(),
+            keys: HashMap::new(),
+            ports: HashMap::new(),
+            timers: BTreeSet::new(),
+            busy: VecDeque::new(),
+            scratch: Scratch::default(),
+            ident: seed as u32,
+        }
+    }
+
+    /// How many mouths there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// How many mouths a port has.
+    pub fn of_port(&self, port: PortId) -> usize {
+        self.ports.get(&port).copied().unwrap_or(0)
+    }
+
+    /// Whether a pod's socket has a mouth that has sent to, or may hear from, this address of the host's side.
+    pub fn knows(&self, key: &FlowKey) -> bool {
+        self.keys
+            .get(&(MouthKind::Udp, key.pod))
+            .and_then(|id| self.table.get(*id as usize)?.as_ref())
+            .is_some_and(|m| m.public)
+    }
+
+    /// Send a pod's datagram.
+    ///
+    /// # Errors
+    /// What it is to be counted under, when it goes nowhere.
+    pub fn input(
+        &mut self,
+        d: &Datagram<'_>,
+        policy: &Policy,
+        now: Instant,
+        out: &mut impl Outside,
+    ) -> Result<(), DropReason> {
+        let payload = payload_of(d)?;
+        let to = match policy.judge(d.key.far) {
+            Ok(to) => to,
+            Err(closed) => {
+                let trouble = match closed {
+                    Closed::NoRoute => Trouble::NetUnreachable,
+                    Closed::Denied => Trouble::Prohibited,
+                };
+                out.complain(d.port, trouble, d.packet, None);
+                return Err(closed.reason());
+            }
+        };
+        if d.kind == MouthKind::Udp && (to.port() == 0 || d.key.pod.port() == 0) {
+            return Err(DropReason::BadL4Header);
+        }
+        let id = match self.keys.get(&(d.kind, d.key.pod)) {
+            Some(id) => *id,
+            None => self.open(d, now, out)?,
+        };
+        let Some(Some(mouth)) = self.table.get_mut(id as usize) else {
+            return Err(DropReason::NoRoute);
+        };
+        mouth.last = now;
+        mouth.dns &= to.port() == 53;
+        if !mouth.remotes.contains(&to.ip()) {
+            if mouth.remotes.len() == REMOTES {
+                mouth.remotes.pop_front();
+            }
+            mouth.remotes.push_back(to.ip());
+        }
+        let what = Outward {
+            to,
+            // As many as the host's own, unless this is a traceroute.
+            hops: (d.hops < 30).then_some(d.hops),
+            class: d.class,
+            segment: d.segment,
+            may_fragment: d.may_fragment,
+            payload,
+        };
+        let Err(why) = out.send(id, &what) else {
+            return Ok(());
+        };
+        let (reason, trouble) = match why {
+            // The socket's error queue knows the size, and tells it.
+            HostError::TooBig(0) => (DropReason::TooBig, None),
+            HostError::TooBig(mtu) => (DropReason::TooBig, Some(Trouble::TooBig { mtu })),
+            HostError::NetUnreachable => (DropReason::HostSend, Some(Trouble::NetUnreachable)),
+            HostError::HostUnreachable => (DropReason::HostSend, Some(Trouble::HostUnreachable)),
+            HostError::Prohibited => (DropReason::EgressDenied, Some(Trouble::Prohibited)),
+            _ => (DropReason::HostSend, None),
+        };
+        if let Some(trouble) = trouble {
+            out.complain(d.port, trouble, d.packet, None);
+        }
+        Err(reason)
+    }
+
+    fn open(
+        &mut self,
+        d: &Datagram<'_>,
+        now: Instant,
+        out: &mut impl Outside,
+    ) -> Result<MouthId, DropReason> {
+        if self.of_port(d.port) >= MAX_PER_PORT {
+            self.close_oldest(d.port, out);
+        }
+        if self.keys.len() >= MAX_MOUTHS {
+            return Err(DropReason::FlowLimit);
+        }
+        let id = self.free_id();
+        if let Err(e) = out.open(id, d.kind, d.key.pod.is_ipv6()) {
+            self.free.push(id);
+            return Err(match e {
+                HostError::Prohibited if d.kind == MouthKind::Echo => DropReason::PingForbidden,
+                _ => DropReason::HostSockets,
+            });
+        }
+        self.insert(id, d.kind, d.key.pod, d.port, false, now);
+        Ok(id)
+    }
+
+    fn free_id(&mut self) -> MouthId {
+        self.free.pop().unwrap_or_else(|| {
+            self.table.push(None);
+            (self.table.len() - 1) as MouthId
+        })
+    }
+
+    fn insert(
+        &mut self,
+        id: MouthId,
+        kind: MouthKind,
+        pod: SocketAddr,
+        port: PortId,
+        public: bool,
+        now: Instant,
+    ) {
+        let mouth = Mouth {
+            kind,
+            pod,
+            port,
+            remotes: VecDeque::new(),
+            public,
+            dns: true,
+            last: now,
+            timer: now + IDLE_DNS,
+            busy: false,
+        };
+        if !public {
+            self.timers.insert((mouth.timer, id));
+        }
+        self.table[id as usize] = Some(mouth);
+        self.keys.insert((kind, pod), id);
+        *self.ports.entry(port).or_default() += 1;
+    }
+
+    /// Make the mouth of a published UDP port, by which all of that pod's port goes from now on. Gives the number its
+    /// socket is to have.
+    ///
+    /// # Errors
+    /// The pod's port is published already, or there are too many.
+    pub fn publish(
+        &mut self,
+        port: PortId,
+        pod: SocketAddr,
+        now: Instant,
+        out: &mut impl Host,
+    ) -> Result<MouthId, DropReason> {
+        if let Some(&id) = self.keys.get(&(MouthKind::Udp, pod)) {
+            if self.table[id as usize].as_ref().is_some_and(|m| m.public) {
+                return Err(DropReason::FlowLimit);
+            }
+            self.remove(id, out);
+        }
+        if self.keys.len() >= MAX_MOUTHS {
+            return Err(DropReason::FlowLimit);
+        }
+        let id = self.free_id();
+        self.insert(id, MouthKind::Udp, pod, port, true, now);
+        Ok(id)
+    }
+
+    fn close_oldest(&mut self, port: PortId, out: &mut impl Host) {
+        let mouths = self.table.iter().enumerate();
+        let of_port = mouths.filter_map(|(id, m)| Some((id, m.as_ref()?)));
+        let oldest = of_port
+            .filter(|(_, m)| m.port == port && !m.public)
+            .min_by_key(|(_, m)| m.last);
+        if let Some((id, _)) = oldest {
+            self.remove(id as MouthId, out);
+        }
+    }
+
+    /// Close a mouth.
+    pub fn remove(&mut self, id: MouthId, out: &mut impl Host) {
+        let Some(mouth) = self.table.get_mut(id as usize).and_then(Option::take) else {
+            return;
+        };
+        out.close_mouth(id);
+        self.keys.remove(&(mouth.kind, mouth.pod));
+        self.timers.remove(&(mouth.timer, id));
+        self.free.push(id);
+        if let Some(n) = self.ports.get_mut(&mouth.port) {
+            *n = n.saturating_sub(1);
+        }
+    }
+
+    /// A pod is gone, and its mouths with it.
+    pub fn remove_port(&mut self, port: PortId, out: &mut impl Host) {
+        if self.of_port(port) > 0 {
+            for id in 0..self.table.len() as MouthId {
+                if self.table[id as usize].as_ref().is_some_and(|m| m.port == port) {
+                    self.remove(id, out);
+                }
+            }
+        }
+        self.ports.remove(&port);
+    }
+
+    /// Something was heard at a mouth.
+    pub fn host_ready(&mut self, id: MouthId) {
+        if let Some(Some(mouth)) = self.table.get_mut(id as usize)
+            && !mouth.busy
+        {
+            mouth.busy = true;
+            self.busy.push_back(id);
+        }
+    }
+
+    /// Hand what was heard to the pods. Whether there is more.
+    pub fn turn(&mut self, policy: &Policy, now: Instant, out: &mut impl Outside) -> bool {
+        for _ in 0..self.busy.len() {
+            let Some(id) = self.busy.pop_front() else { break };
+            if let Some(Some(mouth)) = self.table.get_mut(id as usize) {
+                mouth.busy = false;
+            }
+            if self.hear(id, policy, now, out) {
+                self.host_ready(id);
+            }
+        }
+        !self.busy.is_empty()
+    }
+
+    fn hear(&mut self, id: MouthId, policy: &Policy, now: Instant, out: &mut impl Outside) -> bool {
+        for _ in 0..BURST {
+            let Some(Some(mouth)) = self.table.get_mut(id as usize) else {
+                return false;
+            };
+            let six = mouth.pod.is_ipv6();
+            let l4 = ETH_LEN + ip_len(six);
+            let at = match mouth.kind {
+                MouthKind::Udp => l4 + UDP_LEN,
+                MouthKind::Echo => l4,
+            };
+            let all = self.scratch.all();
+            let Some(heard) = out.hear(id, &mut all[at..]) else {
+                return false;
+            };
+            match heard {
+                Heard::Datagram {
+                    from,
+                    len,
+                    segment,
+                    class,
+                } => {
+                    let welcome = mouth.public || mouth.remotes.contains(&from.ip());
+                    if !welcome || from.is_ipv6() != six {
+                        out.lost(mouth.port, DropReason::UnaskedDatagram);
+                        continue;
+                    }
+                    mouth.last = now;
+                    let from = policy.name_of(from).unwrap_or(from);
+                    let (kind, pod, port) = (mouth.kind, mouth.pod, mouth.port);
+                    let end = (at + len).min(all.len());
+                    let ends = (from, pod);
+                    match kind {
+                        MouthKind::Udp => {
+                            let ident = &mut self.ident;
+                            udp_to_pod(&mut all[..end], ends, class, segment, port, ident, out);
+                        }
+                        MouthKind::Echo => {
+                            echo_to_pod(&mut all[..end], ends, class, port, &mut self.ident, out);
+                        }
+                    }
+                }
+                Heard::Error { to, by, what, len } => {
+                    let Some(trouble) = trouble_of(what) else { continue };
+                    let to = policy.name_of(to).unwrap_or(to);
+                    if to.is_ipv6() != six {
+                        continue;
+                    }
+                    let (kind, pod, port) = (mouth.kind, mouth.pod, mouth.port);
+                    let quoted = len.min(QUOTE);
+                    let (message, proto) = match kind {
+                        MouthKind::Udp => {
+                            write_udp(&mut all[l4..], pod, to, len);
+                            (UDP_LEN + quoted, proto::UDP)
+                        }
+                        MouthKind::Echo if len < 8 => continue,
+                        MouthKind::Echo => {
+                            put_be16(all, l4 + 4, pod.port());
+                            (quoted, icmp(six))
+                        }
+                    };
+                    let ip = Ip {
+                        proto,
+                        hops: 1,
+                        len: message,
+                        fragment: DF,
+                        ..Ip::default()
+                    };
+                    write_ip(&mut all[ETH_LEN..], pod.ip(), to.ip(), &ip);
+                    // Only the host that has no such port says so itself.
+                    let by = match trouble {
+                        Trouble::PortUnreachable => Some(to.ip()),
+                        _ => by,
+                    };
+                    out.complain(port, trouble, &all[ETH_LEN..l4 + message], by);
+                }
+            }
+        }
+        true
+    }
+
+    /// When [`Datagrams::on_time`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Close what was silent for too long.
+    pub fn on_time(&mut self, now: Instant, out: &mut impl Host) {
+        while let Some((at, id)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.pop_first();
+            let Some(Some(mouth)) = self.table.get_mut(id as usize) else {
+                continue;
+            };
+            let expires = mouth.expires();
+            if expires <= now {
+                self.remove(id, out);
+            } else {
+                mouth.timer = expires;
+                self.timers.insert((expires, id));
+            }
+        }
+    }
+}
+
+fn icmp(six: bool) -> u8 {
+    if six { proto::ICMPV6 } else { proto::ICMP }
+}
+
+/// What of a pod's packet the host's socket is to send.
+fn payload_of<'a>(d: &Datagram<'a>) -> Result<&'a [u8], DropReason> {
+    let message = d.packet.get(d.l4..).unwrap_or_default();
+    if message.len() < UDP_LEN {
+        return Err(DropReason::Truncated);
+    }
+    match d.kind {
+        MouthKind::Echo => Ok(message),
+        MouthKind::Udp if d.segment.is_some() => Ok(&message[UDP_LEN..]),
+        MouthKind::Udp => {
+            let len = usize::from(be16(message, 4));
+            message.get(UDP_LEN..len).ok_or(DropReason::BadL4Header)
+        }
+    }
+}
+
+fn trouble_of(what: HostError) -> Option<Trouble> {
+    Some(match what {
+        HostError::Refused => Trouble::PortUnreachable,
+        HostError::NetUnreachable => Trouble::NetUnreachable,
+        HostError::HostUnreachable | HostError::TimedOut => Trouble::HostUnreachable,
+        HostError::Prohibited => Trouble::Prohibited,
+        HostError::TtlExceeded => Trouble::TtlExceeded,
+        HostError::TooBig(mtu) => Trouble::TooBig { mtu },
+        HostError::Reset | HostError::NoSockets | HostError::Other => return None,
+    })
+}
+
+/// One datagram or several for a pod: `frame` has the payload in its place, room for the headers before it.
+fn udp_to_pod(
+    frame: &mut [u8],
+    (from, pod): (SocketAddr, SocketAddr),
+    class: u8,
+    segment: Option<u16>,
+    port: PortId,
+    ident: &mut u32,
+    out: &mut impl Outside,
+) {
+    let six = pod.is_ipv6();
+    let head = ip_len(six) + UDP_LEN;
+    let at = ETH_LEN + head;
+    let mtu = usize::from(out.mtu(port).0);
+    let len = frame.len() - at;
+    let ip = Ip {
+        proto: proto::UDP,
+        hops: 64,
+        class,
+        len: UDP_LEN + len,
+        fragment: DF,
+        ..Ip::default()
+    };
+    let segment = segment.filter(|s| usize::from(*s) < len && *s > 0);
+    let single = segment.map_or(len, usize::from);
+    // The longest datagrams the kernel merged may be more than one IP packet can say.
+    if head + single <= mtu && head + len <= 65_535 {
+        write_ip(&mut frame[ETH_LEN..], from.ip(), pod.ip(), &ip);
+        write_udp(&mut frame[at - UDP_LEN..], from, pod, len);
+        out.emit(port, frame, segment);
+        return;
+    }
+    // One by one, and in fragments if need be. The headers are written over what was sent already.
+    let mut start = at;
+    while start < frame.len() {
+        let end = (start + single).min(frame.len());
+        let one = &mut frame[start - at..end];
+        let len = one.len() - at;
+        write_udp(&mut one[at - UDP_LEN..], from, pod, len);
+        let sum = match transport_sum(from.ip(), pod.ip(), proto::UDP, &one[at - UDP_LEN..]) {
+            0 => 0xffff,
+            sum => sum,
+        };
+        put_be16(one, at - UDP_LEN + 6, sum);
+        let ip = Ip {
+            len: UDP_LEN + len,
+            ..ip
+        };
+        *ident = ident.wrapping_add(1);
+        let ends = (from.ip(), pod.ip());
+        fragments(one, ends, &ip, *ident, mtu, |frame| out.emit(port, frame, None));
+        start = end;
+    }
+}
+
+/// An echo reply for a pod, with the identifier the pod gave.
+fn echo_to_pod(
+    frame: &mut [u8],
+    (from, pod): (SocketAddr, SocketAddr),
+    class: u8,
+    port: PortId,
+    ident: &mut u32,
+    out: &mut impl Outside,
+) {
+    let six = pod.is_ipv6();
+    let l4 = ETH_LEN + ip_len(six);
+    let Some(message) = frame.get_mut(l4..).filter(|m| m.len() >= 8) else {
+        return;
+    };
+    put_be16(message, 4, pod.port());
+    put_be16(message, 2, 0);
+    let sum = match six {
+        true => transport_sum(from.ip(), pod.ip(), proto::ICMPV6, message),
+        false => Sum::default().with(message).finish(),
+    };
+    put_be16(message, 2, sum);
+    let ip = Ip {
+        proto: icmp(six),
+        hops: 64,
+        class,
+        len: message.len(),
+        fragment: DF,
+        ..Ip::default()
+    };
+    *ident = ident.wrapping_add(1);
+    let mtu = usize::from(out.mtu(port).0);
+    fragments(frame, (from.ip(), pod.ip()), &ip, *ident, mtu, |frame| {
+        out.emit(port, frame, None);
+    });
+}

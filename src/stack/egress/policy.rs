@@ -1,0 +1,192 @@
+//! Where pods may go outside of the pod network: decided by address alone.
+
+use crate::model::DropReason;
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// An address of the pod network behind which there is something of the host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mapping {
+    /// The address pods use.
+    pub from: IpAddr,
+    /// Only this port of it; all when none.
+    pub port: Option<u16>,
+    /// Where it leads, on the host.
+    pub to: IpAddr,
+    /// The port there; the same when none.
+    pub to_port: Option<u16>,
+}
+
+/// What pods may reach by the host's sockets.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Policy {
+    /// Whether pods reach anything outside at all. What is mapped they reach anyway.
+    pub open: bool,
+    /// The pod network: what no pod or peer of it holds is nobody's, and goes nowhere else.
+    pub network: Vec<IpNet>,
+    /// Networks the administrator closed.
+    pub denied: Vec<IpNet>,
+    /// The host's own addresses, beside its loopback.
+    pub own: BTreeSet<IpAddr>,
+    /// What is open by name.
+    pub mapped: Vec<Mapping>,
+}
+
+/// Why an address is closed to pods.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Closed {
+    /// Nothing of this node leads there.
+    NoRoute,
+    /// It would, but is not allowed.
+    Denied,
+}
+
+impl Closed {
+    /// What it is counted under.
+    pub fn reason(self) -> DropReason {
+        match self {
+            Closed::NoRoute => DropReason::NoRoute,
+            Closed::Denied => DropReason::EgressDenied,
+        }
+    }
+}
+
+impl Policy {
+    /// Where on the host a mapped address and port lead; none when it is not mapped.
+    pub fn mapping(&self, to: SocketAddr) -> Option<SocketAddr> {
+        let found = self
+            .mapped
+            .iter()
+            .find(|m| m.from == to.ip() && m.port.is_none_or(|p| p == to.port()))?;
+        Some(SocketAddr::new(found.to, found.to_port.unwrap_or(to.port())))
+    }
+
+    /// Whether anything of this address is mapped.
+    pub fn is_mapped(&self, ip: IpAddr) -> bool {
+        self.mapped.iter().any(|m| m.from == ip)
+    }
+
+    /// The address a pod knows a host's socket by, which has sent something to it.
+    pub fn name_of(&self, host: SocketAddr) -> Option<SocketAddr> {
+        let found = self.mapped.iter().find(|m| {
+            m.to == host.ip()
+                && m.from.is_ipv4() == host.is_ipv4()
+                && m.to_port.is_none_or(|p| p == host.port())
+        })?;
+        Some(SocketAddr::new(found.from, found.port.unwrap_or(host.port())))
+    }
+
+    /// Where a pod's packet to `to` goes on the host.
+    ///
+    /// # Errors
+    /// Nowhere.
+    pub fn judge(&self, to: SocketAddr) -> Result<SocketAddr, Closed> {
+        match self.mapping(to) {
+            Some(host) => Ok(host),
+            None => self.permit(to.ip()).map(|()| to),
+        }
+    }
+
+    /// Whether pods may go to an address that is not mapped.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn permit(&self, ip: IpAddr) -> Result<(), Closed> {
+        if !self.open || self.network.iter().any(|n| n.contains(&ip)) {
+            return Err(Closed::NoRoute);
+        }
+        // An IPv4 address in IPv6 clothes would reach the host's IPv4 (RFC 4291 section 2.5.5.2).
+        let plain = match ip {
+            IpAddr::V6(six) => six.to_ipv4_mapped().map_or(ip, IpAddr::V4),
+            IpAddr::V4(_) => ip,
+        };
+        let closed = plain != ip
+            || plain.is_loopback()
+            || plain.is_unspecified()
+            || plain == IpAddr::V4(Ipv4Addr::BROADCAST)
+            || plain == IpAddr::V6(Ipv6Addr::LOCALHOST)
+            || self.own.contains(&plain)
+            || self.denied.iter().any(|n| n.contains(&plain));
+        if closed { Err(Closed::Denied) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy {
+            open: true,
+            network: vec!["10.244.0.0/16".parse().unwrap(), "fd00:1::/48".parse().unwrap()],
+            denied: vec![
+                "192.168.0.0/16".parse().unwrap(),
+                "169.254.169.254/32".parse().unwrap(),
+            ],
+            own: ["203.0.113.7".parse().unwrap(), "2001:db8::7".parse().unwrap()].into(),
+            mapped: vec![
+                Mapping {
+                    from: "10.244.1.1".parse().unwrap(),
+                    port: Some(53),
+                    to: "127.0.0.1".parse().unwrap(),
+                    to_port: Some(5353),
+                },
+                Mapping {
+                    from: "10.244.1.0".parse().unwrap(),
+                    port: None,
+                    to: "127.0.0.1".parse().unwrap(),
+                    to_port: None,
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn the_world_is_open_and_the_host_is_not() {
+        let p = policy();
+        for open in ["198.51.100.1:80", "[2001:db8::1]:443", "8.8.8.8:53"] {
+            let to: SocketAddr = open.parse().unwrap();
+            assert_eq!(p.judge(to), Ok(to), "{open}");
+        }
+        for (to, why) in [
+            ("127.0.0.1:22", Closed::Denied),
+            ("127.8.0.1:22", Closed::Denied),
+            ("[::1]:22", Closed::Denied),
+            ("[::ffff:127.0.0.1]:22", Closed::Denied),
+            ("[::ffff:198.51.100.1]:22", Closed::Denied),
+            ("203.0.113.7:22", Closed::Denied),
+            ("[2001:db8::7]:22", Closed::Denied),
+            ("192.168.7.1:80", Closed::Denied),
+            ("169.254.169.254:80", Closed::Denied),
+            ("255.255.255.255:67", Closed::Denied),
+            ("0.0.0.0:22", Closed::Denied),
+            ("10.244.9.9:80", Closed::NoRoute),
+            ("[fd00:1:0:5::2]:80", Closed::NoRoute),
+            ("10.244.1.1:80", Closed::NoRoute),
+        ] {
+            assert_eq!(p.judge(to.parse().unwrap()), Err(why), "{to}");
+        }
+        let shut = Policy {
+            open: false,
+            ..policy()
+        };
+        assert_eq!(shut.judge("8.8.8.8:53".parse().unwrap()), Err(Closed::NoRoute));
+        assert!(shut.judge("10.244.1.1:53".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn what_is_mapped_has_two_names() {
+        let p = policy();
+        for (name, host) in [
+            ("10.244.1.1:53", "127.0.0.1:5353"),
+            ("10.244.1.0:8080", "127.0.0.1:8080"),
+        ] {
+            let (name, host): (SocketAddr, SocketAddr) = (name.parse().unwrap(), host.parse().unwrap());
+            assert_eq!(p.judge(name), Ok(host));
+            assert_eq!(p.name_of(host), Some(name));
+        }
+        assert!(p.is_mapped("10.244.1.1".parse().unwrap()));
+        assert_eq!(p.name_of("127.0.0.2:9".parse().unwrap()), None);
+    }
+}

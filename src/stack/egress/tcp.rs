@@ -1,0 +1,735 @@
+//! TCP out of the pod network: each flow ends in a smoltcp socket of its own here, and goes on in a stream of the host.
+//!
+//! ```text
+//! pod: SYN -> policy, limits -> connect the stream; the SYN-ACK is held
+//!            connected -> SYN-ACK          refused -> RST          unreachable -> ICMP
+//! pod: data -> receive ring -> write to the stream     FIN -> shut the stream's other half
+//! stream: data -> send ring -> super-frames to the pod  end -> FIN      broken -> RST
+//! ```
+//!
+//! A flow is found by a hash of its addresses, and its socket is the only one in its set: ten thousand others cost it
+//! nothing. Bytes are copied once in user space, into the ring. Back-pressure is TCP's own: a host that takes nothing
+//! leaves the ring full, and the pod sees its window close.
+
+use super::host::{Failure, FlowId, Host, Outside};
+use super::link::{Link, Scratch, mss_of, segment_size};
+use super::policy::{Closed, Policy};
+use crate::model::{DropReason, Duration, HostError, Instant, Moved, PortId};
+use crate::stack::Trouble;
+use crate::wire::bytes::array;
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Flows of all pods.
+pub const MAX_FLOWS: usize = 65_536;
+/// Flows of one pod.
+pub const MAX_PER_PORT: usize = 16_384;
+/// Flows of one pod that the host has not connected yet: beyond that the oldest gives way, so that a flood of SYNs to
+/// where nobody answers hurts only itself.
+pub const MAX_OPENING: usize = 1024;
+/// Largest ring of a flow, each way.
+const RING: usize = 1 << 20;
+/// Least ring of a flow.
+const MIN_RING: usize = 32 << 10;
+/// Memory that the rings of all flows share, as far as [`MIN_RING`] allows.
+const RINGS: usize = 512 << 20;
+/// Bytes that are taken from the host before they are sent on, while they are in the processor's cache.
+const CHUNK: usize = 256 << 10;
+/// Chunks of one flow before another has its turn.
+const CHUNKS: usize = 4;
+/// Packets of one flow in one go.
+const BURST: usize = 64;
+/// An established flow may be silent for so long (RFC 5382 REQ-5: not less than 2 hours 4 minutes).
+const IDLE: Duration = Duration::from_secs(7440);
+/// One that is being opened or closed (RFC 5382 REQ-5: not less than 4 minutes).
+const TRANSITORY: Duration = Duration::from_secs(240);
+/// How long an acknowledgement of little data waits for an answer to go along with.
+const ACK_DELAY: Duration = Duration::from_millis(2);
+/// As much of a SYN as is kept to answer it later.
+const SYN_KEPT: usize = 120;
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// The two ends of a flow as the pod sees them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FlowKey {
+    /// The pod's end.
+    pub pod: SocketAddr,
+    /// The other end.
+    pub far: SocketAddr,
+}
+
+struct Flow {
+    key: FlowKey,
+    port: PortId,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    /// The pod's SYN, until the host has connected.
+    syn: Option<Vec<u8>>,
+    /// What the pod's side takes in one segment.
+    mss: u16,
+    /// The stream may have something to read, or has room: what the last event, and the calls since, said.
+    readable: bool,
+    writable: bool,
+    /// The host sends no more.
+    ended: bool,
+    /// The host was told that the pod sends no more.
+    shut: bool,
+    /// It waits in `Flows::dirty`.
+    dirty: bool,
+    /// Something moved last.
+    last: Instant,
+    /// Its entry among the timers.
+    timer: Option<Instant>,
+}
+
+impl Flow {
+    fn socket(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    /// When it has been silent for too long.
+    fn expires(&mut self) -> Instant {
+        let transitory = self.syn.is_some() || self.ended || self.shut || !self.is_established();
+        self.last + if transitory { TRANSITORY } else { IDLE }
+    }
+
+    fn is_established(&mut self) -> bool {
+        self.socket().state() == State::Established
+    }
+}
+
+#[derive(Default)]
+struct OfPort {
+    flows: usize,
+    opening: VecDeque<FlowId>,
+}
+
+/// All flows of a node.
+pub struct Flows {
+    table: Vec<Option<Box<Flow>>>,
+    free: Vec<FlowId>,
+    keys: HashMap<FlowKey, FlowId>,
+    ports: HashMap<PortId, OfPort>,
+    four: Interface,
+    six: Interface,
+    nobody: SocketSet<'static>,
+    scratch: Scratch,
+    /// Flows something happened to since the last turn.
+    dirty: Vec<FlowId>,
+    spare: Vec<FlowId>,
+    timers: BTreeSet<(Instant, FlowId)>,
+}
+
+/// What [`Flows::input`] needs of a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// The port it came from.
+    pub port: PortId,
+    /// The IP packet, as long as its header says.
+    pub packet: &'a [u8],
+    /// Where in it the TCP header begins.
+    pub l4: usize,
+    /// Its addresses.
+    pub key: FlowKey,
+    /// Hops it has left behind this node.
+    pub hops: u8,
+}
+
+impl Flows {
+    /// None yet.
+    pub fn new(seed: u64) -> Flows {
+        let interface = |own: IpAddr| {
+            let mut config = Config::new(HardwareAddress::Ip);
+            config.random_seed = seed;
+            let mut scratch = Scratch::default();
+            let mut nowhere = |_: &mut [u8]| {};
+            let mut link = Link::new(None, &mut scratch, &mut nowhere);
+            let mut interface = Interface::new(config, &mut link, Instant::ZERO);
+            // It answers for every address: routes to itself say so (smoltcp's AnyIP). Its own is the dummy one.
+            interface.set_any_ip(true);
+            let address = IpAddress::from(own);
+            interface.update_ip_addrs(|all| {
+                let _ = all.push(IpCidr::new(address, if own.is_ipv4() { 32 } else { 128 }));
+            });
+            let _ = match own {
+                IpAddr::V4(ip) => interface.routes_mut().add_default_ipv4_route(ip),
+                IpAddr::V6(ip) => interface.routes_mut().add_default_ipv6_route(ip),
+            };
+            interface
+        };
+        Flows {
+            table: Vec::new(),
+            free: Vec::new(),
+            keys: HashMap::new(),
+            ports: HashMap::new(),
+            // RFC 7600, and the discard prefix of RFC 6666.
+            four: interface(Ipv4Addr::new(192, 0, 0, 8).into()),
+            six: interface(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 8).into()),
+            nobody: SocketSet::new(Vec::new()),
+            scratch: Scratch::default(),
+            dirty: Vec::new(),
+            spare: Vec::new(),
+            timers: BTreeSet::new(),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Whether a packet belongs to a flow there is.
+    pub fn knows(&self, key: &FlowKey) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// How many a port has.
+    pub fn of_port(&self, port: PortId) -> usize {
+        self.ports.get(&port).map_or(0, |p| p.flows)
+    }
+
+    /// Take a TCP segment of a pod. Answers go out with [`Flows::turn`].
+    ///
+    /// # Errors
+    /// What it is to be counted under, when it goes nowhere.
+    pub fn input(
+        &mut self,
+        s: &Segment<'_>,
+        policy: &Policy,
+        now: Instant,
+        out: &mut impl Outside,
+    ) -> Result<(), DropReason> {
+        let flags = *s.packet.get(s.l4 + 13).ok_or(DropReason::BadL4Header)?;
+        let begins = flags & (SYN | ACK | RST | FIN) == SYN;
+        if let Some(&id) = self.keys.get(&s.key) {
+            let Some(flow) = self.table.get_mut(id as usize).and_then(Option::as_mut) else {
+                return Err(DropReason::NoRoute);
+            };
+            if flow.syn.is_some() {
+                match flags & RST {
+                    // The pod asks again; it is told when the host knows.
+                    0 => return Ok(()),
+                    _ => {
+                        self.remove(id, true, out);
+                        return Ok(());
+                    }
+                }
+            }
+            flow.last = now;
+            self.feed(id, s.packet, now, out);
+            return Ok(());
+        }
+        if !begins {
+            // Of a flow that is over, or was another node's: who sends must learn that it leads nowhere.
+            self.refuse(s.port, s.packet, now, out);
+            return Ok(());
+        }
+        let to = match policy.judge(s.key.far) {
+            Ok(to) => to,
+            Err(closed) => {
+                let trouble = match closed {
+                    Closed::NoRoute => Trouble::NetUnreachable,
+                    Closed::Denied => Trouble::Prohibited,
+                };
+                out.complain(s.port, trouble, s.packet, None);
+                return Err(closed.reason());
+            }
+        };
+        self.begin(s, to, now, out)
+    }
+
+    fn begin(
+        &mut self,
+        s: &Segment<'_>,
+        to: SocketAddr,
+        now: Instant,
+        out: &mut impl Outside,
+    ) -> Result<(), DropReason> {
+        if s.key.far.port() == 0 || s.key.pod.port() == 0 {
+            return Err(DropReason::BadL4Header);
+        }
+        let of_port = self.ports.entry(s.port).or_default();
+        if of_port.flows >= MAX_PER_PORT || self.keys.len() >= MAX_FLOWS {
+            return Err(DropReason::FlowLimit);
+        }
+        if of_port.opening.len() >= MAX_OPENING
+            && let Some(oldest) = of_port.opening.front().copied()
+        {
+            self.remove(oldest, true, out);
+        }
+        let six = s.key.far.is_ipv6();
+        let mut socket = self.socket();
+        socket.pause_synack(true);
+        let local = IpListenEndpoint {
+            addr: Some(s.key.far.ip().into()),
+            port: s.key.far.port(),
+        };
+        socket.listen(local).map_err(|_| DropReason::BadL4Header)?;
+        let mss = mss_of(&s.packet[s.l4..], six);
+        let id = self.insert(s.key, s.port, socket, mss, now);
+        // The host's own hops are as many as it likes, unless this is a traceroute.
+        let hops = (s.hops < 30).then_some(s.hops);
+        if let Err(e) = out.connect(id, to, hops) {
+            self.remove(id, false, out);
+            return self.failed(s.port, s.packet, (e, None), now, out);
+        }
+        self.feed(id, s.packet, now, out);
+        if let Some(Some(flow)) = self.table.get_mut(id as usize)
+            && flow.socket().state() == State::SynReceived
+        {
+            flow.syn = Some(s.packet[..s.packet.len().min(SYN_KEPT)].to_vec());
+            self.ports.entry(s.port).or_default().opening.push_back(id);
+            self.wake_at(id, now);
+            return Ok(());
+        }
+        self.remove(id, true, out);
+        Err(DropReason::BadL4Header)
+    }
+
+    /// A connection from outside to a pod: the host's stream is there already. `far` is what the pod sees of the
+    /// client. Gives the number that the stream is to have.
+    ///
+    /// # Errors
+    /// There are too many, or just this one.
+    pub fn accept(&mut self, port: PortId, key: FlowKey, now: Instant) -> Result<FlowId, DropReason> {
+        let of_port = self.ports.entry(port).or_default();
+        if of_port.flows >= MAX_PER_PORT || self.keys.len() >= MAX_FLOWS || self.keys.contains_key(&key) {
+            return Err(DropReason::FlowLimit);
+        }
+        let mut socket = self.socket();
+        let six = key.far.is_ipv6();
+        let context = if six {
+            self.six.context()
+        } else {
+            self.four.context()
+        };
+        let remote = (IpAddress::from(key.pod.ip()), key.pod.port());
+        let local = (IpAddress::from(key.far.ip()), key.far.port());
+        socket
+            .connect(context, remote, local)
+            .map_err(|_| DropReason::BadL4Header)?;
+        let id = self.insert(key, port, socket, if six { 1220 } else { 536 }, now);
+        self.touch(id);
+        Ok(id)
+    }
+
+    fn socket(&self) -> Socket<'static> {
+        let ring = (RINGS / 2 / (self.keys.len() + 1)).clamp(MIN_RING, RING);
+        // A power of two: the window is told in such units.
+        let ring = 1 << ring.ilog2();
+        let buffer = || SocketBuffer::new(vec![0; ring]);
+        let mut socket = Socket::new(buffer(), buffer());
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(Some(ACK_DELAY));
+        socket
+    }
+
+    fn insert(
+        &mut self,
+        key: FlowKey,
+        port: PortId,
+        socket: Socket<'static>,
+        mss: u16,
+        now: Instant,
+    ) -> FlowId {
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        let flow = Box::new(Flow {
+            key,
+            port,
+            sockets,
+            handle,
+            syn: None,
+            mss,
+            readable: false,
+            writable: true,
+            ended: false,
+            shut: false,
+            dirty: false,
+            last: now,
+            timer: None,
+        });
+        let id = self.free.pop().unwrap_or(self.table.len() as FlowId);
+        match self.table.get_mut(id as usize) {
+            Some(slot) => *slot = Some(flow),
+            None => self.table.push(Some(flow)),
+        }
+        self.keys.insert(key, id);
+        self.ports.entry(port).or_default().flows += 1;
+        id
+    }
+
+    /// Let smoltcp have a packet of a flow.
+    fn feed(&mut self, id: FlowId, packet: &[u8], now: Instant, out: &mut impl Outside) {
+        let Some(Some(flow)) = self.table.get_mut(id as usize) else {
+            return;
+        };
+        let (port, mss, mtu) = (flow.port, flow.mss, out.mtu(flow.port).0);
+        let interface = match flow.key.far {
+            SocketAddr::V4(_) => &mut self.four,
+            SocketAddr::V6(_) => &mut self.six,
+        };
+        let mut emit = |frame: &mut [u8]| send(port, frame, mss, mtu, out);
+        let mut link = Link::new(Some(packet), &mut self.scratch, &mut emit);
+        interface.poll_ingress_single(now, &mut link, &mut flow.sockets);
+        if flow.syn.is_none() && flow.socket().recv_queue() >= CHUNK {
+            // The ring is a good part full: on with it while it is warm.
+            self.pump(id, now, out);
+        }
+        self.touch(id);
+    }
+
+    fn touch(&mut self, id: FlowId) {
+        if let Some(Some(flow)) = self.table.get_mut(id as usize)
+            && !flow.dirty
+        {
+            flow.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Answer a packet that belongs to no flow with a reset, unless it is one.
+    fn refuse(&mut self, port: PortId, packet: &[u8], now: Instant, out: &mut impl Outside) {
+        let interface = match packet.first().map(|b| b >> 4) {
+            Some(4) => &mut self.four,
+            _ => &mut self.six,
+        };
+        let mtu = out.mtu(port).0;
+        let mut emit = |frame: &mut [u8]| send(port, frame, u16::MAX, mtu, out);
+        let mut link = Link::new(Some(packet), &mut self.scratch, &mut emit);
+        interface.poll_ingress_single(now, &mut link, &mut self.nobody);
+    }
+
+    /// The host could not connect: the pod learns just that.
+    fn failed(
+        &mut self,
+        port: PortId,
+        syn: &[u8],
+        (why, by): Failure,
+        now: Instant,
+        out: &mut impl Outside,
+    ) -> Result<(), DropReason> {
+        let trouble = match why {
+            HostError::Refused | HostError::Reset => {
+                self.refuse(port, syn, now, out);
+                return Ok(());
+            }
+            HostError::NoSockets => return Err(DropReason::HostSockets),
+            // It has asked often enough meanwhile; its own time-out is about to come.
+            HostError::TimedOut | HostError::HostUnreachable => Trouble::HostUnreachable,
+            HostError::Prohibited => Trouble::Prohibited,
+            HostError::TtlExceeded => Trouble::TtlExceeded,
+            HostError::TooBig(mtu) => Trouble::TooBig { mtu },
+            HostError::NetUnreachable | HostError::Other => Trouble::NetUnreachable,
+        };
+        out.complain(port, trouble, syn, by);
+        Ok(())
+    }
+
+    /// Something happened at a flow's stream.
+    pub fn host_ready(
+        &mut self,
+        id: FlowId,
+        readable: bool,
+        writable: bool,
+        now: Instant,
+        out: &mut impl Outside,
+    ) {
+        let Some(Some(flow)) = self.table.get_mut(id as usize) else {
+            return;
+        };
+        if flow.syn.is_some() {
+            match out.outcome(id) {
+                None => return,
+                Some(Ok(())) => {
+                    let port = flow.port;
+                    flow.syn = None;
+                    flow.last = now;
+                    flow.socket().pause_synack(false);
+                    self.no_longer_opening(port, id);
+                }
+                Some(Err(why)) => {
+                    self.give_up(id, why, now, out);
+                    return;
+                }
+            }
+        }
+        if let Some(Some(flow)) = self.table.get_mut(id as usize) {
+            flow.readable |= readable;
+            flow.writable |= writable;
+        }
+        self.touch(id);
+    }
+
+    /// A flow the host did not connect.
+    fn give_up(&mut self, id: FlowId, why: Failure, now: Instant, out: &mut impl Outside) {
+        let Some(Some(flow)) = self.table.get_mut(id as usize) else {
+            return;
+        };
+        let (port, syn) = (flow.port, flow.syn.take().unwrap_or_default());
+        self.remove(id, false, out);
+        if let Err(reason) = self.failed(port, &syn, why, now, out) {
+            out.lost(port, reason);
+        }
+    }
+
+    fn no_longer_opening(&mut self, port: PortId, id: FlowId) {
+        if let Some(of_port) = self.ports.get_mut(&port) {
+            of_port.opening.retain(|o| *o != id);
+        }
+    }
+
+    /// Move bytes between a flow's socket and its stream. Whether more could be read at once.
+    fn pump(&mut self, id: FlowId, now: Instant, out: &mut impl Host) -> bool {
+        let Some(Some(flow)) = self.table.get_mut(id as usize) else {
+            return false;
+        };
+        if flow.syn.is_some() {
+            return false;
+        }
+        let flow = flow.as_mut();
+        let socket = flow.sockets.get_mut::<Socket>(flow.handle);
+        let mut broken = None;
+        while flow.writable && socket.can_recv() && broken.is_none() {
+            let taken = socket.recv(|bytes| match out.write(id, bytes) {
+                Moved::Bytes(n) => {
+                    let n = n.min(bytes.len());
+                    flow.writable = n == bytes.len();
+                    (n, ())
+                }
+                Moved::Blocked => {
+                    flow.writable = false;
+                    (0, ())
+                }
+                Moved::End => {
+                    broken = Some(HostError::Reset);
+                    (0, ())
+                }
+                Moved::Failed(why) => {
+                    broken = Some(why);
+                    (0, ())
+                }
+            });
+            if taken.is_err() {
+                break;
+            }
+            flow.last = now;
+        }
+        let over = matches!(
+            socket.state(),
+            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
+        );
+        if over && socket.recv_queue() == 0 && !flow.shut {
+            flow.shut = true;
+            out.shut(id);
+        }
+        let mut more = false;
+        let mut taken = 0;
+        while flow.readable && !flow.ended && socket.can_send() && broken.is_none() {
+            if taken >= CHUNK {
+                more = true;
+                break;
+            }
+            let sent = socket.send(|room| {
+                let room = &mut room[..];
+                let len = room.len().min(CHUNK);
+                match out.read(id, &mut room[..len]) {
+                    Moved::Bytes(n) => {
+                        taken += n.min(len);
+                        (n.min(len), ())
+                    }
+                    Moved::Blocked => {
+                        flow.readable = false;
+                        (0, ())
+                    }
+                    Moved::End => {
+                        flow.ended = true;
+                        (0, ())
+                    }
+                    Moved::Failed(why) => {
+                        broken = Some(why);
+                        (0, ())
+                    }
+                }
+            });
+            if sent.is_err() {
+                break;
+            }
+            flow.last = now;
+        }
+        if broken.is_some() {
+            socket.abort();
+        } else if flow.ended && matches!(socket.state(), State::Established | State::CloseWait) {
+            socket.close();
+        }
+        more
+    }
+
+    /// Send what smoltcp has to send for a flow; whether it has more.
+    fn dispatch(&mut self, id: FlowId, now: Instant, out: &mut impl Outside) -> bool {
+        let Some(Some(flow)) = self.table.get_mut(id as usize) else {
+            return false;
+        };
+        let (port, mss, mtu) = (flow.port, flow.mss, out.mtu(flow.port).0);
+        let interface = match flow.key.far {
+            SocketAddr::V4(_) => &mut self.four,
+            SocketAddr::V6(_) => &mut self.six,
+        };
+        let mut emit = |frame: &mut [u8]| send(port, frame, mss, mtu, out);
+        let mut link = Link::new(None, &mut self.scratch, &mut emit);
+        for n in 1..=BURST {
+            interface.poll_egress(now, &mut link, &mut flow.sockets);
+            if link.sent < n {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Go on with every flow that something happened to. Whether some have more to do at once.
+    pub fn turn(&mut self, now: Instant, out: &mut impl Outside) -> bool {
+        let mut todo = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.spare));
+        for id in todo.drain(..) {
+            if let Some(Some(flow)) = self.table.get_mut(id as usize) {
+                flow.dirty = false;
+                self.go_on(id, now, out);
+            }
+        }
+        self.spare = todo;
+        !self.dirty.is_empty()
+    }
+
+    fn go_on(&mut self, id: FlowId, now: Instant, out: &mut impl Outside) {
+        let mut again = false;
+        for _ in 0..CHUNKS {
+            let more = self.pump(id, now, out);
+            again = self.dispatch(id, now, out) || more;
+            if !more {
+                break;
+            }
+        }
+        let Some(Some(flow)) = self.table.get_mut(id as usize) else {
+            return;
+        };
+        let (ended, shut) = (flow.ended, flow.shut);
+        match flow.socket().state() {
+            // In good order when both sides said so; else one of them broke it off.
+            State::Closed => self.remove(id, !(ended && shut), out),
+            // The last acknowledgement cannot be lost between here and the pod.
+            State::TimeWait if shut => self.remove(id, false, out),
+            _ => {
+                if again {
+                    self.touch(id);
+                }
+                self.wake_at(id, now);
+            }
+        }
+    }
+
+    /// See to it that a flow's time is met.
+    fn wake_at(&mut self, id: FlowId, now: Instant) {
+        let Some(Some(flow)) = self.table.get_mut(id as usize) else {
+            return;
+        };
+        let interface = match flow.key.far {
+            SocketAddr::V4(_) => &mut self.four,
+            SocketAddr::V6(_) => &mut self.six,
+        };
+        let expires = flow.expires();
+        let at = match interface.poll_at(now, &flow.sockets) {
+            // A held SYN-ACK would be sent at once, if it were not held.
+            Some(at) if flow.syn.is_none() => at.max(now + Duration::from_millis(1)).min(expires),
+            _ => expires,
+        };
+        if flow.timer.is_none_or(|t| at < t) {
+            if let Some(t) = flow.timer.replace(at) {
+                self.timers.remove(&(t, id));
+            }
+            self.timers.insert((at, id));
+        }
+    }
+
+    /// When [`Flows::on_time`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Do what is due.
+    pub fn on_time(&mut self, now: Instant, out: &mut impl Outside) {
+        while let Some((at, id)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.pop_first();
+            let Some(Some(flow)) = self.table.get_mut(id as usize) else {
+                continue;
+            };
+            flow.timer = None;
+            if flow.expires() > now {
+                self.go_on(id, now, out);
+                continue;
+            }
+            if flow.syn.is_some() {
+                self.give_up(id, (HostError::TimedOut, None), now, out);
+                continue;
+            }
+            flow.socket().abort();
+            self.dispatch(id, now, out);
+            self.remove(id, true, out);
+        }
+    }
+
+    /// A pod is gone, and its flows with it.
+    pub fn remove_port(&mut self, port: PortId, out: &mut impl Host) {
+        if self.of_port(port) > 0 {
+            for id in 0..self.table.len() as FlowId {
+                if self.table[id as usize].as_ref().is_some_and(|f| f.port == port) {
+                    self.remove(id, true, out);
+                }
+            }
+        }
+        self.ports.remove(&port);
+    }
+
+    fn remove(&mut self, id: FlowId, reset: bool, out: &mut impl Host) {
+        let Some(flow) = self.table.get_mut(id as usize).and_then(Option::take) else {
+            return;
+        };
+        out.close(id, reset);
+        self.keys.remove(&flow.key);
+        if let Some(t) = flow.timer {
+            self.timers.remove(&(t, id));
+        }
+        self.free.push(id);
+        if let Some(of_port) = self.ports.get_mut(&flow.port) {
+            of_port.flows = of_port.flows.saturating_sub(1);
+        }
+        self.no_longer_opening(flow.port, id);
+    }
+}
+
+/// A packet of smoltcp's, to the pod.
+fn send(port: PortId, frame: &mut [u8], mss: u16, mtu: u16, out: &mut impl Outside) {
+    let segment = segment_size(&frame[crate::wire::ETH_LEN..], mss, mtu);
+    out.emit(port, frame, segment);
+}
+
+/// The addresses of a TCP or UDP packet of a pod.
+pub fn key_of(src: IpAddr, dst: IpAddr, packet: &[u8], l4: usize) -> FlowKey {
+    let [a, b, c, d] = array::<4>(packet, l4);
+    FlowKey {
+        pod: SocketAddr::new(src, u16::from_be_bytes([a, b])),
+        far: SocketAddr::new(dst, u16::from_be_bytes([c, d])),
+    }
+}
