@@ -84,6 +84,7 @@ impl Config {
             open: self.egress.open,
             network: self.pod_network(),
             denied: self.egress.deny.clone(),
+            overlay: self.port,
             own: host.addresses(),
             mapped: self
                 .hosts()

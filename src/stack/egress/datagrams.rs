@@ -142,7 +142,11 @@ impl Datagrams {
         out: &mut impl Outside,
     ) -> Result<(), DropReason> {
         let payload = payload_of(d)?;
-        let to = match policy.judge(d.key.far) {
+        let judged = match d.kind {
+            MouthKind::Udp => policy.judge_udp(d.key.far),
+            MouthKind::Echo => policy.judge(d.key.far),
+        };
+        let to = match judged {
             Ok(to) => to,
             Err(closed) => {
                 let trouble = match closed {

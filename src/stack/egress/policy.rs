@@ -29,6 +29,8 @@ pub struct Policy {
     pub denied: Vec<IpNet>,
     /// The host's own addresses, beside its loopback.
     pub own: BTreeSet<IpAddr>,
+    /// UDP port of the overlay: peers would take what comes from this host there for this node's own.
+    pub overlay: Option<u16>,
     /// What is open by name.
     pub mapped: Vec<Mapping>,
 }
@@ -88,6 +90,17 @@ impl Policy {
         }
     }
 
+    /// The same for UDP.
+    ///
+    /// # Errors
+    /// Nowhere.
+    pub fn judge_udp(&self, to: SocketAddr) -> Result<SocketAddr, Closed> {
+        match self.mapping(to) {
+            None if self.overlay == Some(to.port()) => Err(Closed::Denied),
+            _ => self.judge(to),
+        }
+    }
+
     /// Whether pods may go to an address that is not mapped.
     ///
     /// # Errors
@@ -124,6 +137,7 @@ mod tests {
                 "192.168.0.0/16".parse().unwrap(),
                 "169.254.169.254/32".parse().unwrap(),
             ],
+            overlay: Some(8472),
             own: ["203.0.113.7".parse().unwrap(), "2001:db8::7".parse().unwrap()].into(),
             mapped: vec![
                 Mapping {
@@ -167,6 +181,11 @@ mod tests {
         ] {
             assert_eq!(p.judge(to.parse().unwrap()), Err(why), "{to}");
         }
+        let peer = "198.51.100.1:8472".parse().unwrap();
+        assert_eq!(
+            (p.judge_udp(peer), p.judge(peer)),
+            (Err(Closed::Denied), Ok(peer))
+        );
         let shut = Policy {
             open: false,
             ..policy()
