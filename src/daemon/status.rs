@@ -54,6 +54,7 @@ pub fn status(
             .collect(),
         offloads: report.offloads,
         store,
+        dns: None,
         peers: report.peers,
         problems,
     }

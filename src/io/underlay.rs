@@ -214,7 +214,7 @@ impl Receiver {
             self.received.extend(incoming.from.map(|from| Received {
                 span: Span::new(start, start + incoming.len),
                 segment: incoming.segment,
-                from,
+                from: from.ip(),
                 class: incoming.class,
             }));
         }

@@ -6,7 +6,7 @@
 use crate::buf::Span;
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 
 /// Messages of one call.
@@ -306,7 +306,7 @@ pub struct Incoming {
     /// Its length.
     pub len: usize,
     /// Where it came from.
-    pub from: Option<IpAddr>,
+    pub from: Option<SocketAddr>,
     /// Length of each datagram but the last, when the kernel merged several.
     pub segment: Option<u16>,
     /// Its traffic class.
@@ -427,17 +427,22 @@ impl RecvBatch {
     }
 }
 
-fn read_name(name: &libc::sockaddr_storage) -> Option<IpAddr> {
+fn read_name(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match libc::c_int::from(name.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says that it holds a sockaddr_in, which fits and is aligned.
             let name = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
-            Some(Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes()).into())
+            let ip = Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes());
+            Some(SocketAddr::new(ip.into(), u16::from_be(name.sin_port)))
         }
         libc::AF_INET6 => {
             // SAFETY: as above, with sockaddr_in6.
             let name = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in6>() };
-            Some(Ipv6Addr::from(name.sin6_addr.s6_addr).into())
+            let (ip, port) = (
+                Ipv6Addr::from(name.sin6_addr.s6_addr),
+                u16::from_be(name.sin6_port),
+            );
+            Some(SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into())
         }
         _ => None,
     }
@@ -497,7 +502,7 @@ mod tests {
                 (2000, Some(1000), 0xb9),
                 "{ip}"
             );
-            assert_eq!(first.from, Some(ip.parse().unwrap()));
+            assert_eq!(first.from, Some(a.local_addr().unwrap()));
             let want: Vec<u8> = pieces.iter().flat_map(|p| p.of(&memory).to_vec()).collect();
             assert_eq!(&into[..2000], want);
             let second = batch.incoming(1);

@@ -137,6 +137,19 @@ keys! {
     /// Whether pods outlive a clean end of the node, for its next start: off detaches them, on is for service managers
     /// that restart it. They outlive a crash in any case.
     KEEP_PODS: "pods.keep", "keep-pods", "MODE", TEXT, "off", "\"on\"";
+    /// Whether pods are answered DNS at their gateway's address: on or off.
+    DNS: "dns.enabled", "dns", "MODE", TEXT, "on", "\"on\"";
+    /// Addresses where others than pods may ask too, port 53 unless given; for all who can reach them.
+    DNS_LISTEN: "dns.listen", "dns-listen", "ADDR[:PORT]", TEXT, "none: only pods may ask", "\"127.0.0.1:5353\"", true;
+    /// Resolvers that are asked for all other names, instead of the host's.
+    DNS_UPSTREAM: "dns.upstream", "dns-upstream", "ADDR[:PORT]", TEXT, "those of dns.resolv_conf", "\"192.0.2.53\"", true;
+    /// File that names the host's resolvers; every change is taken at once.
+    DNS_RESOLV_CONF: "dns.resolv_conf", "dns-resolv-conf", "FILE", TEXT, "/etc/resolv.conf", "\"/etc/resolv.conf\"";
+    /// Domain of the pods' names: NAME.NAMESPACE.DOMAIN.
+    DNS_DOMAIN: "dns.domain", "dns-domain", "DOMAIN", TEXT, "pod", "\"pod\"";
+    /// Names of your own: `NAME ADDRESS`, `NAME CNAME OTHER`, `NAME SRV PRIORITY WEIGHT PORT HOST`, `NAME TXT TEXT`; as
+    /// flags, without commas in texts.
+    DNS_RECORDS: "dns.records", "dns-record", "RECORD", TEXT, "none", "\"db.internal 192.0.2.7\"", true;
     /// Address and port of Prometheus' `/metrics`, for all who can reach it: plain HTTP, no password. Port 0 is any free one.
     METRICS: "metrics.listen", "metrics", "ADDR:PORT", TEXT, "none: no metrics are served", "\"127.0.0.1:9472\"";
 }
@@ -182,6 +195,7 @@ mod tests {
                 Some("store"),
                 Some("health"),
                 Some("pods"),
+                Some("dns"),
                 Some("metrics")
             ]
         );

@@ -3,12 +3,14 @@
 //! [`keys`] is the one table of all keys. [`given`] gathers what people said, [`Config::understand`] gives it
 //! meaning, and [`Config::print`] says it all again, in a form that reads back to the same.
 
+mod dns;
 pub mod given;
 mod join;
 pub mod keys;
 mod print;
 mod store;
 
+pub use dns::DnsConfig;
 pub use store::{Password, StoreConfig};
 
 use crate::control::default_vtep_mac;
@@ -98,6 +100,8 @@ pub struct Config {
     pub health: Option<SocketAddr>,
     /// Whether pods outlive a clean end of the node.
     pub keep_pods: bool,
+    /// How names are answered; none means not at all.
+    pub dns: Option<DnsConfig>,
     /// Where metrics are served; none means nowhere.
     pub metrics: Option<SocketAddr>,
 }
@@ -198,6 +202,7 @@ impl Config {
             store: StoreConfig::understand(given)?,
             health: health(given)?,
             keep_pods: given.value(&keys::KEEP_PODS, on_or_off)?.unwrap_or(false),
+            dns: DnsConfig::understand(given)?,
             metrics: given.value(&keys::METRICS, endpoint)?,
             bind,
         };

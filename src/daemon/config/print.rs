@@ -1,7 +1,7 @@
 //! The configuration said again: each key with its meaning, in TOML that reads back to the same.
 
 use super::keys::{self, KEYS, Key};
-use super::{Config, Dscp, Password, StoreConfig};
+use super::{Config, DnsConfig, Dscp, Password, StoreConfig};
 use crate::control::default_vtep_mac;
 use crate::model::{Mac, OffloadMode};
 use std::fmt::Write;
@@ -91,9 +91,31 @@ impl Config {
             keys::HEALTH_IP => self.health.map(|at| Value::String(at.ip().to_string())),
             keys::HEALTH_PORT => number(self.health.map_or(0, |at| at.port()).into()),
             keys::KEEP_PODS => switch(self.keep_pods),
+            keys::DNS => switch(self.dns.is_some()),
+            keys::DNS_LISTEN
+            | keys::DNS_UPSTREAM
+            | keys::DNS_RESOLV_CONF
+            | keys::DNS_DOMAIN
+            | keys::DNS_RECORDS => self.dns.as_ref().and_then(|dns| show_dns(dns, key)),
             keys::METRICS => self.metrics.map(|at| Value::String(at.to_string())),
             _ => self.store.as_ref().and_then(|store| show_store(store, key)),
         }
+    }
+}
+
+/// The value of a key of `[dns]`.
+fn show_dns(dns: &DnsConfig, key: &Key) -> Option<Value> {
+    fn list<T: std::fmt::Display>(all: &[T]) -> Option<Value> {
+        let all: Vec<_> = all.iter().map(|a| Value::String(a.to_string())).collect();
+        (!all.is_empty()).then_some(Value::Array(all))
+    }
+    match *key {
+        keys::DNS_LISTEN => list(&dns.listen),
+        keys::DNS_UPSTREAM => list(dns.upstream.as_deref().unwrap_or_default()),
+        keys::DNS_RESOLV_CONF => Some(Value::String(dns.resolv_conf.to_string_lossy().into_owned())),
+        keys::DNS_DOMAIN => Some(Value::String(dns.domain.to_string())),
+        keys::DNS_RECORDS => list(&dns.records),
+        _ => None,
     }
 }
 
