@@ -617,7 +617,13 @@ impl Try {
         if refuses_edns && self.edns {
             return Judgement::NoEdns;
         }
-        let Ok(message) = Message::from_vec(bytes) else {
+        // Names that point into the question shall not show the spelling it had.
+        let mut plain = bytes.to_vec();
+        let name = HEADER..(HEADER + self.section.len()).saturating_sub(4);
+        if let Some(name) = plain.get_mut(name) {
+            name.make_ascii_lowercase();
+        }
+        let Ok(message) = Message::from_vec(&plain) else {
             return Judgement::Garbled;
         };
         if message.metadata.message_type != MessageType::Response {

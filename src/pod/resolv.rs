@@ -5,6 +5,7 @@
 //! directory and mounts it again. Where systemd-resolved keeps the file, its whole directory is covered instead, which
 //! also keeps the C library from asking that by its socket, past the node; so it is with nscd.
 
+use crate::sys::way::way;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
@@ -86,7 +87,7 @@ impl ResolvConf {
         let found = fs::canonicalize(PLACE);
         let target = found.as_deref().unwrap_or(Path::new(PLACE)).to_path_buf();
         if !target.starts_with(RESOLVED) {
-            self.watch = watch(&[Path::new(PLACE), &target]).ok();
+            self.watch = watch().ok();
         }
         if fs::read(PLACE).is_ok_and(|now| now == self.text.as_bytes()) {
             return Ok(());
@@ -113,11 +114,11 @@ impl ResolvConf {
     }
 }
 
-/// Watch the directories of these files.
-fn watch(files: &[&Path]) -> io::Result<OwnedFd> {
+/// Watch the directories on the way to the file.
+fn watch() -> io::Result<OwnedFd> {
     let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
     let what = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR;
-    for dir in files.iter().filter_map(|f| f.parent()) {
+    for dir in way(Path::new(PLACE)).iter().filter(|p| p.is_dir()) {
         inotify::add_watch(&inotify, dir, what)?;
     }
     Ok(inotify)

@@ -10,3 +10,4 @@ pub mod probe;
 pub mod rights;
 pub mod signal;
 pub mod tap;
+pub mod way;

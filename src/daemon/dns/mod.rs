@@ -40,6 +40,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a port that is free for UDP and not for TCP is left for another.
 const PORTS: usize = 32;
+/// Bytes of questions that may wait, and of answers: thousands.
+const BUFFER: usize = 4 << 20;
 /// Most pods whose changes wait in the mailbox: more than a node can have.
 const MAX_NEWS: usize = 1 << 17;
 
@@ -106,6 +108,8 @@ impl Place {
             match TcpListener::bind(found) {
                 Ok(tcp) => {
                     udp.set_nonblocking(true).map_err(failed)?;
+                    // What the kernel grants has to do.
+                    crate::sys::net::buffers(&udp, BUFFER, BUFFER);
                     tcp.set_nonblocking(true).map_err(failed)?;
                     return Ok(Place { at: found, udp, tcp });
                 }
