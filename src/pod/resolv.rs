@@ -29,7 +29,7 @@ const STAGES: [&str; 4] = ["/tmp", "/var/tmp", "/mnt", "/srv"];
 /// A resolv.conf that stays in its place.
 pub struct ResolvConf {
     text: String,
-    /// Tells of changes around the file it is mounted over; none when it cannot be taken away.
+    /// Tells of changes around the file; none when the kernel gives no watch.
     watch: Option<OwnedFd>,
 }
 
@@ -86,9 +86,7 @@ impl ResolvConf {
         // The watch comes first: what happens after the look is told.
         let found = fs::canonicalize(PLACE);
         let target = found.as_deref().unwrap_or(Path::new(PLACE)).to_path_buf();
-        if !target.starts_with(RESOLVED) {
-            self.watch = watch().ok();
-        }
+        self.watch = watch().ok();
         if fs::read(PLACE).is_ok_and(|now| now == self.text.as_bytes()) {
             return Ok(());
         }
