@@ -64,6 +64,11 @@ fn neighbour() {
 }
 
 #[test]
+fn dns() {
+    replay("dns");
+}
+
+#[test]
 fn store() {
     replay("store");
 }

@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod craft;
+pub mod dns;
 pub mod input;
 pub mod lab;
 pub mod neighbour;
@@ -35,6 +36,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("offload", offload::run),
     ("node", node::run),
     ("neighbour", neighbour::run),
+    ("dns", dns::run),
     ("store", store::run),
     ("config", config::run),
 ];

@@ -22,6 +22,7 @@ pub fn of(target: &str) -> Vec<Seed> {
         "offload" => offload(),
         "node" => node(),
         "neighbour" => neighbour(),
+        "dns" => super::dns::seeds(),
         "store" => store(),
         "config" => config(),
         _ => Vec::new(),

@@ -84,13 +84,11 @@ impl ResolvConf {
     /// Mount it where it is not.
     fn again(&mut self) -> Result<(), (&'static str, io::Error)> {
         // The watch comes first: what happens after the look is told.
-        let found = fs::canonicalize(PLACE);
-        let target = found.as_deref().unwrap_or(Path::new(PLACE)).to_path_buf();
         self.watch = watch().ok();
         if fs::read(PLACE).is_ok_and(|now| now == self.text.as_bytes()) {
             return Ok(());
         }
-        let target = found.map_err(|e| ("find", e))?;
+        let target = fs::canonicalize(PLACE).map_err(|e| ("find", e))?;
         let stage = stage(&target).ok_or(("stage", io::ErrorKind::NotFound.into()))?;
         tmpfs(stage).map_err(|e| ("tmpfs", e))?;
         let file = Path::new(stage).join("resolv.conf");

@@ -132,8 +132,12 @@ fn forged_answers_are_not_heard() {
         reply(&bytes, |m| m.metadata.id = m.metadata.id.wrapping_add(1)),
         reply(&bytes, |m| m.metadata.message_type = MessageType::Query),
         reply(&bytes, |m| m.metadata.op_code = OpCode::Notify),
-        reply(&bytes, |m| drop(m.queries[0].set_name(wrong_name))),
-        reply(&bytes, |m| drop(m.queries[0].set_query_type(RecordType::MX))),
+        reply(&bytes, |m| {
+            m.queries[0].set_name(wrong_name);
+        }),
+        reply(&bytes, |m| {
+            m.queries[0].set_query_type(RecordType::MX);
+        }),
         reply(&bytes, |m| m.queries.clear()),
         reply(&bytes, |m| {
             let twice = m.queries[0].clone();
@@ -166,7 +170,9 @@ fn a_spelling_that_does_not_come_back_is_asked_over_tcp() {
     let (attempt, _, _, bytes) = sent(&mut f);
     let spelled = Message::from_vec(&bytes).unwrap().queries[0].name().clone();
     assert!(!spelled.eq_case(&spelled.to_lowercase()), "{spelled}");
-    let lower = reply(&bytes, |m| drop(m.queries[0].set_name(spelled.to_lowercase())));
+    let lower = reply(&bytes, |m| {
+        m.queries[0].set_name(spelled.to_lowercase());
+    });
     assert_eq!(f.heard(attempt, server(1), &lower, at(1), &mut r), Heard::GoesOn);
     let (second, to, stream, bytes2) = sent(&mut f);
     assert_eq!((to, stream), (server(1), true));

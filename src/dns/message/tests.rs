@@ -126,7 +126,8 @@ proptest! {
         prop_assert!(told.metadata.authoritative || told.metadata.truncation);
         prop_assert!(!told.metadata.authentic_data && told.metadata.recursion_available);
         let shown = if edns.is_some() { code } else { ResponseCode::from_low(code.low()) };
-        prop_assert_eq!(told.metadata.response_code, shown);
+        // BADVERS and BADSIG are one number.
+        prop_assert_eq!(u16::from(told.metadata.response_code), u16::from(shown));
         prop_assert!(told.queries[0].name().eq_case(&name::name_of(question.name())));
         prop_assert_eq!(told.edns.is_some(), edns.is_some());
         if told.metadata.truncation {
