@@ -112,6 +112,9 @@ impl FromStr for Entry {
                  NAME TXT TEXT)"
             ))
         };
+        if s.chars().any(|c| c.is_control() && c != '\t') {
+            return Err(usage());
+        }
         let mut words = s.split_ascii_whitespace();
         let name: Fqdn = words
             .next()
@@ -260,6 +263,8 @@ mod tests {
             ("a SRV 1 2 70000 b", "0 to 65535"),
             ("a..b 1.2.3.4", "no domain name"),
             ("a a", "alias of itself"),
+            ("a\nb", "write NAME ADDRESS"),
+            ("a TXT x\u{7f}", "write NAME ADDRESS"),
         ] {
             let e = text.parse::<Entry>().unwrap_err().to_string();
             assert!(e.contains(told), "{text}: {e}");

@@ -55,9 +55,7 @@ impl DnsConfig {
             })?
             .unwrap_or_default();
         entry::check(&records).map_err(|e| given.mistake(&keys::DNS_RECORDS, e.to_string()))?;
-        let domain = given.value(&keys::DNS_DOMAIN, |s| {
-            s.parse::<Fqdn>().map_err(|e| e.to_string())
-        })?;
+        let domain = given.value(&keys::DNS_DOMAIN, domain)?;
         let resolv_conf = given
             .value(&keys::DNS_RESOLV_CONF, text)?
             .map(|p| beside(&given.origin(&keys::DNS_RESOLV_CONF), &p));
@@ -71,6 +69,16 @@ impl DnsConfig {
         };
         Ok(on.then_some(config))
     }
+}
+
+fn domain(s: &str) -> Result<Fqdn, String> {
+    let hyphen = |label: &str| label.starts_with('-') || label.ends_with('-');
+    if s.split('.').any(hyphen) {
+        return Err(format!(
+            "{s:?} is no domain (a label neither begins nor ends with '-')"
+        ));
+    }
+    s.parse::<Fqdn>().map_err(|e| e.to_string())
 }
 
 fn default_domain() -> Fqdn {
