@@ -327,3 +327,29 @@ kill $node; wait $node
     assert_eq!(out, want, "{err}");
     assert!(output.status.success(), "{err}");
 }
+
+/// A network namespace as it is made: the node runs all the same.
+#[test]
+fn without_loopback_a_node_runs_and_says_what_it_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = r#"
+"$PODWIRE" node --name n1 --subnet 10.244.1.0/24 --bind 0.0.0.0 --port auto --log error > log &
+node=$!
+until [ -s log ]; do sleep 0.02; done
+"$PODWIRE" status; kill $node; wait $node
+"#;
+    let output = Command::new("unshare")
+        .args(["--net", "--map-root-user", "sh", "-c", script])
+        .current_dir(dir.path())
+        .env("PODWIRE", env!("CARGO_BIN_EXE_podwire"))
+        .env("PODWIRE_SOCKET", dir.path().join("n1.sock"))
+        .env("XDG_STATE_HOME", dir.path().join("state"))
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        told.contains("ip link set lo up"),
+        "{told}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

@@ -123,23 +123,32 @@ impl Place {
 /// The bound sockets of a DNS that does not run yet.
 #[derive(Debug)]
 pub struct Sockets {
-    internal: Place,
+    /// None where there is no loopback.
+    internal: Option<Place>,
     others: Vec<Place>,
 }
 
 impl Sockets {
-    /// Bind one for the pods on loopback, where their questions are sent on to, and those of `listen`.
+    /// Bind one for the pods on loopback, where their questions are sent on to, and those of `listen`. A network
+    /// namespace whose loopback is down has none for pods, which is a problem and no error.
     ///
     /// # Errors
     /// Which cannot be, and what helps.
     pub fn bind(listen: &[SocketAddr]) -> Result<Sockets, BindError> {
+        let internal = match Place::bind((Ipv4Addr::LOCALHOST, 0).into()) {
+            Err(e) if e.source.kind() == io::ErrorKind::AddrNotAvailable => None,
+            bound => Some(bound?),
+        };
+        let others = listen.iter().map(|at| Place::bind(*at));
         Ok(Sockets {
-            internal: Place::bind((Ipv4Addr::LOCALHOST, 0).into())?,
-            others: listen
-                .iter()
-                .map(|at| Place::bind(*at))
-                .collect::<Result<_, _>>()?,
+            internal,
+            others: others.collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Where pods' questions belong; see [`Dns::internal`].
+    pub fn internal(&self) -> Option<SocketAddr> {
+        self.internal.as_ref().map(|p| p.at)
     }
 
     /// Start the thread.
@@ -147,7 +156,7 @@ impl Sockets {
     /// # Errors
     /// What the kernel refused.
     pub fn serve(self, settings: Settings) -> io::Result<Dns> {
-        let internal = self.internal.at;
+        let internal = self.internal();
         let listen: Vec<SocketAddr> = self.others.iter().map(|p| p.at).collect();
         let mailbox = Arc::new(Mailbox::default());
         let (thread, waker) = thread::spawn(self, settings, mailbox.clone())?;
@@ -164,7 +173,7 @@ impl Sockets {
 /// A DNS that runs; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Dns {
-    internal: SocketAddr,
+    internal: Option<SocketAddr>,
     listen: Vec<SocketAddr>,
     mailbox: Arc<Mailbox>,
     waker: Arc<Waker>,
@@ -172,11 +181,12 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// Where it answers on loopback, over UDP and TCP alike: what pods ask at the gateway's port 53 belongs here.
+    /// Where it answers on loopback, over UDP and TCP alike: what pods ask at the gateway's port 53 belongs here. None
+    /// where loopback is down.
     ///
     /// Clients are told apart by their address. Whoever passes on what pods ask does well to send from an address of
     /// 127.0.0.0/8 for each pod, so that one of them cannot use up all questions under way.
-    pub fn internal(&self) -> SocketAddr {
+    pub fn internal(&self) -> Option<SocketAddr> {
         self.internal
     }
 

@@ -26,7 +26,8 @@ fn news_hold_for_the_next_question() {
     let dns = dns
         .serve(settings(None, "/nonexistent/resolv.conf".into()))
         .unwrap();
-    assert!(dns.internal().ip().is_loopback() && dns.listen().len() == 1);
+    let internal = dns.internal().unwrap();
+    assert!(internal.ip().is_loopback() && dns.listen().len() == 1);
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let web = "web".parse().unwrap();
@@ -63,7 +64,7 @@ fn news_hold_for_the_next_question() {
 #[test]
 fn it_ends_with_its_owner() {
     let dns = Sockets::bind(&[]).unwrap();
-    let at = dns.internal.at;
+    let at = dns.internal().unwrap();
     let server = "192.0.2.1:53".parse().unwrap();
     let dns = dns.serve(settings(Some(vec![server]), PathBuf::new())).unwrap();
     assert_eq!(dns.report(false).unwrap().servers, [(server, false)]);

@@ -70,6 +70,7 @@ pub(super) fn spawn(
         upstream: Upstream::new(UPSTREAM),
         follow: None,
         unfollowed: None,
+        pods,
         reread: None,
         mailbox,
         dice: Dice::default(),
@@ -103,6 +104,8 @@ struct Server {
     follow: Option<Follow>,
     /// Why the file is read once only.
     unfollowed: Option<String>,
+    /// Pods can be answered.
+    pods: bool,
     /// When the host's resolv.conf is to be read.
     reread: Option<std::time::Instant>,
     mailbox: Arc<Mailbox>,
@@ -264,6 +267,11 @@ impl Server {
             .map(|s| (s.at, s.is_silent(now)))
             .collect();
         let mut problems: Vec<String> = self.unfollowed.clone().into_iter().collect();
+        if !self.pods {
+            let what =
+                "pods are not answered names: 127.0.0.1 is no address here (ip link set lo up, and restart)";
+            problems.push(what.into());
+        }
         if servers.is_empty() {
             problems.push(
                 "the host names no resolver, so that only names of this node are answered (see /etc/resolv.conf, or \
@@ -277,10 +285,14 @@ impl Server {
                 told.join(", ")
             ));
         }
-        let names = || {
+        let mut names: Vec<_> = Vec::new();
+        if list {
             let all = self.resolver.zone().list().into_iter();
-            all.map(|(name, kind, record, rank)| (name.to_string(), kind.to_string(), record, rank.label()))
-        };
+            names.extend(all.map(|(name, kind, record, rank)| {
+                (name.to_string(), kind.to_string(), record, rank.label())
+            }));
+            names.sort();
+        }
         DnsReport {
             counters: self.resolver.counters().clone(),
             upstream: forward.counts(),
@@ -292,7 +304,7 @@ impl Server {
             names: self.resolver.zone().len(),
             clients: self.clients.len(),
             problems,
-            list: if list { names().collect() } else { Vec::new() },
+            list: names,
         }
     }
 
