@@ -97,7 +97,7 @@ pub enum Found {
         /// Records of the name, aliases first.
         answers: Vec<Record>,
         /// The SOA, when there is nothing.
-        authority: Option<Record>,
+        authority: Vec<Record>,
         /// Addresses of what the records name.
         additionals: Vec<Record>,
     },
@@ -278,7 +278,7 @@ impl Zone {
         Found::Here {
             code: ResponseCode::ServFail,
             answers,
-            authority: None,
+            authority: Vec::new(),
             additionals: Vec::new(),
         }
     }
@@ -314,7 +314,10 @@ impl Zone {
         let empty = answers.len() == before;
         Found::Here {
             code: ResponseCode::NoError,
-            authority: empty.then(|| soa(self.apex(name).unwrap_or(name))),
+            authority: empty
+                .then(|| soa(self.apex(name).unwrap_or(name)))
+                .into_iter()
+                .collect(),
             answers,
             additionals,
         }
@@ -339,7 +342,7 @@ impl Zone {
         Found::Here {
             code,
             answers,
-            authority: (!own).then_some(record),
+            authority: (!own).then_some(record).into_iter().collect(),
             additionals: Vec::new(),
         }
     }

@@ -38,11 +38,7 @@ fn news_hold_for_the_next_question() {
             ip6: None,
         };
         dns.set_pod(&web, there.then_some(addresses));
-        let at = if i % 2 == 0 {
-            dns.internal()
-        } else {
-            dns.listen()[0]
-        };
+        let at = if i % 2 == 0 { internal } else { dns.listen()[0] };
         client.send_to(WEB, at).unwrap();
         let mut answer = [0; 512];
         let n = client.recv(&mut answer).unwrap();

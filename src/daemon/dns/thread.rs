@@ -45,7 +45,9 @@ pub(super) fn spawn(
     let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
     let mut udp = Vec::new();
     let mut tcp = Vec::new();
-    let all = [sockets.internal]
+    let pods = sockets.internal.is_some();
+    let all = sockets
+        .internal
         .into_iter()
         .chain(sockets.others)
         .take(MAX_PLACES);
