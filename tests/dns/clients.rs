@@ -140,7 +140,8 @@ fn no_tcp_client_is_waited_for() {
         let answer = read(&mut stream).unwrap();
         assert_eq!((answer.metadata.id, answer.answers.len()), (8, 1), "{name}");
     }
-    assert!(start.elapsed() < Duration::from_secs(1));
+    // Before any of them is closed.
+    assert!(start.elapsed() < Duration::from_secs(3));
     // The half one has five seconds, the idle one ten.
     let start = Instant::now();
     assert_eq!(half.read(&mut [0; 8]).unwrap_or(0), 0);
