@@ -4,12 +4,14 @@
 //! on disk is in [`kept`], with peers and store in [`news`].
 
 pub mod kept;
+pub mod names;
 mod news;
 
 use super::addresses::AddressWatch;
 use super::admin::{Admin, Detached, Made, Refusal, Reservation, Worker};
 use super::closer::Closer;
 use super::config::Config;
+use super::dns::Dns;
 use super::ipam::Lease;
 use super::keeper::keeping::Keeping;
 use super::listener::Listener;
@@ -18,8 +20,9 @@ use super::records::{Recorder, boottime_us};
 use super::source::Source;
 use super::status::status;
 use super::watch::{self, NetnsWatch};
-use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
+use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request, Status};
 use crate::control::file::PeersFile;
+use crate::dns::entry::Entry;
 use crate::model::{Change, Instant, PodName, TapCaps};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use kept::Kept;
@@ -132,6 +135,10 @@ pub struct Server<'w> {
     attaches: Histogram,
     keeping: Keeping,
     recorder: Recorder,
+    /// None when it is off.
+    dns: Option<Dns>,
+    /// Names that people added while the node ran.
+    added: Vec<Entry>,
     closer: Closer,
     /// Pods that are gone, and whose interface is there until the TAP is closed.
     closing: HashSet<PodName>,
@@ -208,6 +215,8 @@ impl<'w> Server<'w> {
             attaches: metrics::attach_histogram(),
             keeping: kept.keeping,
             recorder,
+            dns: None,
+            added: Vec::new(),
             closer: Closer::default(),
             closing: HashSet::new(),
             closed: unbounded(),
@@ -397,9 +406,12 @@ impl<'w> Server<'w> {
             Source::Store(store, _) => Some(store.report()),
             _ => None,
         };
+        let dns = self.dns.as_ref();
         self.endpoints.serve(token, now, self.ready, || {
             let report = admin.report()?;
-            Some(Page::new(config, born, attaches, report, membership()).text())
+            let mut page = Page::new(config, born, attaches, report, membership());
+            page.dns = dns.and_then(|dns| dns.report(false));
+            Some(page.text())
         });
     }
 
@@ -575,11 +587,15 @@ impl<'w> Server<'w> {
                 store: self.source.store_status().map(Box::new),
             },
             Request::Status => {
-                let more = self.complaints().collect();
+                let (dns, troubles) = self.dns_status();
+                let more = self.complaints().chain(troubles).collect();
                 let status = status(&self.config, &self.admin, self.worker, &self.source, more, now);
-                Reply::Status(Box::new(status))
+                Reply::Status(Box::new(Status { dns, ..status }))
             }
             Request::Ipam => Reply::Ipam(self.ipam(now)),
+            Request::Dns => self.dns_list()?,
+            Request::DnsChange { record, there } => self.dns_change(&record, there)?,
+            Request::ResolvConf { pod } => self.dns_conf(&pod),
         };
         Ok(Some(reply))
     }
@@ -637,6 +653,7 @@ impl<'w> Server<'w> {
             self.keeping.keep(record, tap.as_fd(), process, lifeline);
         }
         drop(tap);
+        self.tell_name(&pod);
         self.recorder.touch();
         if let Err(why) = self.watch_pod(&pod, holder, path.zip(netns_id)) {
             self.lose(&pod, &why);
@@ -663,6 +680,7 @@ impl<'w> Server<'w> {
     fn remove(&mut self, pod: &PodName) -> Option<Lease> {
         self.forget(pod);
         let Detached { lease, tap } = self.admin.detach(pod, self.now())?;
+        self.tell_name(pod);
         self.recorder.touch();
         if tap.is_some() {
             self.closing.insert(pod.clone());
