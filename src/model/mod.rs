@@ -7,6 +7,7 @@ mod host;
 mod mac;
 mod peer;
 mod pod;
+mod publish;
 mod store;
 
 pub use counters::{NodeCounters, PortCounters};
@@ -18,5 +19,6 @@ pub use peer::{
     VXLAN_OVERHEAD_V6, Vni,
 };
 pub use pod::{OffloadMode, PodMtu, PodName, PortId, PortSpec, TapCaps};
+pub use publish::{HostPort, MAX_RANGE, PortMapping, PortMappingError, Protocol};
 pub use smoltcp::time::{Duration, Instant};
 pub use store::{LeaseInfo, StoreStatus};

@@ -381,6 +381,10 @@ impl Flows {
             SocketAddr::V4(_) => &mut self.four,
             SocketAddr::V6(_) => &mut self.six,
         };
+        // smoltcp counts segments, of which a super-frame is one: bulk is acknowledged at once.
+        let bulk = packet.len() > usize::from(mtu);
+        flow.socket()
+            .set_ack_delay(if bulk { None } else { Some(ACK_DELAY) });
         let mut emit = |frame: &mut [u8]| send(port, frame, mss, mtu, out);
         let mut link = Link::new(Some(packet), &mut self.scratch, &mut emit);
         interface.poll_ingress_single(now, &mut link, &mut flow.sockets);

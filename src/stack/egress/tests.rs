@@ -494,7 +494,7 @@ fn a_slow_host_gets_every_byte_and_closes_the_window() {
     let mut lab = Lab::new();
     let (mut pod, id) = Pod::connected(&mut lab, false, 4000);
     lab.stream(id).room = 10;
-    let mut all = Vec::new();
+    let mut all: Vec<u8> = Vec::new();
     let mut closed = false;
     for n in 0..100u8 {
         let piece = vec![n; 60_000];
