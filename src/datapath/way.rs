@@ -89,6 +89,7 @@ impl Node {
         }) {
             // An address outside may have a flow that began there, whatever pods may reach by themselves.
             Some(Ok(()) | Err(Closed::Denied)) => Ok(Way::Out),
+            Some(Err(Closed::NoRoute)) if policy.is_some_and(|p| !p.is_inside(key.dst)) => Ok(Way::Out),
             Some(Err(Closed::NoRoute)) | None => Err(Unreachable {
                 reason: DropReason::NoRoute,
                 trouble: Some(Trouble::NetUnreachable),

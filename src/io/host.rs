@@ -53,18 +53,27 @@ fn told(entry: &errqueue::Entry) -> HostError {
 }
 
 /// Slots by number, watched under tokens from a first one on.
-struct Watched<T> {
+pub(super) struct Watched<T> {
     slots: Vec<Option<T>>,
     registry: Registry,
     first: usize,
 }
 
 impl<T: AsFd> Watched<T> {
-    fn get(&mut self, n: u32) -> Option<&mut T> {
+    /// None yet.
+    pub(super) fn new(registry: Registry, first: usize) -> Watched<T> {
+        Watched {
+            slots: Vec::new(),
+            registry,
+            first,
+        }
+    }
+
+    pub(super) fn get(&mut self, n: u32) -> Option<&mut T> {
         self.slots.get_mut(n as usize)?.as_mut()
     }
 
-    fn put(&mut self, n: u32, what: T, interest: Interest) -> Result<(), HostError> {
+    pub(super) fn put(&mut self, n: u32, what: T, interest: Interest) -> Result<(), HostError> {
         let at = n as usize;
         if self.slots.len() <= at {
             self.slots.resize_with(at + 1, || None);
@@ -77,7 +86,7 @@ impl<T: AsFd> Watched<T> {
         Ok(())
     }
 
-    fn take(&mut self, n: u32) -> Option<T> {
+    pub(super) fn take(&mut self, n: u32) -> Option<T> {
         let what = self.slots.get_mut(n as usize)?.take()?;
         // A copy of the descriptor, held by a child process say, would keep it watched.
         let _ = self.registry.deregister(&mut SourceFd(&what.as_fd().as_raw_fd()));
@@ -91,11 +100,7 @@ pub struct Streams(Watched<OwnedFd>);
 impl Streams {
     /// None yet; their events come under tokens from `first` on.
     pub fn new(registry: Registry, first: usize) -> Streams {
-        Streams(Watched {
-            slots: Vec::new(),
-            registry,
-            first,
-        })
+        Streams(Watched::new(registry, first))
     }
 
     /// Begin to connect.
@@ -235,11 +240,7 @@ impl Mouths {
     /// None yet; their events come under tokens from `first` on.
     pub fn new(registry: Registry, first: usize) -> Mouths {
         Mouths {
-            watched: Watched {
-                slots: Vec::new(),
-                registry,
-                first,
-            },
+            watched: Watched::new(registry, first),
             send: SendBatch::default(),
             receive: RecvBatch::default(),
         }

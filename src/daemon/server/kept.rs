@@ -300,7 +300,7 @@ impl Server<'_> {
     /// Give the keeper the pods that it lacks.
     fn hand_over(&mut self) {
         let holders: HashMap<&PodName, &OwnedFd> = self.holders.values().map(|(pod, fd)| (pod, fd)).collect();
-        let mut taps: HashMap<PodName, io::Result<OwnedFd>> = self.admin.taps().into_iter().collect();
+        let mut taps: HashMap<PodName, io::Result<OwnedFd>> = self.admin.taps(None).into_iter().collect();
         let lacking = self.admin.records().filter(|r| self.keeping.lacks(&r.pod));
         let lacking: Vec<Record> = lacking.cloned().collect();
         for record in &lacking {

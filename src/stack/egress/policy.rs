@@ -88,12 +88,17 @@ impl Policy {
         }
     }
 
+    /// Whether an address is of the pod network.
+    pub fn is_inside(&self, ip: IpAddr) -> bool {
+        self.network.iter().any(|n| n.contains(&ip))
+    }
+
     /// Whether pods may go to an address that is not mapped.
     ///
     /// # Errors
     /// Why not.
     pub fn permit(&self, ip: IpAddr) -> Result<(), Closed> {
-        if !self.open || self.network.iter().any(|n| n.contains(&ip)) {
+        if !self.open || self.is_inside(ip) {
             return Err(Closed::NoRoute);
         }
         // An IPv4 address in IPv6 clothes would reach the host's IPv4 (RFC 4291 section 2.5.5.2).

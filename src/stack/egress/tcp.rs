@@ -228,6 +228,10 @@ impl Flows {
                 }
             }
             flow.last = now;
+            if flags & SYN != 0 {
+                // The pod's answer to a client.
+                flow.mss = mss_of(&s.packet[s.l4..], s.key.far.is_ipv6());
+            }
             self.feed(id, s.packet, now, out);
             return Ok(());
         }

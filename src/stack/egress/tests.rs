@@ -6,7 +6,7 @@ use super::tcp::{MAX_OPENING, MAX_PER_PORT};
 use super::*;
 use crate::model::{Duration, Heard, HostError, Moved, Outward, PodMtu};
 use crate::stack::Trouble;
-use crate::wire::bytes::{put, put_be16, put_be32};
+use crate::wire::bytes::{array, put, put_be16, put_be32};
 use crate::wire::{ETH_LEN, Headers};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
@@ -18,6 +18,13 @@ fn ends(six: bool) -> (IpAddr, IpAddr) {
     match six {
         false => ("10.244.1.2".parse().unwrap(), "198.51.100.9".parse().unwrap()),
         true => ("fd00:1::2".parse().unwrap(), "2001:db8::9".parse().unwrap()),
+    }
+}
+
+fn gateway(six: bool) -> IpAddr {
+    match six {
+        false => "10.244.1.1".parse().unwrap(),
+        true => "fd00:1::1".parse().unwrap(),
     }
 }
 
@@ -570,8 +577,10 @@ fn a_client_from_outside_reaches_a_pod() {
             pod: SocketAddr::new(pod, 80),
             far: SocketAddr::new(far, 5555),
         };
-        let id = lab.egress.accept(PORT, key, lab.now).unwrap();
-        assert_eq!(lab.egress.accept(PORT, key, lab.now), Err(DropReason::FlowLimit));
+        let ends = (key.pod, key.far);
+        let id = lab.egress.accept(PORT, ends, gateway(six), lab.now).unwrap();
+        let twice = lab.egress.accept(PORT, ends, gateway(six), lab.now);
+        assert_eq!(twice, Err(DropReason::FlowLimit));
         lab.world.streams.insert(
             id,
             Stream {
@@ -596,7 +605,11 @@ fn a_client_from_outside_reaches_a_pod() {
 }
 
 fn udp(six: bool, port: u16, to: u16, payload: &[u8]) -> Vec<u8> {
-    let (src, dst) = ends(six);
+    udp_to(six, port, SocketAddr::new(ends(six).1, to), payload)
+}
+
+fn udp_to(six: bool, port: u16, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let (src, dst) = (ends(six).0, to.ip());
     let head = if six { 40 } else { 20 };
     let mut p = vec![0; head + 8];
     p.extend(payload);
@@ -611,7 +624,7 @@ fn udp(six: bool, port: u16, to: u16, payload: &[u8]) -> Vec<u8> {
     write_udp(
         &mut p[head..],
         SocketAddr::new(src, port),
-        SocketAddr::new(dst, to),
+        to,
         payload.len(),
     );
     p
@@ -821,27 +834,105 @@ fn a_pod_that_leaks_mouths_closes_its_own_oldest() {
     assert!(lab.world.mouths.is_empty());
 }
 
-#[test]
-fn a_published_udp_port_hears_everybody_and_answers_by_it() {
-    let mut lab = Lab::new();
-    let (pod, far) = ends(false);
-    let at = SocketAddr::new(pod, 53);
-    let id = lab.egress.publish(PORT, at, lab.now, &mut lab.world).unwrap();
-    assert!(lab.egress.publish(PORT, at, lab.now, &mut lab.world).is_err());
-    let heard = Heard::Datagram {
-        from: SocketAddr::new(far, 9),
+/// A published port of UDP: its number, and its socket's address.
+fn published(lab: &mut Lab, pod_port: u16, at: &str) -> MouthId {
+    let at: SocketAddr = at.parse().unwrap();
+    let entrance = Entrance {
+        pod: SocketAddr::new(ends(at.is_ipv6()).0, pod_port),
+        at,
+        gateway: gateway(at.is_ipv6()),
+    };
+    lab.egress.publish(PORT, entrance, lab.now, &mut lab.world).unwrap()
+}
+
+fn from(client: &str) -> Heard {
+    Heard::Datagram {
+        from: client.parse().unwrap(),
         len: 1,
         segment: None,
         class: 0,
-    };
-    lab.heard(id, heard, b"q");
+    }
+}
+
+#[test]
+fn a_published_udp_port_hears_everybody_and_answers_by_it() {
+    let mut lab = Lab::new();
+    let (_, far) = ends(false);
+    let id = published(&mut lab, 53, "0.0.0.0:53");
+    lab.heard(id, from(&format!("{far}:9")), b"q");
     assert!(lab.world.to_pod[0].0.ends_with(b"q"));
     lab.input(&udp(false, 53, 9, b"a")).unwrap();
-    assert_eq!(lab.world.sent[0].0, id);
+    // What it sends by itself, too.
+    lab.input(&udp(false, 53, 10, b"a")).unwrap();
+    assert_eq!((lab.world.sent[0].0, lab.world.sent[1].0), (id, id));
     lab.later(Duration::from_secs(10_000));
     assert_eq!(lab.egress.counts().1, 1, "it has no end of its own");
     lab.egress.unpublish(id, &mut lab.world);
     assert_eq!(lab.egress.counts().1, 0);
+}
+
+#[test]
+fn clients_that_a_pod_cannot_know_are_seen_as_the_gateway() {
+    for six in [false, true] {
+        let mut lab = Lab::new();
+        let (loopback, pod) = match six {
+            false => ("127.0.0.1", ends(false).0),
+            true => ("[::1]", ends(true).0),
+        };
+        let id = published(&mut lab, 53, &format!("{loopback}:5353"));
+        let head = if six { 40 } else { 20 };
+        let mut seen = Vec::new();
+        for port in [7000, 7001, 7000] {
+            lab.heard(id, from(&format!("{loopback}:{port}")), b"q");
+            let (packet, _) = lab.world.to_pod.pop().unwrap();
+            let src = match six {
+                false => IpAddr::from(array::<4>(&packet, 12)),
+                true => IpAddr::from(array::<16>(&packet, 8)),
+            };
+            assert_eq!(src, gateway(six));
+            seen.push(be16(&packet, head));
+        }
+        assert!(seen[0] == seen[2] && seen[0] != seen[1]);
+        // The answer to the gateway's port is the client's; to another port of it, nobody's.
+        let key = |port| FlowKey {
+            pod: SocketAddr::new(pod, 53),
+            far: SocketAddr::new(gateway(six), port),
+        };
+        assert!(lab.egress.wants(proto::UDP, &key(seen[1])));
+        assert!(!lab.egress.wants(proto::UDP, &key(seen[1] + 1)));
+        lab.input(&udp_to(six, 53, key(seen[1]).far, b"a")).unwrap();
+        let (by, to, ..) = lab.world.sent.pop().unwrap();
+        assert_eq!((by, to), (id, format!("{loopback}:7001").parse().unwrap()));
+        // By itself it leaves by a socket that leads further.
+        lab.input(&udp(six, 53, 9, b"x")).unwrap();
+        assert_ne!(lab.world.sent.pop().unwrap().0, id);
+        assert_eq!(lab.egress.clients(id), (2, 2));
+    }
+}
+
+#[test]
+fn answers_go_by_the_socket_the_client_came_to_whatever_the_policy() {
+    let mut lab = Lab::new();
+    lab.egress.set_policy(Arc::new(Policy {
+        open: false,
+        ..policy()
+    }));
+    let one = published(&mut lab, 53, "192.0.2.1:53");
+    let other = published(&mut lab, 53, "192.0.2.2:53");
+    let (_, far) = ends(false);
+    for (port, id) in [(9, one), (10, other), (9, other)] {
+        lab.later(Duration::from_secs(1));
+        lab.heard(id, from(&format!("{far}:{port}")), b"q");
+        lab.input(&udp(false, 53, port, b"a")).unwrap();
+        assert_eq!(lab.world.sent.pop().unwrap().0, id);
+    }
+    assert_eq!(lab.input(&udp(false, 53, 11, b"a")), Err(DropReason::NoRoute));
+    lab.egress.unpublish(one, &mut lab.world);
+    lab.egress.set_policy(Arc::new(policy()));
+    lab.input(&udp(false, 53, 11, b"a")).unwrap();
+    assert_eq!(lab.world.sent.pop().unwrap().0, other, "the next one leads");
+    lab.egress.remove_port(PORT, &mut lab.world);
+    assert_eq!(lab.egress.counts(), (0, 0));
 }
 
 proptest::proptest! {
@@ -852,6 +943,10 @@ proptest::proptest! {
         steps in proptest::collection::vec((0u8..9, 0u8..32, 0u16..4, proptest::num::u8::ANY, proptest::num::u16::ANY), 1..60),
     ) {
         let mut lab = Lab::new();
+        // Those that hear below are among them.
+        for (port, at) in [(0, "0.0.0.0:9"), (1, "[::1]:9"), (2, "127.0.0.1:9")] {
+            published(&mut lab, port, at);
+        }
         for (step, flags, port, byte, more) in steps {
             let six = port & 1 == 1;
             let mut pod = Pod::new(six, port);
