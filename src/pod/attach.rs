@@ -86,6 +86,7 @@ impl AttachError {
                 ErrorKind::Taken => Blame::Taken,
                 ErrorKind::NotFound => Blame::NotFound,
                 ErrorKind::Exhausted => Blame::Exhausted,
+                ErrorKind::Permission => Blame::Permission,
                 ErrorKind::Waiting => Blame::NoNode,
                 ErrorKind::Internal => Blame::Failed,
             },

@@ -37,6 +37,7 @@ mod overrun;
 mod ovs;
 mod peers;
 mod pod;
+mod ports;
 mod raw;
 mod reach;
 mod refusals;
@@ -81,6 +82,7 @@ fn suite() -> ExitCode {
         life::CASES,
         adopt::CASES,
         crashes::CASES,
+        ports::CASES,
         interop::CASES,
         ovs::CASES,
         vde::CASES,

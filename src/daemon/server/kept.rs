@@ -245,8 +245,9 @@ impl Server<'_> {
             .and_then(|()| self.admin.adopt(record, tap, age, now))
             .inspect_err(|_| self.forget(&pod))?;
         if let Some(lifeline) = lifeline {
-            self.lifelines.insert(pod, lifeline);
+            self.lifelines.insert(pod.clone(), lifeline);
         }
+        self.publish_again(&pod);
         Ok(())
     }
 
@@ -349,7 +350,8 @@ impl Server<'_> {
 
     /// What a person should look at.
     pub(super) fn complaints(&self) -> impl Iterator<Item = String> {
-        self.keeping.problems().into_iter().chain(self.recorder.problem())
+        let kept = self.keeping.problems().into_iter().chain(self.recorder.problem());
+        kept.chain(self.unpublished())
     }
 
     /// The addresses, for `podwire ipam`.
