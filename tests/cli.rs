@@ -284,6 +284,8 @@ fn what_cannot_be_had_is_told_with_a_remedy() {
     fs::write(dir.path().join("a.file"), "x").unwrap();
     fs::write(dir.path().join("no.text"), [0xff, 0xfe]).unwrap();
     let long = format!("{}.sock", "x".repeat(200));
+    // 104 bytes in all.
+    let tight = "x".repeat(103 - dir.path().as_os_str().len());
     let node = |more: &[&str]| {
         let own = [
             "node",
@@ -315,6 +317,12 @@ fn what_cannot_be_had_is_told_with_a_remedy() {
         ),
         (
             node(&["--socket", &long]),
+            2,
+            ["longer than 107 bytes", "shorter one with --socket"],
+        ),
+        // The keeper's socket is beside it, and has a longer name.
+        (
+            node(&["--socket", &tight]),
             2,
             ["longer than 107 bytes", "shorter one with --socket"],
         ),

@@ -199,7 +199,7 @@ pub struct PeerInfo {
     pub rtt_us: Option<u64>,
     /// Probes sent and not answered, in percent of the last probes.
     pub loss_percent: Option<u8>,
-    /// MTU of pods' packets to this peer.
+    /// MTU of pods' packets to this peer: of IPv4, or of IPv6 where it has no IPv4 subnet.
     pub pod_mtu: PodMtu,
     /// Whether UDP segmentation offload is in force towards it.
     pub gso: bool,

@@ -12,7 +12,7 @@ use crate::daemon::command::Command;
 use crate::daemon::config::Config;
 use crate::daemon::config::given::Given;
 use crate::daemon::config::keys::{self, KEYS, Key};
-use crate::daemon::keeper::link::TakeError;
+use crate::daemon::keeper::{self, link::TakeError};
 use crate::daemon::links::Host;
 use crate::daemon::listener::{ListenError, Listener};
 use crate::daemon::lobby::{Lobby, Wait};
@@ -137,6 +137,7 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         Some(path) => place::fits(path.clone())?,
         None => place::for_node(config.node.as_str())?,
     };
+    place::fits(keeper::longest(&path))?;
     let listener = Listener::bind(&path, config.node.as_str()).map_err(|e| {
         let exit = match &e {
             ListenError::Runs { .. } => Exit::Taken,

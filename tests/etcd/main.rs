@@ -14,6 +14,7 @@ mod disk;
 mod frozen;
 mod life;
 mod many;
+mod measure;
 mod member;
 mod node;
 mod outage;
@@ -30,7 +31,13 @@ use std::process::{Command, ExitCode};
 type Case = (&'static str, fn());
 
 fn main() -> ExitCode {
-    let children = [disk::CHILDREN, frozen::CHILDREN, many::CHILDREN].concat();
+    let children = [
+        disk::CHILDREN,
+        frozen::CHILDREN,
+        many::CHILDREN,
+        measure::CHILDREN,
+    ]
+    .concat();
     if let Some(done) = child::child(&children) {
         return done;
     }
@@ -55,14 +62,14 @@ fn main() -> ExitCode {
         many::CASES,
     ]
     .concat();
-    let trials: Vec<Trial> = cases
-        .into_iter()
-        .map(|(name, run)| {
-            Trial::test(name, move || {
-                run();
-                Ok(())
-            })
+    let trial = |(name, run): Case| {
+        Trial::test(name, move || {
+            run();
+            Ok(())
         })
-        .collect();
+    };
+    let on_request = measure::CASES.iter().copied().map(trial);
+    let on_request = on_request.map(|t| t.with_ignored_flag(true));
+    let trials: Vec<Trial> = cases.into_iter().map(trial).chain(on_request).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

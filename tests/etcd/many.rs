@@ -7,7 +7,6 @@ use super::node::{Node, SOON};
 use super::server::Etcd;
 use super::shell::PREFIX;
 use super::size::fill;
-use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ pub const CHILDREN: &[(&str, Body)] = &[("many", in_child)];
 
 const PEERS: usize = 5000;
 /// The network that `fill` writes leases of.
-const CONFIG: &str = r#"{"Network":"10.64.0.0/10","SubnetLen":24,"Backend":{"Type":"vxlan"}}"#;
+pub const CONFIG: &str = r#"{"Network":"10.64.0.0/10","SubnetLen":24,"Backend":{"Type":"vxlan"}}"#;
 /// Memory of the node's own that it may have with them, in KiB: 3 for each, what it needs alone, and what it tells.
 const MEMORY: u64 = 24 << 10;
 /// Peers that are probed each time somebody asks how it stands, at most.
@@ -55,13 +54,6 @@ impl Crowd {
     }
 }
 
-fn memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
-    line.and_then(|l| l.split_whitespace().next()?.parse().ok())
-        .expect("a number of KiB")
-}
-
 fn in_child(dir: &Path) {
     tool("ip", &["link", "set", "lo", "up"]);
     // The child's limit is that of an ordinary user.
@@ -80,7 +72,7 @@ fn in_child(dir: &Path) {
     let mut node = Node::start(&etcd.url, dir, &dir.join("state"));
     node.until("all are peers", SOON, |s| s.peers.len() == PEERS);
     println!("{PEERS} peers {:?} after the node was started", begun.elapsed());
-    let kib = memory(node.pid());
+    let kib = node.memory();
     println!("it has {kib} KiB of memory of its own");
     assert!(kib < MEMORY, "{kib} KiB");
 

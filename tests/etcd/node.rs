@@ -22,6 +22,11 @@ pub struct Node {
 impl Node {
     /// One whose leases are at `url`, with its files in `dir` and its state in `state`; not awaited.
     pub fn start(url: &str, dir: &Path, state: &Path) -> Node {
+        Node::start_with(url, dir, state, &[])
+    }
+
+    /// The same, with more flags.
+    pub fn start_with(url: &str, dir: &Path, state: &Path, more: &[&str]) -> Node {
         let mut args = ["node", "--name", "n1", "--store", "etcd", "--etcd-endpoints", url]
             .map(String::from)
             .to_vec();
@@ -32,6 +37,7 @@ impl Node {
         ] {
             args.extend([flag.into(), path.to_string_lossy().into_owned()]);
         }
+        args.extend(more.iter().map(ToString::to_string));
         let mut node = Node {
             dir: dir.into(),
             args,
@@ -61,13 +67,22 @@ impl Node {
         self.process = Some(command.stderr(log).spawn().expect("podwire starts"));
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Its admin socket.
+    pub fn socket(&self) -> PathBuf {
         self.dir.join("n1.sock")
     }
 
     /// The process.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("it runs").id()
+    }
+
+    /// Its anonymous memory, in KiB.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+        line.and_then(|l| l.split_whitespace().next()?.parse().ok())
+            .expect("a number of KiB")
     }
 
     /// Run a subcommand, for ten seconds at most.

@@ -21,7 +21,7 @@ const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 /// What an event of the keeper asks of the node.
 #[derive(Debug, Default)]
 pub struct Todo {
-    /// Give pods to the keeper: [`Keeping::keep`] for each that [`Keeping::lacks`], then [`Keeping::all_given`].
+    /// Give pods to the keeper: [`Keeping::give`] for each that [`Keeping::lacks`], then [`Keeping::all_given`].
     pub hand_over: bool,
     /// TAPs of pods that are forgotten: to be closed.
     pub close: Vec<(PodName, OwnedFd)>,
@@ -40,8 +40,10 @@ pub struct Keeping {
     current: Option<Link>,
     /// One that is to be replaced, and keeps the pods until its successor is published; or one that ends.
     former: Option<Link>,
-    /// The current one is of another version: there shall be another.
+    /// A keeper of another version has the pods, in vain or not replaced yet: there shall be another.
     replace: bool,
+    /// The current one is that, as its successor came to nothing.
+    fallen_back: bool,
     /// A new one is being given all pods.
     fresh: bool,
     /// When to start one, or to give it again what it did not take.
@@ -72,6 +74,7 @@ impl Keeping {
             current: found,
             former: None,
             replace: false,
+            fallen_back: false,
             fresh: false,
             again: None,
             begun: None,
@@ -105,7 +108,7 @@ impl Keeping {
         self.fresh || self.unkept.contains_key(pod)
     }
 
-    /// Have a pod kept; to be called before anybody is told that it is there. Nothing when there is no keeper.
+    /// Have a new pod kept; to be called before anybody is told that it is there. Nothing when there is no keeper.
     pub fn keep(
         &mut self,
         record: &Record,
@@ -113,12 +116,33 @@ impl Keeping {
         process: Option<BorrowedFd<'_>>,
         lifeline: Option<BorrowedFd<'_>>,
     ) {
+        self.give(record, tap, process, lifeline);
         // The former one is who would be asked, until the new one is published.
-        for link in self.current.iter_mut().chain(&mut self.former) {
-            if let Err(e) = link.keep(record, tap, process, lifeline) {
-                self.unkept.insert(record.pod.clone(), e.to_string());
-            }
+        if let Some(former) = self.former.as_mut().filter(|_| self.replace)
+            && let Err(e) = former.keep(record, tap, process, lifeline)
+        {
+            self.unkept.insert(record.pod.clone(), e.to_string());
         }
+    }
+
+    /// Give the keeper a pod that it [`lacks`](Keeping::lacks); a former one has it.
+    pub fn give(
+        &mut self,
+        record: &Record,
+        tap: BorrowedFd<'_>,
+        process: Option<BorrowedFd<'_>>,
+        lifeline: Option<BorrowedFd<'_>>,
+    ) {
+        if let Some(link) = &mut self.current
+            && let Err(e) = link.keep(record, tap, process, lifeline)
+        {
+            self.unkept.insert(record.pod.clone(), e.to_string());
+        }
+    }
+
+    /// Whether the current one is to take the place of a former one, which keeps the pods until then.
+    fn succeeds(&self) -> bool {
+        self.replace && self.former.is_some()
     }
 
     /// A pod cannot be kept, for this reason.
@@ -129,7 +153,7 @@ impl Keeping {
     /// The keeper was given what it lacked.
     pub fn all_given(&mut self) {
         // One that takes another's place must answer first.
-        self.fresh &= self.former.is_some();
+        self.fresh &= self.succeeds();
         self.see_to_unkept();
     }
 
@@ -181,7 +205,8 @@ impl Keeping {
 
     /// Whether what was said last is not yet in the kernel's hands.
     pub fn is_full(&self) -> bool {
-        self.current.as_ref().is_some_and(Link::is_full)
+        let former = self.former.as_ref().filter(|_| self.replace);
+        self.current.iter().chain(former).any(Link::is_full)
     }
 
     /// How long until [`Keeping::on_time`] has something to do.
@@ -200,7 +225,8 @@ impl Keeping {
         if self.current.as_ref().is_some_and(late) {
             self.listen(registry, &mut todo);
         }
-        // Of the former's answers nothing is wanted but that they come.
+        // Of the former's answers nothing is wanted but that they come: what it is to say of a pod, it is asked again
+        // when it is fallen back on.
         if let Some(former) = self.former.as_mut().filter(|link| late(link)) {
             let _ = former.go_on();
         }
@@ -212,7 +238,7 @@ impl Keeping {
         }
         if self.again.is_some_and(|at| at <= now) {
             self.again = None;
-            if self.replace || self.current.is_none() {
+            if self.current.is_none() || (self.replace && self.former.is_none()) {
                 self.start(registry, &mut todo);
             } else {
                 // It could not listen before.
@@ -235,12 +261,9 @@ impl Keeping {
         } else if token == end {
             if let Some(mut link) = self.current.take_if(|l| l.await_end(Duration::ZERO)) {
                 unlisten(registry, &mut link);
-                if self.former.is_some() {
+                if self.succeeds() {
                     self.fall_back("it ended".into(), registry, &mut todo);
                 } else {
-                    for (_, forgotten) in self.parting.values_mut() {
-                        *forgotten = true;
-                    }
                     self.lost(registry, &mut todo);
                 }
             }
@@ -248,8 +271,8 @@ impl Keeping {
             && let Some(link) = self.former.take_if(|l| l.await_end(Duration::ZERO))
         {
             let _ = registry.deregister(&mut SourceFd(&link.pidfd().as_raw_fd()));
-            // There is nobody to wait for its successor any more.
-            if let Some(new) = self.current.as_mut().filter(|_| self.fresh) {
+            // There is nobody any more whose place its successor could take.
+            if let Some(new) = self.current.as_mut().filter(|_| self.replace && self.fresh) {
                 new.publish(&self.path);
                 self.fresh = false;
             }
@@ -288,14 +311,14 @@ impl Keeping {
         }
     }
 
-    /// Leave all pods to the keeper.
+    /// Leave all pods to the keeper, or to the former one, when the new one is not published.
     pub fn leave(&mut self) {
-        if let Some(mut link) = self.current.take()
-            && !link.finish(END)
-        {
-            log::warn!("the keeper was not told of all pods");
+        let former = self.former.take().filter(|_| self.replace);
+        for mut link in former.into_iter().chain(self.current.take()) {
+            if !link.finish(END) {
+                log::warn!("the keeper was not told of all pods");
+            }
         }
-        self.former = None;
     }
 
     /// Take the keeper's answers.
@@ -321,6 +344,8 @@ impl Keeping {
                         *forgotten = true;
                     }
                 }
+                // That was its place all along.
+                Answer::Published if self.fallen_back => {}
                 Answer::Published => {
                     self.trouble = None;
                     self.replace = false;
@@ -338,7 +363,7 @@ impl Keeping {
     /// A new keeper that has answered everything takes the place of the former if it has every pod, and none otherwise.
     fn succeed(&mut self, registry: &Registry, todo: &mut Todo) {
         let answered = self.current.as_ref().is_some_and(Link::has_answered);
-        if !(self.fresh && self.former.is_some() && answered) {
+        if !(self.fresh && self.succeeds() && answered) {
             return;
         }
         self.fresh = false;
@@ -362,7 +387,9 @@ impl Keeping {
     fn unpublished(&mut self, why: String, registry: &Registry, todo: &mut Todo) {
         log::warn!("pods would not survive a crash of this node: {why}");
         self.trouble = Some(format!("pods would not survive a crash of this node: {why}"));
-        if let Some(mut new) = self.current.take_if(|_| self.former.is_some()) {
+        if self.succeeds()
+            && let Some(mut new) = self.current.take()
+        {
             discard(registry, &mut new);
             self.fall_back(why, registry, todo);
         } else {
@@ -374,26 +401,39 @@ impl Keeping {
 
     /// There is no new keeper, and a former one goes on.
     fn fall_back(&mut self, why: String, registry: &Registry, todo: &mut Todo) {
-        let Some(former) = self.former.take() else {
+        let Some(mut former) = self.former.take() else {
             return;
         };
         let what = format!("the keeper of this node's pods is not replaced by one of this version: {why}");
         log::warn!("{what}");
         self.trouble = Some(what);
         let _ = registry.deregister(&mut SourceFd(&former.pidfd().as_raw_fd()));
+        if former.await_end(Duration::ZERO) {
+            return self.lost(registry, todo);
+        }
         if let Err(e) = listen(registry, &former, self.tokens) {
             log::warn!("the keeper cannot be watched: {e}");
         }
-        self.current = Some(former);
-        self.fresh = false;
-        // It has them.
+        // The new one may have taken its place already.
+        former.publish(&self.path);
+        // Nobody knows what it has answered to what was said to both meanwhile. It takes everything twice.
+        for (pod, (_, forgotten)) in &mut self.parting {
+            former.forget(pod);
+            *forgotten = false;
+        }
         self.unkept.clear();
+        self.current = Some(former);
+        self.fallen_back = true;
+        self.fresh = true;
+        todo.hand_over = true;
         self.later();
-        self.part(todo);
     }
 
     /// The keeper has ended: there shall be another, at once unless it came to nothing just now.
     fn lost(&mut self, registry: &Registry, todo: &mut Todo) {
+        for (_, forgotten) in self.parting.values_mut() {
+            *forgotten = true;
+        }
         log::warn!("the keeper of this node's pods ended; another is started");
         self.trouble = Some("there is no keeper: pods would not survive a crash of this node".into());
         if self.begun.is_some_and(|at| at.elapsed() < self.wait) {
@@ -408,24 +448,26 @@ impl Keeping {
         let Some(program) = &self.program else {
             return;
         };
-        let spawned = super::link::spawn(program, &self.node)
-            .and_then(|link| listen(registry, &link, self.tokens).map(|()| link));
+        let spawned = super::link::spawn(program, &self.node).and_then(|mut link| {
+            let listens = listen(registry, &link, self.tokens);
+            listens.inspect_err(|_| discard(registry, &mut link))?;
+            Ok(link)
+        });
         match spawned {
-            Ok(link) => {
-                self.former = self.current.replace(link);
-                if let Some(old) = &mut self.former {
-                    unlisten(registry, old);
+            Ok(mut link) => {
+                if let Some(mut old) = self.current.take() {
+                    unlisten(registry, &mut old);
                     if let Err(e) = watch(registry, old.pidfd(), self.tokens[2]) {
                         log::warn!("the end of the former keeper cannot be watched: {e}");
                     }
-                }
-                // First of all, where nobody's place is taken: it needs a descriptor for that, and whatever it has by the
-                // time this node is killed is better than nothing.
-                if self.former.is_none()
-                    && let Some(link) = &mut self.current
-                {
+                    self.former = Some(old);
+                } else {
+                    // First of all, where nobody's place is taken: it needs a descriptor for that, and whatever it has
+                    // by the time this node is killed is better than nothing.
                     link.publish(&self.path);
                 }
+                self.current = Some(link);
+                self.fallen_back = false;
                 self.begun = Some(Instant::now());
                 self.again = None;
                 self.fresh = true;

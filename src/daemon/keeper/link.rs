@@ -70,6 +70,18 @@ pub enum TakeError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// This process may not open them all.
+    #[error(
+        "the pods that process {pid} keeps for this node at {} have more files than it may open (raise `ulimit -n` \
+         where it is started, and start it again; its pods are kept meanwhile)",
+        path.display()
+    )]
+    Files {
+        /// The keeper.
+        pid: u32,
+        /// The keeper's socket.
+        path: PathBuf,
+    },
     /// It does not answer as it should.
     #[error(
         "process {pid}, which keeps this node's pods at {}, does not answer: {what} (end it: its pods lose their \
@@ -157,9 +169,14 @@ fn take_once(path: &Path, node: &str) -> Result<Option<Taken>, TakeError> {
         path: path.into(),
         what: what.to_string(),
     };
+    let files = || TakeError::Files {
+        pid,
+        path: path.into(),
+    };
     // Before anything is said: a process that has ended meanwhile has no pods.
     let pidfd = match pidfd(pid) {
         Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(e) if e.raw_os_error() == Some(libc::EMFILE) => return Err(files()),
         other => other.map_err(|e| silent(&e))?,
     };
     let hello = ToKeeper::Hello {
@@ -203,11 +220,12 @@ fn take_once(path: &Path, node: &str) -> Result<Option<Taken>, TakeError> {
             FromKeeper::Hello { version: v, .. } => version = Some(v),
             FromKeeper::Pod(parcel) => {
                 let pod = parcel.record.pod.clone();
-                let held = parcel.open(packet.fds).ok_or_else(|| {
-                    silent(&format!(
-                        "the descriptors of pod {pod} did not come (raise `ulimit -n`)"
-                    ))
-                })?;
+                if packet.short {
+                    return Err(files());
+                }
+                let held = parcel
+                    .open(packet.fds)
+                    .ok_or_else(|| silent(&format!("the descriptors of pod {pod} are not as announced")))?;
                 pods.push(held);
             }
             FromKeeper::All => break,

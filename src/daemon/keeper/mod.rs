@@ -29,7 +29,9 @@
 //! node nor pods, and when it has no node and its socket was removed. Without a node it lets go of pods whose process
 //! has ended. The node kills one that does not answer, and starts another when it ends, which then gets all pods; so
 //! it also replaces one of another version once it has the pods. Until it is published a new one is nobody's but its
-//! node's: at each moment there is one at the socket that has all pods.
+//! node's: at each moment there is one at the socket that has all pods. When a new one comes to nothing, the one that was
+//! to be replaced is told everything again, and to be at the socket; and one that outlives its node before it is published
+//! leaves that place to whoever is there.
 
 pub mod keeping;
 pub mod link;
@@ -194,6 +196,17 @@ pub fn beside(socket: &Path) -> PathBuf {
             name.into()
         }
     }
+}
+
+/// The longest path that this takes: that of a new keeper's socket, before it takes its place.
+pub fn longest(socket: &Path) -> PathBuf {
+    newcomer(&beside(socket))
+}
+
+fn newcomer(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push("~");
+    name.into()
 }
 
 #[cfg(test)]

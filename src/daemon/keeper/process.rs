@@ -1,11 +1,12 @@
 //! The keeper's own process: one thread, that sleeps until the node, a newcomer or a pod's process does something.
 
-use super::{FromKeeper, Held, PROTOCOL, Parcel, ToKeeper};
+use super::{FromKeeper, Held, PROTOCOL, Parcel, ToKeeper, newcomer};
 use crate::api::Broken;
 use crate::api::packet::{Packet, Packets};
 use crate::model::PodName;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use std::collections::BTreeMap;
 use std::io;
@@ -28,6 +29,10 @@ const RETRY: Duration = Duration::from_millis(10);
 /// How often a keeper without a node looks whether its socket is there.
 const LOOK: Timespec = Timespec {
     tv_sec: 1,
+    tv_nsec: 0,
+};
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
     tv_nsec: 0,
 };
 
@@ -173,6 +178,10 @@ impl Keeper {
                 self.pods.remove(&pod);
                 self.say(&FromKeeper::Forgotten { pod }, &[])
             }
+            // Who waits at the door shall not be turned away.
+            ToKeeper::Publish { path } if self.is_at(&path) => self.say(&FromKeeper::Published, &[]),
+            // The next node has found the keeper that was to be replaced, or will: that has all pods.
+            ToKeeper::Publish { path } if self.is_alone() && is_served(&path) => return false,
             ToKeeper::Publish { path } => {
                 let answer = match Door::open(&path) {
                     Ok(door) => {
@@ -191,6 +200,19 @@ impl Keeper {
             self.link = None;
         }
         true
+    }
+
+    /// Whether this is the keeper of `path`.
+    fn is_at(&self, path: &Path) -> bool {
+        self.door.as_ref().is_some_and(|d| d.path == path && d.is_there())
+    }
+
+    /// Whether the node is gone, though not all that it said is read yet.
+    fn is_alone(&self) -> bool {
+        self.link.as_ref().is_none_or(|link| {
+            let mut fds = [PollFd::new(&link.wire, PollFlags::IN)];
+            poll(&mut fds, Some(&AT_ONCE)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
+        })
     }
 
     fn give_all(&self) -> io::Result<()> {
@@ -283,6 +305,15 @@ impl Keeper {
     }
 }
 
+/// Whether somebody listens at `path`.
+fn is_served(path: &Path) -> bool {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+    let connect = |socket| rustix::net::connect(socket, &SocketAddrUnix::new(path)?);
+    // EAGAIN: many are at the door already.
+    socket.is_ok_and(|socket| matches!(connect(socket), Ok(()) | Err(Errno::AGAIN)))
+}
+
 /// Whether nobody is at the other end any more: what came from there may be read still, then its end.
 fn is_reset(e: &io::Error) -> bool {
     matches!(
@@ -301,9 +332,7 @@ struct Door {
 impl Door {
     /// Listen at `path`, in place of whatever socket is there.
     fn open(path: &Path) -> io::Result<Door> {
-        let mut new = path.as_os_str().to_os_string();
-        new.push("~");
-        let new = PathBuf::from(new);
+        let new = newcomer(path);
         let socket = rustix::net::socket_with(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,

@@ -3,7 +3,9 @@ use super::link::{Answer, Link, TakeError, take};
 use super::process::serve;
 use super::*;
 use crate::api::packet::Packets;
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid as Process, Signal, kill_process};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
@@ -283,6 +285,8 @@ struct Node {
     keeping: Keeping,
     poll: mio::Poll,
     pods: Vec<(Record, OwnedFd)>,
+    /// Pods whose TAP came back to be closed.
+    closed: Vec<PodName>,
 }
 
 /// A program for keepers that may open so many files beside those they are born with.
@@ -311,6 +315,7 @@ impl Node {
             keeping: Keeping::new(Some(program(dir, files)), path, "n1", TOKENS, found),
             poll: mio::Poll::new().unwrap(),
             pods,
+            closed: Vec::new(),
         };
         let todo = node.keeping.begin(node.poll.registry(), replace);
         node.obey(todo);
@@ -321,35 +326,61 @@ impl Node {
         if todo.hand_over {
             for (record, tap) in &self.pods {
                 if self.keeping.lacks(&record.pod) {
-                    self.keeping.keep(record, tap.as_fd(), None, None);
+                    self.keeping.give(record, tap.as_fd(), None, None);
                 }
             }
             self.keeping.all_given();
         }
+        self.closed.extend(todo.close.into_iter().map(|(pod, _)| pod));
     }
 
     /// Go on until it is so.
     fn until(&mut self, what: &str, mut so: impl FnMut(&Keeping) -> bool) {
         let begun = std::time::Instant::now();
-        let mut events = mio::Events::with_capacity(8);
         while !so(&self.keeping) {
             assert!(
                 begun.elapsed() < Duration::from_secs(20),
                 "never: {what}; {:?}",
                 self.keeping.problems()
             );
-            self.poll
-                .poll(&mut events, Some(Duration::from_millis(20)))
-                .unwrap();
-            for token in events.iter().map(mio::event::Event::token) {
-                let todo = self.keeping.on_event(token, self.poll.registry());
-                self.obey(todo);
-            }
-            if self.keeping.patience().is_some_and(|p| p.is_zero()) {
-                let todo = self.keeping.on_time(self.poll.registry());
-                self.obey(todo);
-            }
+            self.turn();
         }
+    }
+
+    /// Do what comes within 20 ms, and what is due.
+    fn turn(&mut self) {
+        self.hear();
+        if self.keeping.patience().is_some_and(|p| p.is_zero()) {
+            let todo = self.keeping.on_time(self.poll.registry());
+            self.obey(todo);
+        }
+    }
+
+    fn hear(&mut self) {
+        let mut events = mio::Events::with_capacity(8);
+        match self.poll.poll(&mut events, Some(Duration::from_millis(20))) {
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => return,
+            other => other.unwrap(),
+        }
+        for token in events.iter().map(mio::event::Event::token) {
+            let todo = self.keeping.on_event(token, self.poll.registry());
+            self.obey(todo);
+        }
+    }
+
+    /// One that has left its six pods to a keeper of its own, taken up by another that is about to replace that: the
+    /// process of the one, and the other.
+    fn replacing(dir: &Path) -> (Process, Node) {
+        let path = dir.join("n1.keep");
+        let mut node = Node::new(dir, 1000, None, six());
+        node.until("it listens", |k| k.problems().is_empty() && path.exists());
+        let former = node.keeper();
+        let (found, _) = left(node, &path);
+        (former, Node::new(dir, 1000, Some(found), six()))
+    }
+
+    fn keeper(&self) -> Process {
+        Process::from_raw(self.keeping.pid().unwrap() as i32).unwrap()
     }
 }
 
@@ -481,15 +512,10 @@ fn what_a_killed_node_had_said_is_heard() {
 
 #[test]
 fn a_keeper_whose_former_died_is_published_all_the_same() {
-    use rustix::process::{Pid, Signal, kill_process};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("n1.keep");
-    let mut node = Node::new(dir.path(), 100, None, six());
-    node.until("it listens", |k| k.problems().is_empty() && path.exists());
-    let former = Pid::from_raw(node.keeping.pid().unwrap() as i32).unwrap();
-    let (found, _) = left(node, &path);
-    let mut node = Node::new(dir.path(), 100, Some(found), six());
-    let new = Pid::from_raw(node.keeping.pid().unwrap() as i32).unwrap();
+    let (former, mut node) = Node::replacing(dir.path());
+    let new = node.keeper();
     kill_process(new, Signal::STOP).unwrap();
     kill_process(former, Signal::KILL).unwrap();
     let begun = std::time::Instant::now();
@@ -497,16 +523,203 @@ fn a_keeper_whose_former_died_is_published_all_the_same() {
         begun.elapsed() > Duration::from_millis(300)
     });
     kill_process(new, Signal::CONT).unwrap();
-    node.until("it listens", |_| {
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        );
-        rustix::net::connect(socket.unwrap(), &SocketAddrUnix::new(&path).unwrap()).is_ok()
-    });
+    node.until("it listens", |_| is_served(&path));
     let (mut link, n) = left(node, &path);
     assert_eq!(n, 6);
+    link.end();
+}
+
+/// Whether somebody listens there.
+fn is_served(path: &Path) -> bool {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+    rustix::net::connect(socket.unwrap(), &SocketAddrUnix::new(path).unwrap()).is_ok()
+}
+
+/// Both are told to forget it, and what the former answered was read when it was due.
+#[test]
+fn a_pod_that_goes_while_a_keeper_is_replaced_in_vain_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, mut node) = Node::replacing(dir.path());
+    kill_process(node.keeper(), Signal::STOP).unwrap();
+    let (record, tap) = node.pods.remove(0);
+    assert!(node.keeping.forget(&record.pod, Some(tap)).is_none());
+    // This thread is the slow one.
+    thread::sleep(Duration::from_millis(1200));
+    let todo = node.keeping.on_time(node.poll.registry());
+    node.obey(todo);
+    node.until("it is discarded", |k| {
+        k.problems().iter().any(|p| p.contains("not replaced by one"))
+    });
+    let begun = std::time::Instant::now();
+    while node.closed.is_empty() && begun.elapsed() < Duration::from_secs(3) {
+        node.turn();
+    }
+    assert_eq!(node.closed, [record.pod]);
+    let (mut link, n) = left(node, &dir.path().join("n1.keep"));
+    assert_eq!(n, 5);
+    link.end();
+}
+
+/// It has them all, and answers that nobody reads would keep it from hearing that it is to end.
+#[test]
+fn a_former_is_not_given_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.keep");
+    let (tap, _near) = thing();
+    let many = || -> Vec<_> {
+        let pods = (0..400).map(|n| (record(&format!("p{n}")), tap.try_clone().unwrap()));
+        pods.collect()
+    };
+    let mut node = Node::new(dir.path(), 1000, None, many());
+    node.until("it listens", |k| k.problems().is_empty() && path.exists());
+    let (found, n) = left(node, &path);
+    assert_eq!(n, 400);
+    let mut node = Node::new(dir.path(), 1000, Some(found), many());
+    let (record, tap) = node.pods.remove(0);
+    assert!(node.keeping.forget(&record.pod, Some(tap)).is_none());
+    // Nothing has to become due for that.
+    let begun = std::time::Instant::now();
+    while node.closed.is_empty() && begun.elapsed() < Duration::from_secs(20) {
+        node.hear();
+    }
+    assert_eq!(node.closed, [record.pod]);
+    let (mut link, n) = left(node, &path);
+    assert_eq!(n, 399);
+    link.end();
+}
+
+/// It had taken the former's place already.
+#[test]
+fn a_former_is_found_again_when_its_successor_dies() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.keep");
+    let (_, mut node) = Node::replacing(dir.path());
+    let place = || std::fs::symlink_metadata(&path).unwrap().ino();
+    let (new, before) = (node.keeper(), place());
+    // Its answer to that waits to be read.
+    while place() == before {
+        node.turn();
+        thread::sleep(Duration::from_millis(100));
+    }
+    // So that the next attempt, a second later, does not mend it.
+    std::fs::remove_file(dir.path().join("keeper")).unwrap();
+    let end = rustix::process::pidfd_open(new, rustix::process::PidfdFlags::empty()).unwrap();
+    kill_process(new, Signal::KILL).unwrap();
+    let mut fds = [PollFd::new(&end, PollFlags::IN)];
+    assert_eq!(rustix::event::poll(&mut fds, None), Ok(1));
+    node.until("its end is seen", |k| {
+        k.pid() != Some(new.as_raw_nonzero().get() as u32)
+    });
+    node.until("somebody listens", |_| is_served(&path));
+    let (mut link, n) = left(node, &path);
+    assert_eq!(n, 6);
+    link.end();
+}
+
+#[test]
+fn a_node_that_ends_tells_the_former_of_all_pods() {
+    let dir = tempfile::tempdir().unwrap();
+    let (former, mut node) = Node::replacing(dir.path());
+    let new = node.keeper();
+    for keeper in [former, new] {
+        kill_process(keeper, Signal::STOP).unwrap();
+    }
+    let (tap, _near) = thing();
+    for n in 0..400 {
+        node.keeping
+            .keep(&record(&format!("p{n}")), tap.as_fd(), None, None);
+    }
+    kill_process(former, Signal::CONT).unwrap();
+    node.keeping.leave();
+    drop(node);
+    kill_process(new, Signal::CONT).unwrap();
+    let taken = take(&dir.path().join("n1.keep"), "n1").unwrap().unwrap();
+    assert_eq!(taken.pods.len(), 406);
+    let mut link = taken.link;
+    link.end();
+}
+
+/// The next one may have found the former meanwhile, which has all pods.
+#[test]
+fn a_keeper_whose_node_was_killed_takes_nobodys_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.keep");
+    let (wire, former) = keeper();
+    publish(&wire, &path);
+    let [(a, _far_a), (b, far_b)] = [thing(), thing()];
+    keep(&wire, "a", &[&a]);
+    let (near, far) = socketpair();
+    let slow = Packets::new(near);
+    let parcel = Parcel {
+        record: record("b"),
+        process: false,
+        lifeline: false,
+    };
+    let hello = ToKeeper::Hello {
+        protocol: PROTOCOL,
+        node: "n1".into(),
+    };
+    for (what, fds) in [
+        (hello, &[][..]),
+        (ToKeeper::Keep(parcel), &[b.as_fd()]),
+        (ToKeeper::Publish { path: path.clone() }, &[]),
+    ] {
+        slow.send(&serde_json::to_vec(&what).unwrap(), fds).unwrap();
+    }
+    drop((slow, wire, b));
+    let taken = take(&path, "n1").unwrap().unwrap();
+    let late = thread::spawn(move || serve("n1", far));
+    assert!(is_closed(&far_b));
+    late.join().unwrap();
+    assert!(path.exists());
+    drop(taken);
+    let taken = take(&path, "n1").unwrap().unwrap();
+    assert_eq!(taken.pods[0].record, record("a"));
+    let mut link = taken.link;
+    link.end();
+    former.join().unwrap();
+}
+
+/// Not a test of its own: a node that may open few files, in the test below.
+#[test]
+fn stands_in_for_a_node() {
+    if let Some(path) = std::env::var_os("PODWIRE_TAKES") {
+        panic!("{}", take(Path::new(&path), "n1").unwrap_err());
+    }
+}
+
+#[test]
+fn pods_for_which_a_node_has_no_room_are_none_to_end_their_keeper_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n1.keep");
+    let mut node = Node::new(dir.path(), 1000, None, Vec::new());
+    node.until("it listens", |k| k.problems().is_empty() && path.exists());
+    let (tap, _near) = thing();
+    for n in 0..40 {
+        node.keeping
+            .keep(&record(&format!("p{n}")), tap.as_fd(), None, None);
+    }
+    let (mut link, n) = left(node, &path);
+    assert_eq!(n, 40);
+    drop(link);
+    let exe = std::env::current_exe().unwrap();
+    let said = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -Sn 20; exec \"$0\" --exact \"$1\" --nocapture --test-threads=1",
+        ])
+        .arg(exe)
+        .arg("daemon::keeper::tests::stands_in_for_a_node")
+        .env("PODWIRE_TAKES", &path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(
+        said.contains("raise `ulimit -n`") && !said.contains("end it"),
+        "{said}"
+    );
+    link = take(&path, "n1").unwrap().unwrap().link;
     link.end();
 }

@@ -309,7 +309,7 @@ impl Server<'_> {
             let process = holders.get(pod).map(|fd| fd.as_fd());
             let lifeline = self.lifelines.get(pod).map(AsFd::as_fd);
             match taps.remove(pod) {
-                Some(Ok(tap)) => self.keeping.keep(record, tap.as_fd(), process, lifeline),
+                Some(Ok(tap)) => self.keeping.give(record, tap.as_fd(), process, lifeline),
                 Some(Err(e)) => self.keeping.cannot_keep(pod, e),
                 None => self
                     .keeping

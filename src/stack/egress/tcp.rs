@@ -38,6 +38,8 @@ const MIN_RING: usize = 32 << 10;
 const RINGS: usize = 512 << 20;
 /// Bytes that are taken from the host before they are sent on, while they are in the processor's cache.
 const CHUNK: usize = 256 << 10;
+/// Bytes that are taken from a pod before they are written to the host.
+const CHUNK_UP: usize = 128 << 10;
 /// Chunks of one flow before another has its turn.
 const CHUNKS: usize = 4;
 /// Packets of one flow in one go.
@@ -392,9 +394,10 @@ impl Flows {
         let mut emit = |frame: &mut [u8]| send(port, frame, mss, mtu, out);
         let mut link = Link::new(Some(packet), &mut self.scratch, &mut emit);
         interface.poll_ingress_single(now, &mut link, &mut flow.sockets);
-        if flow.syn.is_none() && flow.socket().recv_queue() >= CHUNK {
-            // The ring is a good part full: on with it while it is warm.
+        if flow.syn.is_none() && flow.socket().recv_queue() >= CHUNK_UP {
+            // On with it while it is warm, and the pod shall not wait for the end of the turn to send more.
             self.pump(id, now, out);
+            self.dispatch(id, now, out);
         }
         self.touch(id);
     }
