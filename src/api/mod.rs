@@ -14,9 +14,7 @@ pub use client::{ApiError, Client};
 pub use conn::{Connection, MAX_REQUEST, Received};
 pub use line::{Broken, MAX_FDS};
 
-use crate::model::{
-    Mac, OffloadMode, PodMtu, PodName, PortId, PortMapping, Protocol, StoreStatus, TapCaps,
-};
+use crate::model::{Mac, OffloadMode, PodMtu, PodName, PortId, PortMapping, Protocol, StoreStatus, TapCaps};
 pub use crate::model::{NodeCounters, PortCounters};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};

@@ -73,7 +73,11 @@ pub fn listing(pods: &[PodInfo]) -> String {
         head.push("PUBLISHED");
         for (row, pod) in rows.iter_mut().zip(pods) {
             let ports: Vec<String> = pod.publish.iter().map(ToString::to_string).collect();
-            row.push(if ports.is_empty() { "-".into() } else { ports.join(",") });
+            row.push(if ports.is_empty() {
+                "-".into()
+            } else {
+                ports.join(",")
+            });
         }
     }
     table(&head, &rows)

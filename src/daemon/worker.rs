@@ -31,6 +31,7 @@ use ipnet::IpNet;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use published::Entrances;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -39,7 +40,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use published::Entrances;
 
 /// Frames read from a TAP before the next one has its turn.
 const BUDGET: usize = 32;

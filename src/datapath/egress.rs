@@ -7,7 +7,9 @@ use crate::model::{
     DropReason, Heard, HostError, Instant, MouthKind, Moved, Outward, PodMtu, PodName, PortId,
 };
 use crate::stack::Trouble;
-use crate::stack::egress::{Egress, Entrance, Failure, FlowId, FlowKey, Host, MouthId, Outside, Packet, Policy};
+use crate::stack::egress::{
+    Egress, Entrance, Failure, FlowId, FlowKey, Host, MouthId, Outside, Packet, Policy,
+};
 use crate::wire::bytes::{put, put_be16};
 use crate::wire::{ETH_LEN, Gso, Headers, VnetHdr, checksum, proto};
 use std::net::{IpAddr, SocketAddr};
@@ -227,11 +229,15 @@ impl Node {
         now: Instant,
     ) -> Result<FlowId, DropReason> {
         let gateway = self.gateway_of(to);
-        let taken = self.ports.by_name(pod).ok_or(DropReason::PortGone).and_then(|port| {
-            let egress = self.egress.as_mut().zip(gateway);
-            let (egress, gateway) = egress.ok_or(DropReason::NoRoute)?;
-            egress.accept(port, (to, client), gateway, now)
-        });
+        let taken = self
+            .ports
+            .by_name(pod)
+            .ok_or(DropReason::PortGone)
+            .and_then(|port| {
+                let egress = self.egress.as_mut().zip(gateway);
+                let (egress, gateway) = egress.ok_or(DropReason::NoRoute)?;
+                egress.accept(port, (to, client), gateway, now)
+            });
         taken.inspect_err(|reason| {
             self.counters.originated += 1;
             self.drops.add(*reason, 1);

@@ -275,10 +275,12 @@ impl Mouths {
     /// # Errors
     /// It cannot be watched.
     pub fn put(&mut self, mouth: u32, socket: UdpSocket, kind: MouthKind) -> Result<(), HostError> {
-        let six = match socket.local_addr() {
-            Ok(address) => address.is_ipv6(),
-            Err(_) => return Err(HostError::Other),
-        };
+        let at = socket.local_addr().map_err(|_| HostError::Other)?;
+        let six = at.is_ipv6();
+        if at.ip().is_unspecified() && at.port() != 0 {
+            // A published port at every address: clients hear answers only from the one they asked.
+            let _ = net::tell_local_end(&socket, six);
+        }
         // Without any of these it still works, only less well.
         let _ = errqueue::enable(&socket, six);
         let _ = net::tell_class_and_losses(&socket, six);
@@ -316,6 +318,7 @@ impl Mouths {
         let mut one = |piece: Span, segment| -> Result<(), Errno> {
             let message = Outgoing {
                 to: what.to,
+                from: what.from,
                 class: what.class,
                 segment,
                 pieces: &[piece],
@@ -362,6 +365,7 @@ impl Mouths {
                         len: heard.len,
                         segment: heard.segment,
                         class: heard.class,
+                        at: heard.at,
                     });
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return None,

@@ -12,7 +12,7 @@ mod store;
 
 pub use counters::{NodeCounters, PortCounters};
 pub use drop::{DropReason, Drops};
-pub use host::{Heard, HostError, MouthKind, Moved, Outward};
+pub use host::{Heard, HostError, LocalEnd, MouthKind, Moved, Outward};
 pub use mac::Mac;
 pub use peer::{
     Change, LocalNode, MAX_PEERS, NodeName, Peer, PeerId, Snapshot, UnderlayMtu, VXLAN_OVERHEAD_V4,

@@ -30,14 +30,21 @@ pub const CASES: &[Case] = &[
     Case::new("pings_and_traces_outside", pings).nodes(1),
     Case::new("the_host_is_closed_to_pods", closed)
         .nodes(1)
-        .node_args(&["--egress-deny", "203.0.113.64/26", "--egress-deny", "2001:db8:9:1::/64"]),
+        .node_args(&[
+            "--egress-deny",
+            "203.0.113.64/26",
+            "--egress-deny",
+            "2001:db8:9:1::/64",
+        ]),
     Case::new("the_host_is_open_by_name", mapped)
         .nodes(1)
         .node_args(&["--map-host", "gateway", "--map-host", "192.0.2.200"]),
     Case::new("without_a_way_out_there_is_none", off)
         .nodes(1)
         .node_args(&["--egress", "off"]),
-    Case::new("a_flood_of_connections_hurts_the_flooder_only", flood).nodes(1).pods(2),
+    Case::new("a_flood_of_connections_hurts_the_flooder_only", flood)
+        .nodes(1)
+        .pods(2),
     Case::new("flows_end_with_their_pod_and_their_node", over).nodes(1),
     Case::new("idle_flows_cost_little", idle).nodes(1),
 ];
@@ -120,7 +127,8 @@ fn background(netns: &Netns, program: &str, args: &[&str]) -> Running {
 
 fn try_connect(from: &Pod, to: impl Into<IpAddr>, port: u16) -> std::io::Result<TcpStream> {
     let at = SocketAddr::new(to.into(), port);
-    from.netns.within(|| TcpStream::connect_timeout(&at, Duration::from_secs(3)))
+    from.netns
+        .within(|| TcpStream::connect_timeout(&at, Duration::from_secs(3)))
 }
 
 fn refusal(from: &Pod, to: impl Into<IpAddr>, port: u16) -> std::io::Error {
@@ -156,7 +164,9 @@ fn download(pod: &Pod, outside: &Outside, family: Family, size: usize) {
             let mut n = 0u64;
             let mut left = size;
             while left > 0 {
-                let chunk: Vec<u8> = (0..left.min(65_536) / 8).flat_map(|i| (n + i as u64).to_le_bytes()).collect();
+                let chunk: Vec<u8> = (0..left.min(65_536) / 8)
+                    .flat_map(|i| (n + i as u64).to_le_bytes())
+                    .collect();
                 server.write_all(&chunk).unwrap();
                 n += chunk.len() as u64 / 8;
                 left -= chunk.len();
@@ -220,16 +230,28 @@ fn curl(world: &mut World) {
     let serve = format!("cd {} && exec python3 server.py 203.0.113.2", dir.display());
     let _server = background(&outside.netns, "sh", &["-c", &serve]);
     eventually("the server is there", PATIENCE, || {
-        outside.netns.within(|| TcpStream::connect((OUTSIDE4, 8080))).is_ok()
+        outside
+            .netns
+            .within(|| TcpStream::connect((OUTSIDE4, 8080)))
+            .is_ok()
     });
     let run = |line: &str| {
         let out = a.run("sh", &["-c".into(), line.into()]);
-        assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+        assert!(
+            out.status.success(),
+            "{line}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         sum(&String::from_utf8_lossy(&out.stdout))
     };
-    assert_eq!(run("curl -sS --max-time 60 http://203.0.113.2:8080/file | sha256sum"), want);
     assert_eq!(
-        run(&format!("curl -sS --max-time 60 -T {path} http://203.0.113.2:8080/up")),
+        run("curl -sS --max-time 60 http://203.0.113.2:8080/file | sha256sum"),
+        want
+    );
+    assert_eq!(
+        run(&format!(
+            "curl -sS --max-time 60 -T {path} http://203.0.113.2:8080/up"
+        )),
         want
     );
     assert_eq!(world.nodes[0].status().drops.len(), 0);
@@ -243,7 +265,9 @@ fn truths(world: &mut World) {
         assert_eq!(e.kind(), ErrorKind::ConnectionRefused, "{family:?}: {e}");
     }
     // No route beyond, and the last router says so.
-    outside.netns.ip("route add unreachable 198.51.100.0/24\nroute add unreachable 2001:db8:66::/48\n");
+    outside
+        .netns
+        .ip("route add unreachable 198.51.100.0/24\nroute add unreachable 2001:db8:66::/48\n");
     outside
         .netns
         .within(|| {
@@ -262,7 +286,12 @@ fn truths(world: &mut World) {
         .netns
         .within(|| TcpStream::connect_timeout(&at, PATIENCE))
         .expect_err("nobody");
-    assert_eq!(e.kind(), ErrorKind::HostUnreachable, "{e} after {:?}", begun.elapsed());
+    assert_eq!(
+        e.kind(),
+        ErrorKind::HostUnreachable,
+        "{e} after {:?}",
+        begun.elapsed()
+    );
     // One that swallows everything: nothing is claimed.
     let host = &world.underlay.hosts[0].netns;
     host.ip("neigh add 203.0.113.77 lladdr 02:00:00:00:00:77 dev out0\n");
@@ -405,7 +434,12 @@ fn udp(world: &mut World) {
     let (a, b) = (&world.pods[0][0], &world.pods[0][1]);
     for family in FAMILIES {
         let most = if family == Family::V4 { 65_507 } else { 65_487 };
-        datagrams(a, &outside, family, &[1, 100, 1400, 1422, 1423, 1473, 3000, 9000, 30_000, 65_000, most]);
+        datagrams(
+            a,
+            &outside,
+            family,
+            &[1, 100, 1400, 1422, 1423, 1473, 3000, 9000, 30_000, 65_000, most],
+        );
         // Two pods with the same port, and one pod with two servers.
         let (server, other) = (outside.udp(family, 0), outside.udp(family, 0));
         let (one, two) = (a.udp(family, 5000), b.udp(family, 5000));
@@ -458,7 +492,11 @@ fn pings(world: &mut World) {
             let to = outside.ip(family).to_string();
             let args = ["-n", "-q1", "-w2", how, "-p", "33434", &to].map(String::from);
             let said = String::from_utf8_lossy(&a.run("traceroute", &args).stdout).into_owned();
-            let gateway = if family == Family::V4 { "10.244.1.1 " } else { "fd00:10:244:1::1 " };
+            let gateway = if family == Family::V4 {
+                "10.244.1.1 "
+            } else {
+                "fd00:10:244:1::1 "
+            };
             let lines: Vec<&str> = said.lines().skip(1).collect();
             assert!(lines[0].contains(gateway), "{said}");
             assert!(lines[1].contains(&to) && lines.len() == 2, "{how}: {said}");
@@ -475,7 +513,9 @@ fn closed(world: &mut World) {
             .map(|at| TcpListener::bind(at).unwrap())
             .into()
     });
-    let _far = outside.netns.within(|| ["0.0.0.0:7000", "[::]:7001"].map(|at| TcpListener::bind(at).unwrap()));
+    let _far = outside
+        .netns
+        .within(|| ["0.0.0.0:7000", "[::]:7001"].map(|at| TcpListener::bind(at).unwrap()));
     let mine = ["192.0.2.1", "203.0.113.1", "2001:db8::1", "2001:db8:9::1"];
     let denied = ["203.0.113.65", "2001:db8:9:1::1"];
     for to in mine.iter().chain(&denied) {
@@ -493,10 +533,14 @@ fn closed(world: &mut World) {
     // One that becomes the host's is closed soon.
     let new: IpAddr = "203.0.113.200".parse().unwrap();
     host.netns.ip("addr add 203.0.113.200/24 dev out0\n");
-    eventually("the new address is closed", PATIENCE, || try_connect(a, new, 7000).is_err());
+    eventually("the new address is closed", PATIENCE, || {
+        try_connect(a, new, 7000).is_err()
+    });
     host.netns.ip("addr del 203.0.113.200/24 dev out0\n");
     outside.netns.ip("addr add 203.0.113.200/24 dev eth0x\n");
-    eventually("it is somebody else's again", PATIENCE, || try_connect(a, new, 7000).is_ok());
+    eventually("it is somebody else's again", PATIENCE, || {
+        try_connect(a, new, 7000).is_ok()
+    });
 }
 
 fn mapped(world: &mut World) {
@@ -506,7 +550,8 @@ fn mapped(world: &mut World) {
     let _six = host.netns.within(|| TcpListener::bind("[::1]:7000")).unwrap();
     let echo = host.netns.within(|| UdpSocket::bind("127.0.0.1:7000")).unwrap();
     for to in ["10.244.1.1", "192.0.2.200", "fd00:10:244:1::1"] {
-        let mut client = try_connect(a, to.parse::<IpAddr>().unwrap(), 7000).unwrap_or_else(|e| panic!("{to}: {e}"));
+        let mut client =
+            try_connect(a, to.parse::<IpAddr>().unwrap(), 7000).unwrap_or_else(|e| panic!("{to}: {e}"));
         if to != "fd00:10:244:1::1" {
             let (mut server, _) = four.accept().unwrap();
             server.write_all(b"host").unwrap();
@@ -527,7 +572,11 @@ fn mapped(world: &mut World) {
     // The rest of the gateway is as ever.
     a.reaches(Ipv4Addr::new(10, 244, 1, 1), 2, &[]);
     let e = refusal(a, Ipv4Addr::new(192, 0, 2, 1), 7000);
-    assert_eq!(e.kind(), ErrorKind::HostUnreachable, "the host's own addresses stay closed: {e}");
+    assert_eq!(
+        e.kind(),
+        ErrorKind::HostUnreachable,
+        "the host's own addresses stay closed: {e}"
+    );
 }
 
 fn off(world: &mut World) {

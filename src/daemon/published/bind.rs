@@ -126,11 +126,18 @@ mod tests {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let at = udp.local_addr().unwrap();
-        let both = vec![wanted(tcp, Protocol::Tcp, false), wanted(at, Protocol::Udp, false)];
+        let both = vec![
+            wanted(tcp, Protocol::Tcp, false),
+            wanted(at, Protocol::Udp, false),
+        ];
         let said = bind_all(both).unwrap_err();
         assert_eq!(said.kind, ErrorKind::Taken);
         // This very process plays the node.
-        assert!(said.message.contains("held by this node itself"), "{}", said.message);
+        assert!(
+            said.message.contains("held by this node itself"),
+            "{}",
+            said.message
+        );
         let both = vec![wanted(tcp, Protocol::Tcp, false)];
         assert_eq!(bind_all(both).unwrap().len(), 1, "the first was let go");
     }
@@ -140,7 +147,11 @@ mod tests {
         let far: SocketAddr = "192.0.2.77:8080".parse().unwrap();
         let said = bind_all(vec![wanted(far, Protocol::Tcp, false)]).unwrap_err();
         assert_eq!(said.kind, ErrorKind::Usage);
-        assert!(said.message.contains("no address of this host"), "{}", said.message);
+        assert!(
+            said.message.contains("no address of this host"),
+            "{}",
+            said.message
+        );
         let left = bind_all(vec![wanted(far, Protocol::Udp, true)]).unwrap();
         assert!(left.is_empty());
     }

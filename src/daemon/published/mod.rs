@@ -99,11 +99,15 @@ impl Published {
             w.port.at != at && named.contains(&HostPort { at, ..w.port })
         });
         if let Some(wanted) = twice.or(covered) {
-            return Err(Refusal::new(ErrorKind::Usage, format!("{} is named twice", wanted.port)));
+            return Err(Refusal::new(
+                ErrorKind::Usage,
+                format!("{} is named twice", wanted.port),
+            ));
         }
         let own = self.mappings(pod).len() + mappings.len();
         if own > MAX_MAPPINGS {
-            let what = format!("a pod has {MAX_MAPPINGS} published ports and ranges at most, and this makes {own}");
+            let what =
+                format!("a pod has {MAX_MAPPINGS} published ports and ranges at most, and this makes {own}");
             return Err(Refusal::new(ErrorKind::Exhausted, what));
         }
         Ok(all)
@@ -119,7 +123,14 @@ impl Published {
     }
 
     /// A socket is there, and waits to be given to the worker.
-    pub fn insert(&mut self, pod: &PodName, wanted: Wanted, socket: OwnedFd, tied: Option<u64>, now: Instant) {
+    pub fn insert(
+        &mut self,
+        pod: &PodName,
+        wanted: Wanted,
+        socket: OwnedFd,
+        tied: Option<u64>,
+        now: Instant,
+    ) {
         let entry = Entry {
             pod: pod.clone(),
             wanted,
@@ -204,7 +215,10 @@ impl Published {
 
     /// What is to be remembered of a pod: not what is there for a conversation.
     pub fn mappings(&self, pod: &PodName) -> Vec<PortMapping> {
-        let own = self.entries.values().filter(|e| e.pod == *pod && e.tied.is_none());
+        let own = self
+            .entries
+            .values()
+            .filter(|e| e.pod == *pod && e.tied.is_none());
         let all: BTreeSet<PortMapping> = own.map(|e| e.wanted.mapping).collect();
         let mut condensed: Vec<PortMapping> = Vec::new();
         for next in all {
@@ -233,7 +247,10 @@ impl Published {
         counts: &HashMap<HostPort, PublishedCounts>,
         now: Instant,
     ) -> Vec<PublishedPort> {
-        let those = self.entries.iter().filter(|(_, e)| of.is_none_or(|pod| e.pod == *pod));
+        let those = self
+            .entries
+            .iter()
+            .filter(|(_, e)| of.is_none_or(|pod| e.pod == *pod));
         let mut all: Vec<PublishedPort> = those
             .map(|(port, e)| {
                 let counts = counts.get(port).copied().unwrap_or_default();
@@ -263,7 +280,8 @@ fn ends(
 ) -> Result<Vec<(IpAddr, IpAddr, bool)>, Refusal> {
     let (four, six) = (ip4.map(IpAddr::V4), ip6.map(IpAddr::V6));
     let none = |family: &str, other: &str| {
-        let what = format!("pod {pod} has no {family} address that {mapping} could lead to (publish at {other})");
+        let what =
+            format!("pod {pod} has no {family} address that {mapping} could lead to (publish at {other})");
         Err(Refusal::new(ErrorKind::Usage, what))
     };
     match mapping.host {

@@ -87,7 +87,10 @@ fn process(inode: u64) -> Option<Owner> {
         if begun.elapsed() > PATIENCE {
             return None;
         }
-        let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let fds = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
         for fd in fds {
             if fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str()) {
                 if pid == own {
@@ -125,9 +128,16 @@ broken line
         assert_eq!(in_the_way(tcp, &port("127.0.0.1:8080")), Some((4711, 1000)));
         assert_eq!(in_the_way(tcp, &port("0.0.0.0:8080")), Some((4711, 1000)));
         assert_eq!(in_the_way(tcp, &port("127.0.0.2:8080")), None);
-        assert_eq!(in_the_way(tcp, &port("127.0.0.1:8081")), None, "it does not listen");
+        assert_eq!(
+            in_the_way(tcp, &port("127.0.0.1:8081")),
+            None,
+            "it does not listen"
+        );
         assert_eq!(in_the_way(tcp, &port("192.0.2.1:80")), Some((4713, 0)));
-        assert_eq!(address("00000000000000000000000001000000"), Some("::1".parse().unwrap()));
+        assert_eq!(
+            address("00000000000000000000000001000000"),
+            Some("::1".parse().unwrap())
+        );
         assert_eq!(
             address("0000000000000000FFFF00000100007F"),
             Some("127.0.0.1".parse().unwrap())

@@ -31,11 +31,16 @@ impl Published {
     }
 
     fn shown(&self, name: &str) -> Vec<String> {
-        self.mappings(&pod(name)).iter().map(ToString::to_string).collect()
+        self.mappings(&pod(name))
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     fn take(&mut self, name: &str, texts: &[&str]) -> Result<usize, String> {
-        let ports = self.named(&pod(name), &mappings(texts)).map_err(|m| m.to_string())?;
+        let ports = self
+            .named(&pod(name), &mappings(texts))
+            .map_err(|m| m.to_string())?;
         self.remove(&pod(name), &ports);
         Ok(ports.len())
     }
@@ -57,16 +62,27 @@ fn a_request_comes_to_sockets() {
     assert_eq!(optional, [false, false, true, true]);
     // A pod of one family has no other to offer.
     let four = (BOTH.0, None);
-    let one = p.plan(&pod("b"), four, &mappings(&["9000"]), Instant::ZERO).unwrap();
+    let one = p
+        .plan(&pod("b"), four, &mappings(&["9000"]), Instant::ZERO)
+        .unwrap();
     assert_eq!(one.len(), 1);
     let said = p.plan(&pod("b"), four, &mappings(&["[::]:9000"]), Instant::ZERO);
     let said = said.unwrap_err();
     assert_eq!(said.kind, ErrorKind::Usage);
-    assert!(said.message.contains("default/b has no IPv6 address"), "{}", said.message);
+    assert!(
+        said.message.contains("default/b has no IPv6 address"),
+        "{}",
+        said.message
+    );
     let six = (None, BOTH.1);
-    let one = p.plan(&pod("b"), six, &mappings(&["9000"]), Instant::ZERO).unwrap();
+    let one = p
+        .plan(&pod("b"), six, &mappings(&["9000"]), Instant::ZERO)
+        .unwrap();
     assert_eq!((one.len(), one[0].optional), (1, false));
-    assert!(p.plan(&pod("b"), six, &mappings(&["0.0.0.0:9000"]), Instant::ZERO).is_err());
+    assert!(
+        p.plan(&pod("b"), six, &mappings(&["0.0.0.0:9000"]), Instant::ZERO)
+            .is_err()
+    );
     assert_eq!(p.sockets(&pod("a")).len(), 3);
     assert_eq!(p.sockets(&pod("a")).len(), 0, "the worker has them");
 }
@@ -74,16 +90,26 @@ fn a_request_comes_to_sockets() {
 #[test]
 fn a_conflict_names_the_owner_and_nothing_is_left_of_the_request() {
     let mut p = Published::default();
-    p.add("api", &["8080:80", "0.0.0.0:53:53/udp", "[::]:99"], None).unwrap();
+    p.add("api", &["8080:80", "0.0.0.0:53:53/udp", "[::]:99"], None)
+        .unwrap();
     for (texts, held) in [
-        (&["9000", "8080:81"][..], "127.0.0.1:8080/tcp is held by pod default/api"),
+        (
+            &["9000", "8080:81"][..],
+            "127.0.0.1:8080/tcp is held by pod default/api",
+        ),
         (&["8079-8081"], "127.0.0.1:8080/tcp is held by pod default/api"),
-        (&["0.0.0.0:8080"], "0.0.0.0:8080/tcp is held by pod default/api, at 127.0.0.1:8080"),
+        (
+            &["0.0.0.0:8080"],
+            "0.0.0.0:8080/tcp is held by pod default/api, at 127.0.0.1:8080",
+        ),
         (&["127.0.0.7:53/udp"], "held by pod default/api, at 0.0.0.0:53"),
         (&["99"], "[::1]:99/tcp is held by pod default/api, at [::]:99"),
     ] {
         let said = p.add("b", texts, None).unwrap_err();
-        assert!(said.contains(held) && said.contains("since 60 s"), "{texts:?}: {said}");
+        assert!(
+            said.contains(held) && said.contains("since 60 s"),
+            "{texts:?}: {said}"
+        );
         assert_eq!(p.shown("b"), [""; 0]);
     }
     // Another protocol, address, or family.
@@ -118,7 +144,8 @@ fn nothing_is_asked_for_twice_and_there_is_an_end() {
 #[test]
 fn what_is_left_of_a_range_is_remembered_as_it_is() {
     let mut p = Published::default();
-    p.add("a", &["8000-8009:9000-9009", "53/udp", "0.0.0.0:7"], None).unwrap();
+    p.add("a", &["8000-8009:9000-9009", "53/udp", "0.0.0.0:7"], None)
+        .unwrap();
     let all = ["53:53/udp", "8000-8009:9000-9009/tcp", "0.0.0.0:7:7/tcp"];
     assert_eq!(p.shown("a"), all);
     // Not the pod's port of it, not that protocol, not there, or another pod's.

@@ -165,7 +165,9 @@ impl Server<'_> {
         mappings.extend(missing.map(|(_, mapping, _)| *mapping));
         self.admin.set_published(pod, mappings);
         self.recorder.touch();
-        let Some(record) = self.admin.record(pod) else { return };
+        let Some(record) = self.admin.record(pod) else {
+            return;
+        };
         match self.admin.taps(Some(pod)).pop() {
             Some((_, Ok(tap))) => {
                 let process = self.holders.values().find(|(other, _)| other == pod);
@@ -174,13 +176,17 @@ impl Server<'_> {
                 self.keeping.keep(record, tap.as_fd(), process, lifeline);
             }
             Some((_, Err(e))) => log::warn!("the keeper does not know the new ports of pod {pod}: {e}"),
-            None => log::warn!("the keeper does not know the new ports of pod {pod}: the data path is silent"),
+            None => {
+                log::warn!("the keeper does not know the new ports of pod {pod}: the data path is silent")
+            }
         }
     }
 
     /// Publish once more what an earlier process of this node had published of a pod.
     pub(super) fn publish_again(&mut self, pod: &PodName) {
-        let Some(record) = self.admin.record(pod) else { return };
+        let Some(record) = self.admin.record(pod) else {
+            return;
+        };
         let lease = admin::lease(record);
         let addresses = (lease.ip4, lease.ip6);
         let now = self.now();
@@ -192,7 +198,10 @@ impl Server<'_> {
                         .inspect_err(|_| self.published.remove(pod, &ports))
                 });
             if let Err(refusal) = done {
-                log::warn!("{mapping} of pod {pod} is not published again: {}", refusal.message);
+                log::warn!(
+                    "{mapping} of pod {pod} is not published again: {}",
+                    refusal.message
+                );
                 self.unpublished.push((pod.clone(), mapping, refusal.message));
             }
         }

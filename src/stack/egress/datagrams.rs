@@ -12,7 +12,7 @@ use super::packet::{Ip, ip_len, transport_sum, write_ip, write_udp};
 use super::policy::{Closed, Policy};
 use super::published::{self, Clients, Entrance, Names};
 use super::tcp::FlowKey;
-use crate::model::{DropReason, Duration, Heard, HostError, Instant, MouthKind, Outward, PortId};
+use crate::model::{DropReason, Duration, Heard, HostError, Instant, LocalEnd, MouthKind, Outward, PortId};
 use crate::stack::Trouble;
 use crate::wire::bytes::{be16, put_be16};
 use crate::wire::checksum::Sum;
@@ -129,7 +129,8 @@ impl Datagrams {
 
     /// Whether this is a pod's published port and one of its clients.
     pub fn knows(&self, key: &FlowKey) -> bool {
-        self.clients_of(key.pod).any(|(_, clients)| clients.knows(&key.far))
+        self.clients_of(key.pod)
+            .any(|(_, clients)| clients.knows(&key.far))
     }
 
     /// The sockets at which a pod's port is published.
@@ -139,7 +140,7 @@ impl Datagrams {
     }
 
     /// The client of a published port that a pod answers, and by which socket: that by which it was heard last.
-    fn answered(&mut self, key: &FlowKey, now: Instant) -> Option<(MouthId, SocketAddr)> {
+    fn answered(&mut self, key: &FlowKey, now: Instant) -> Option<(MouthId, SocketAddr, Option<LocalEnd>)> {
         if self.published.is_empty() {
             return None;
         }
@@ -147,7 +148,8 @@ impl Datagrams {
         let known = those.filter_map(|(id, clients)| Some((clients.last(&key.far)?, id)));
         let (_, id) = known.max()?;
         let mouth = self.table.get_mut(id as usize)?.as_mut()?;
-        Some((id, mouth.public.as_mut()?.answer(&key.far, now)?))
+        let (client, here) = mouth.public.as_mut()?.answer(&key.far, now)?;
+        Some((id, client, here))
     }
 
     /// Clients that a published port has, and how many it had in all.
@@ -170,9 +172,9 @@ impl Datagrams {
     ) -> Result<(), DropReason> {
         let payload = payload_of(d)?;
         if d.kind == MouthKind::Udp
-            && let Some((id, client)) = self.answered(&d.key, now)
+            && let Some((id, client, here)) = self.answered(&d.key, now)
         {
-            return send(id, d, client, payload, out);
+            return send(id, d, (here, client), payload, out);
         }
         let to = match policy.judge(d.key.far) {
             Ok(to) => to,
@@ -203,7 +205,7 @@ impl Datagrams {
             }
             mouth.remotes.push_back(to.ip());
         }
-        send(id, d, to, payload, out)
+        send(id, d, (None, to), payload, out)
     }
 
     fn open(
@@ -284,7 +286,9 @@ impl Datagrams {
         let Entrance { pod, at, .. } = entrance;
         if !at.ip().is_loopback()
             && let Some(&id) = self.keys.get(&(MouthKind::Udp, pod))
-            && self.table[id as usize].as_ref().is_some_and(|m| m.public.is_none())
+            && self.table[id as usize]
+                .as_ref()
+                .is_some_and(|m| m.public.is_none())
         {
             self.remove(id, out);
         }
@@ -398,6 +402,7 @@ impl Datagrams {
                     len,
                     segment,
                     class,
+                    at: end_here,
                 } => {
                     let end = (at + len).min(all.len());
                     mouth.last = now;
@@ -408,10 +413,11 @@ impl Datagrams {
                         continue;
                     }
                     let known = match &mut mouth.public {
-                        Some(clients) => clients.heard(from, now),
+                        Some(clients) => clients.heard(from, end_here, now),
                         None => Some(policy.name_of(from).unwrap_or(from)),
                     };
-                    let Some(from) = known.or_else(|| self.introduce(id, from, policy, now)) else {
+                    let Some(from) = known.or_else(|| self.introduce(id, (from, end_here), policy, now))
+                    else {
                         out.lost(port, DropReason::FlowLimit);
                         continue;
                     };
@@ -471,7 +477,7 @@ impl Datagrams {
     fn introduce(
         &mut self,
         id: MouthId,
-        client: SocketAddr,
+        (client, here): (SocketAddr, Option<LocalEnd>),
         policy: &Policy,
         now: Instant,
     ) -> Option<SocketAddr> {
@@ -486,6 +492,7 @@ impl Datagrams {
         let clients = self.table.get_mut(id as usize)?.as_mut()?.public.as_mut()?;
         clients.on_time(now);
         clients.insert(client, far, mouths, now);
+        clients.heard(client, here, now);
         Some(far)
     }
 
@@ -522,12 +529,13 @@ fn icmp(six: bool) -> u8 {
 fn send(
     id: MouthId,
     d: &Datagram<'_>,
-    to: SocketAddr,
+    (from, to): (Option<LocalEnd>, SocketAddr),
     payload: &[u8],
     out: &mut impl Outside,
 ) -> Result<(), DropReason> {
     let what = Outward {
         to,
+        from,
         // As many as the host's own, unless this is a traceroute.
         hops: (d.hops < 30).then_some(d.hops),
         class: d.class,

@@ -6,7 +6,7 @@
 
 use super::host::MouthId;
 use super::policy::Policy;
-use crate::model::{Duration, Instant};
+use crate::model::{Duration, Instant, LocalEnd};
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
@@ -84,6 +84,8 @@ impl Names {
 #[derive(Clone, Copy, Debug)]
 struct Client {
     at: SocketAddr,
+    /// Where on the host it sends to.
+    here: Option<LocalEnd>,
     last: Instant,
     timer: Instant,
 }
@@ -117,9 +119,10 @@ impl Clients {
     }
 
     /// What the pod sees of a client it knows, which has sent something.
-    pub fn heard(&mut self, from: SocketAddr, now: Instant) -> Option<SocketAddr> {
+    pub fn heard(&mut self, from: SocketAddr, here: Option<LocalEnd>, now: Instant) -> Option<SocketAddr> {
         let far = *self.fars.get(&from)?;
-        self.table.get_mut(&far)?.last = now;
+        let client = self.table.get_mut(&far)?;
+        (client.last, client.here) = (now, here);
         Some(far)
     }
 
@@ -133,11 +136,11 @@ impl Clients {
         self.table.get(far).map(|c| c.last)
     }
 
-    /// The client that the pod answers.
-    pub fn answer(&mut self, far: &SocketAddr, now: Instant) -> Option<SocketAddr> {
+    /// The client that the pod answers, and where on the host it awaits that from.
+    pub fn answer(&mut self, far: &SocketAddr, now: Instant) -> Option<(SocketAddr, Option<LocalEnd>)> {
         let client = self.table.get_mut(far)?;
         client.last = now;
-        Some(client.at)
+        Some((client.at, client.here))
     }
 
     pub fn knows(&self, far: &SocketAddr) -> bool {
@@ -157,6 +160,7 @@ impl Clients {
         let timer = now + IDLE;
         let at = Client {
             at: client,
+            here: None,
             last: now,
             timer,
         };
@@ -261,14 +265,17 @@ mod tests {
         let s = Instant::from_secs;
         clients.insert(at("127.0.0.1:7"), at("10.244.1.1:1024"), 1, s(0));
         clients.insert(at("127.0.0.1:8"), at("10.244.1.1:1025"), 1, s(0));
-        assert_eq!(clients.heard(at("127.0.0.1:7"), s(200)), Some(at("10.244.1.1:1024")));
+        assert_eq!(
+            clients.heard(at("127.0.0.1:7"), None, s(200)),
+            Some(at("10.244.1.1:1024"))
+        );
         clients.on_time(s(299));
         assert_eq!(clients.len(), 2);
         clients.on_time(s(300));
         assert_eq!(clients.len(), 1);
         assert_eq!(
             clients.answer(&at("10.244.1.1:1024"), s(400)),
-            Some(at("127.0.0.1:7"))
+            Some((at("127.0.0.1:7"), None))
         );
         clients.on_time(s(500));
         assert_eq!(clients.len(), 1);
@@ -292,7 +299,7 @@ mod tests {
                     // So many mouths that each has the least share.
                     0 if clients.far_of(client).is_none() => clients.insert(client, client, 1 << 20, now),
                     1 => clients.on_time(now),
-                    _ => drop(clients.heard(client, now)),
+                    _ => drop(clients.heard(client, None, now)),
                 }
                 prop_assert!(clients.len() <= MIN_SHARE);
                 prop_assert_eq!(clients.table.len(), clients.fars.len());

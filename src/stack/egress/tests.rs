@@ -621,12 +621,7 @@ fn udp_to(six: bool, port: u16, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
         ..Ip::default()
     };
     write_ip(&mut p, src, dst, &ip);
-    write_udp(
-        &mut p[head..],
-        SocketAddr::new(src, port),
-        to,
-        payload.len(),
-    );
+    write_udp(&mut p[head..], SocketAddr::new(src, port), to, payload.len());
     p
 }
 
@@ -649,6 +644,7 @@ fn datagrams_of_a_port_leave_by_one_socket_and_answers_come_back() {
             len: 6,
             segment: None,
             class: 0,
+            at: None,
         };
         lab.heard(0, from(far, 77), b"answer");
         let (packet, _) = lab.world.to_pod.remove(0);
@@ -688,6 +684,7 @@ fn trains_pass_whole_and_long_ones_in_fragments() {
                 len,
                 segment,
                 class: 0,
+                at: None,
             };
             lab.heard(0, heard, &vec![9; len]);
             std::mem::take(&mut lab.world.to_pod)
@@ -803,6 +800,7 @@ fn echo_has_its_own_identifier_again() {
             len: reply.len(),
             segment: None,
             class: 0,
+            at: None,
         };
         lab.heard(0, heard, &reply);
         let (packet, _) = lab.world.to_pod.remove(0);
@@ -842,7 +840,9 @@ fn published(lab: &mut Lab, pod_port: u16, at: &str) -> MouthId {
         at,
         gateway: gateway(at.is_ipv6()),
     };
-    lab.egress.publish(PORT, entrance, lab.now, &mut lab.world).unwrap()
+    lab.egress
+        .publish(PORT, entrance, lab.now, &mut lab.world)
+        .unwrap()
 }
 
 fn from(client: &str) -> Heard {
@@ -851,6 +851,7 @@ fn from(client: &str) -> Heard {
         len: 1,
         segment: None,
         class: 0,
+        at: None,
     }
 }
 
@@ -981,6 +982,7 @@ proptest::proptest! {
                         len: usize::from(more) % 2000,
                         segment: Some(u16::from(byte)),
                         class: flags,
+                        at: None,
                     };
                     lab.heard(u32::from(port), heard, &[byte; 2000]);
                 }
