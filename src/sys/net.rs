@@ -586,7 +586,7 @@ mod tests {
                 (2000, Some(1000), 0xb9),
                 "{ip}"
             );
-            assert_eq!(first.from, Some(ip.parse().unwrap()));
+            assert_eq!(first.from, Some(a.local_addr().unwrap()));
             let want: Vec<u8> = pieces.iter().flat_map(|p| p.of(&memory).to_vec()).collect();
             assert_eq!(&into[..2000], want);
             let second = batch.incoming(1);

@@ -138,8 +138,12 @@ mod tests {
             "{}",
             said.message
         );
-        let both = vec![wanted(tcp, Protocol::Tcp, false)];
-        assert_eq!(bind_all(both).unwrap().len(), 1, "the first was let go");
+        // A process that another test starts has everything open until it is a program of its own.
+        let free = (0..100).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            bind_all(vec![wanted(tcp, Protocol::Tcp, false)]).is_ok()
+        });
+        assert!(free, "the first was not let go");
     }
 
     #[test]
