@@ -135,7 +135,10 @@ impl Node {
     /// Whether a packet for the node's own addresses belongs to a flow that leaves it.
     pub(super) fn leaves(&self, frame: &[u8], h: &Headers) -> bool {
         let Some(egress) = &self.egress else { return false };
-        if h.fragment || !matches!(h.proto, proto::TCP | proto::UDP) {
+        if h.fragment {
+            return egress.wants_fragment(h.proto, h.src(frame));
+        }
+        if !matches!(h.proto, proto::TCP | proto::UDP) {
             return false;
         }
         let (from, to) = h.ports(frame);

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// The tests.
 pub const CASES: &[Case] = &[
     Case::new("a_pod_sees_who_connects_to_its_port", seen).nodes(1),
+    Case::new("a_pod_without_a_way_out_has_clients_all_the_same", without)
+        .nodes(1)
+        .node_args(&["--egress", "off", "--egress-deny", "192.0.2.0/24"]),
     Case::new("a_port_is_open_to_this_host_only_unless_told", default_address).nodes(1),
     Case::new("a_pod_sees_who_sends_to_its_udp_port", udp).nodes(1),
     Case::new("a_port_that_is_held_is_told_with_its_holder", held)
@@ -183,6 +186,12 @@ fn seen(world: &mut World) {
     });
 }
 
+fn without(world: &mut World) {
+    seen(world);
+    done(&world.nodes[0], &["port", "rm", "a1", "8080:8000"]);
+    udp(world);
+}
+
 fn default_address(world: &mut World) {
     let (node, pod) = (&world.nodes[0], &world.pods[0][0]);
     let (host, stranger) = (&world.underlay.hosts[0].netns, &world.underlay.hosts[1].netns);
@@ -276,10 +285,12 @@ fn udp(world: &mut World) {
                     known.push(from);
                 }
                 assert_eq!(known[n], from, "a client has another name to the pod");
-                server.send_to(b"answer", from).expect("it is sent");
+                server.send_to(&question, from).expect("it is sent");
                 // The socket is connected: an answer from elsewhere would not be heard.
-                let got = socket.recv(&mut buffer).expect("an answer");
-                assert_eq!(buffer[..got], *b"answer");
+                let got = socket
+                    .recv(&mut buffer)
+                    .unwrap_or_else(|e| panic!("{to}, {len} bytes: {e}"));
+                assert_eq!(buffer[..got], question);
             }
         }
         // A port of the gateway that is nobody's stays the gateway's.

@@ -98,16 +98,21 @@ impl Entrances {
         n as u32
     }
 
-    /// Forget one; the mouth it had. Connections that came in there go on.
+    /// Forget one; the mouth it had. To be followed by [`Entrances::tidy`].
     fn remove(&mut self, n: u32) -> Option<MouthId> {
         let published = self.slots.get_mut(n as usize)?.take()?;
         self.by_port.remove(&published.port);
-        self.ready.retain(|other| *other != n);
-        self.flows.retain(|_, at| *at != n);
         if published.mouth.is_none() {
             self.listeners.close(n);
         }
         published.mouth
+    }
+
+    /// Nothing points to what was removed any more. Connections that came in there go on.
+    fn tidy(&mut self) {
+        let there = |n: &u32| self.slots.get(*n as usize).is_some_and(Option::is_some);
+        self.ready.retain(there);
+        self.flows.retain(|_, n| there(n));
     }
 
     /// Forget those of a pod; its mouths go with its port.
@@ -117,6 +122,7 @@ impl Entrances {
                 self.remove(n);
             }
         }
+        self.tidy();
     }
 }
 
@@ -154,6 +160,7 @@ impl Loop {
                 let n = self.exits.entrances.insert(published);
                 if self.exits.entrances.listeners.put(n, fd).is_err() {
                     self.exits.entrances.remove(n);
+                    self.exits.entrances.tidy();
                     return Err(unwatched.into());
                 }
                 self.exits.entrances.listener_is_ready(n);
@@ -181,6 +188,7 @@ impl Loop {
                 self.node.unpublish(mouth, &mut self.exits);
             }
         }
+        self.exits.entrances.tidy();
     }
 
     /// Take in clients.

@@ -133,6 +133,12 @@ impl Datagrams {
             .any(|(_, clients)| clients.knows(&key.far))
     }
 
+    /// Whether a pod has published ports.
+    pub fn has_clients(&self, pod: IpAddr) -> bool {
+        let ports = SocketAddr::new(pod, 0)..=SocketAddr::new(pod, u16::MAX);
+        self.published.range(ports).next().is_some()
+    }
+
     /// The sockets at which a pod's port is published.
     fn clients_of(&self, pod: SocketAddr) -> impl Iterator<Item = (MouthId, &Clients)> {
         let mouths = self.published.get(&pod).into_iter().flatten();

@@ -111,6 +111,12 @@ impl Egress {
         }
     }
 
+    /// Whether a fragment for one of the node's own addresses may be of an answer to a client that the pod sees as
+    /// that: which port it is of is known when it is whole.
+    pub fn wants_fragment(&self, protocol: u8, pod: IpAddr) -> bool {
+        protocol == proto::UDP && self.datagrams.has_clients(pod)
+    }
+
     /// Take a packet of a pod. The answers of TCP go out with [`Egress::turn`].
     ///
     /// # Errors

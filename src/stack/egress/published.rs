@@ -7,7 +7,7 @@
 use super::host::MouthId;
 use super::policy::Policy;
 use crate::model::{Duration, Instant, LocalEnd};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 /// Clients of all published UDP ports; each has an equal share.
@@ -199,7 +199,7 @@ impl Clients {
 }
 
 /// The published ports of UDP: a pod's port may be at several of the host's.
-pub(super) type Mouths = HashMap<SocketAddr, Vec<MouthId>>;
+pub(super) type Mouths = BTreeMap<SocketAddr, Vec<MouthId>>;
 
 #[cfg(test)]
 mod tests {
