@@ -59,6 +59,11 @@ fn node() {
 }
 
 #[test]
+fn egress() {
+    replay("egress");
+}
+
+#[test]
 fn neighbour() {
     replay("neighbour");
 }

@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod craft;
+pub mod egress;
 pub mod input;
 pub mod lab;
 pub mod neighbour;
@@ -34,6 +35,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("pod", pod::run),
     ("offload", offload::run),
     ("node", node::run),
+    ("egress", egress::run),
     ("neighbour", neighbour::run),
     ("store", store::run),
     ("config", config::run),

@@ -21,6 +21,7 @@ pub fn of(target: &str) -> Vec<Seed> {
         "pod" => pods(),
         "offload" => offload(),
         "node" => node(),
+        "egress" => egress(),
         "neighbour" => neighbour(),
         "store" => store(),
         "config" => config(),
@@ -567,6 +568,56 @@ fn node() -> Vec<Seed> {
             ]),
         ),
     ]
+}
+
+fn egress() -> Vec<Seed> {
+    let tcp = |flags: u8, seq: u8, payload: &[u8]| {
+        let mut t = vec![
+            0x10, 0, 0, 80, 0, 0, 0, seq, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0,
+        ];
+        t.extend(payload);
+        t
+    };
+    let udp = |payload: &[u8]| {
+        let mut u = vec![0x10, 0, 0, 53, 0, 8 + payload.len() as u8, 0, 0];
+        u.extend(payload);
+        u
+    };
+    let send = |f: &[u8]| [&[0, 0, 0][..], &shape(WHOLE, f, 0, 0)].concat();
+    let (connect, ready, heard) = (
+        vec![5, 0],
+        vec![6, 3, 200, 0, 3, 200, 0, 3],
+        vec![7, 0, 53, 0, 20, 0, 200, 0, 0, 9],
+    );
+    let mut all = Vec::new();
+    for (name, six) in [("tcp4", false), ("tcp6", true)] {
+        let f = |t: &[u8]| if six { ipv6(6, 64, t) } else { ipv4(6, t) };
+        let steps = [
+            send(&f(&tcp(2, 1, b""))),
+            connect.clone(),
+            ready.clone(),
+            send(&f(&tcp(16, 2, b"question"))),
+            ready.clone(),
+            send(&f(&tcp(17, 10, b""))),
+            vec![6, 0, 0, 0, 0, 0, 0, 3],
+            vec![9, 0xff, 0xff],
+        ];
+        all.push((name, steps.concat()));
+    }
+    let steps = [send(&ipv4(6, &tcp(2, 1, b""))), vec![5, 201], ready.clone()];
+    all.push(("refused", steps.concat()));
+    for (name, six) in [("udp4", false), ("udp6", true)] {
+        let u = udp(b"question");
+        let f = if six { ipv6(17, 64, &u) } else { ipv4(17, &u) };
+        all.push((name, [send(&f), heard.clone(), vec![9, 0xff, 0xff]].concat()));
+    }
+    let echo = [8, 0, 0, 0, 1, 2, 0, 1, 7, 7];
+    all.push(("echo", [send(&ipv4(1, &echo)), heard].concat()));
+    all.push(("accepted", [vec![11, 0, 0, 0, 0, 0], ready].concat()));
+    for (name, frame, _) in kinds() {
+        all.push((name, send(&frame)));
+    }
+    all
 }
 
 fn neighbour() -> Vec<Seed> {

@@ -249,6 +249,9 @@ pub struct Status {
     pub pod_mtu: PodMtu,
     /// Offloads in force.
     pub offloads: OffloadInfo,
+    /// What pods have outside of the pod network.
+    #[serde(default)]
+    pub egress: EgressInfo,
     /// How the store of leases stands; none when there is none. The leases themselves are left out.
     #[serde(default)]
     pub store: Option<StoreStatus>,
@@ -262,6 +265,17 @@ pub struct Status {
     pub drops: std::collections::BTreeMap<String, u64>,
     /// What a person should look at, worst first.
     pub problems: Vec<String>,
+}
+
+/// Flows that leave the pod network by the host's sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressInfo {
+    /// Whether pods reach the world.
+    pub open: bool,
+    /// TCP flows.
+    pub tcp_flows: u64,
+    /// Sockets of UDP and echo.
+    pub datagram_sockets: u64,
 }
 
 /// The addresses of a node's pods, as `podwire ipam` shows them.

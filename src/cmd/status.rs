@@ -79,6 +79,7 @@ pub fn show(s: &Status, paint: Paint) -> String {
         let _ = writeln!(out, "  store     {}", leases::line(store));
     }
     let _ = writeln!(out, "  offloads  {}", offloads(s));
+    let _ = writeln!(out, "  egress    {}", egress(s));
     let _ = writeln!(out, "  traffic   {}", traffic(&s.counters));
     if !s.problems.is_empty() {
         let _ = writeln!(out, "\n{}", paint.with(1, "problems"));
@@ -113,6 +114,16 @@ fn offloads(s: &Status) -> String {
         o.gso_max_segs,
         bytes(o.receive_buffer as u64),
         bytes(o.send_buffer as u64)
+    )
+}
+
+fn egress(s: &Status) -> String {
+    let e = &s.egress;
+    format!(
+        "{}, {} TCP flows, {} datagram sockets",
+        on(e.open),
+        e.tcp_flows,
+        e.datagram_sockets
     )
 }
 
@@ -197,6 +208,7 @@ mod tests {
             vni: 1,
             pod_mtu: PodMtu(1450),
             offloads: Default::default(),
+            egress: Default::default(),
             store: None,
             peers: vec![],
             pods: vec![],
@@ -228,6 +240,7 @@ mod tests {
         let page = show(&status, Paint(false));
         for line in [
             "n1  podwire 0, pid 1, up 3m",
+            "  egress    off, 0 TCP flows, 0 datagram sockets",
             "  traffic   64K a TAP read, 0B a TAP write, 0.0 datagrams a send, 0.0 a receive, 0 dropped",
             "problems",
             "  ! look here",

@@ -1,6 +1,6 @@
 //! What the control thread asks of the worker, over one bounded channel with a waker.
 
-use crate::api::{NodeCounters, OffloadInfo, PeerInfo, PortCounters};
+use crate::api::{EgressInfo, NodeCounters, OffloadInfo, PeerInfo, PortCounters};
 use crate::model::{Change, Drops, HostPort, PodName, PortId, PortSpec};
 use crate::stack::egress::Policy;
 use crossbeam_channel::Sender;
@@ -106,4 +106,6 @@ pub struct Report {
     pub offloads: OffloadInfo,
     /// The published ports.
     pub published: HashMap<HostPort, PublishedCounts>,
+    /// Flows that leave the pod network.
+    pub egress: EgressInfo,
 }

@@ -53,6 +53,7 @@ pub fn status(
             .map(|(r, n)| (r.label().to_string(), n))
             .collect(),
         offloads: report.offloads,
+        egress: report.egress,
         store,
         peers: report.peers,
         problems,
@@ -172,6 +173,13 @@ fn hint(reason: DropReason) -> Option<&'static str> {
         }
         DropReason::UnderlaySend => {
             "the kernel refuses datagrams (check overlay.underlay_mtu against the network, and the routes)"
+        }
+        DropReason::PingForbidden => {
+            "this host lets the node's group send no echo requests (as root: sysctl -w \
+             net.ipv4.ping_group_range=\"0 2147483647\")"
+        }
+        DropReason::HostSockets => {
+            "this host has no more sockets or descriptors for what pods open outside (raise ulimit -n of the node)"
         }
         DropReason::SpoofedIp | DropReason::SpoofedMac => {
             "a pod sends from an address that is not its own (`podwire pods` tells which)"

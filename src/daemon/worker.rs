@@ -15,7 +15,7 @@ mod published;
 use super::admin::{self, Worker};
 use super::command::{Command, Report};
 use super::config::{Config, Dscp};
-use crate::api::{OffloadInfo, PeerInfo, PeerReach};
+use crate::api::{EgressInfo, OffloadInfo, PeerInfo, PeerReach};
 use crate::buf::{Arena, Message, Progress, Span};
 use crate::datapath::{Exits, FRAME_ROOM, Node, Settings};
 use crate::io::{self, Mouths, OpenError, Receiver, Sender, Streams, Tap};
@@ -24,7 +24,9 @@ use crate::model::{
     PortSpec,
 };
 use crate::overlay::Reach;
+use crate::stack::egress::tcp::MIN_RING;
 use crate::stack::egress::{Failure, Host, Policy};
+use crate::sys::memory;
 use crate::wire::VnetHdr;
 use crossbeam_channel::{Receiver as Orders, Sender as Outlet, bounded};
 use ipnet::IpNet;
@@ -77,6 +79,7 @@ pub struct Handle {
 /// # Errors
 /// A sentence for people: which socket cannot be bound, and what to set.
 pub fn spawn(config: &Config, policy: Arc<Policy>, lifeline: UnixStream) -> Result<Handle, OpenError> {
+    memory::map_from(MIN_RING);
     let options = io::Options {
         senders: config.source_ports,
         gso: config.udp_gso,
@@ -649,6 +652,14 @@ impl Loop {
             ports: ports.collect(),
             published: self.published(),
             peers: peers.collect(),
+            egress: self.node.egress().map_or_else(EgressInfo::default, |egress| {
+                let (tcp_flows, datagram_sockets) = egress.counts();
+                EgressInfo {
+                    open: egress.policy().open,
+                    tcp_flows: tcp_flows as u64,
+                    datagram_sockets: datagram_sockets as u64,
+                }
+            }),
             offloads: OffloadInfo {
                 tap: if plain { OffloadMode::Off } else { self.mode },
                 udp_gso: self.exits.sender.gso,

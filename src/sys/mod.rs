@@ -4,6 +4,7 @@
 pub mod children;
 pub mod errqueue;
 pub mod ethtool;
+pub mod memory;
 pub mod net;
 pub mod netlink;
 pub mod ns;

@@ -134,7 +134,17 @@ fn try_connect(from: &Pod, to: impl Into<IpAddr>, port: u16) -> std::io::Result<
 fn refusal(from: &Pod, to: impl Into<IpAddr>, port: u16) -> std::io::Error {
     let begun = Instant::now();
     let e = try_connect(from, to, port).expect_err("nobody is there");
-    assert!(begun.elapsed() < Duration::from_secs(1), "at once: {e}");
+    // A kernel that is still busy with its own SYN takes an ICMP error for a soft one, and believes the next, a second
+    // later (tcp_v4_err). It believes a reset at any time.
+    let soft = if e.kind() == ErrorKind::ConnectionRefused {
+        0
+    } else {
+        1100
+    };
+    assert!(
+        begun.elapsed() < Duration::from_millis(900 + soft),
+        "at once: {e}"
+    );
     e
 }
 
@@ -277,7 +287,13 @@ fn truths(world: &mut World) {
         .expect("it is a router");
     for to in ["198.51.100.7", "2001:db8:66::7"] {
         let e = refusal(a, to.parse::<IpAddr>().unwrap(), 80);
-        assert_eq!(e.kind(), ErrorKind::HostUnreachable, "{to}: {e}");
+        // What a router with such a route says differs by family.
+        let want = if to.contains(':') {
+            ErrorKind::NetworkUnreachable
+        } else {
+            ErrorKind::HostUnreachable
+        };
+        assert_eq!(e.kind(), want, "{to}: {e}");
     }
     // A host that is not there: the host's own neighbour table says so in its time.
     let begun = Instant::now();
@@ -521,7 +537,13 @@ fn closed(world: &mut World) {
     for to in mine.iter().chain(&denied) {
         let ip: IpAddr = to.parse().unwrap();
         let e = refusal(a, ip, if ip.is_ipv4() { 7000 } else { 7001 });
-        assert_eq!(e.kind(), ErrorKind::HostUnreachable, "{to}: {e}");
+        // How a kernel understands "administratively prohibited".
+        let want = if ip.is_ipv4() {
+            ErrorKind::HostUnreachable
+        } else {
+            ErrorKind::PermissionDenied
+        };
+        assert_eq!(e.kind(), want, "{to}: {e}");
     }
     for (ip, port) in [(IpAddr::from(OUTSIDE4), 7000), (OUTSIDE6.into(), 7001)] {
         try_connect(a, ip, port).expect("the world is open");
@@ -636,7 +658,8 @@ fn flood(world: &mut World) {
         raw.send(&syn(world, a, port, hole));
     }
     at_once(b, &outside, Family::V4);
-    at_once(a, &outside, Family::V4);
+    // The flooder waits behind its own flood, no more.
+    stream(a, &outside, Family::V4, MB);
     let status = world.nodes[0].status();
     assert!(
         (500..=1024).contains(&status.egress.tcp_flows),
@@ -659,8 +682,11 @@ fn over(world: &mut World) {
     // The node is killed; the next one knows nothing of the flow, and the pod learns that.
     world.nodes[0].end(Signal::KILL);
     world.nodes[0].restart(&world.underlay.hosts[0].netns);
-    before.write_all(b"y").unwrap();
-    let e = before.read(&mut [0]).unwrap_err();
+    // What its kernel acknowledges late may have told it already.
+    let e = before
+        .write_all(b"y")
+        .and_then(|()| before.read(&mut [0]))
+        .unwrap_err();
     assert_eq!(e.kind(), ErrorKind::ConnectionReset, "{e}");
     // And a pod that is detached takes its flows along.
     let _flow = talk(&world.pods[0][0]);
@@ -677,15 +703,14 @@ fn idle(world: &mut World) {
     if world.mode == OffloadMode::Off {
         return;
     }
-    const MANY: usize = 10_000;
     let limit = rustix::process::Resource::Nofile;
     let mut files = rustix::process::getrlimit(limit);
     files.current = files.maximum;
     rustix::process::setrlimit(limit, files).unwrap();
-    if files.current.is_some_and(|n| n < 3 * MANY as u64) {
-        eprintln!("not enough descriptors for {MANY} flows");
-        return;
-    }
+    // Both ends of each are this process's.
+    let many = files
+        .current
+        .map_or(10_000, |n| (n as usize / 2 - 1000).min(10_000));
     let outside = Outside::new(world);
     let a = &world.pods[0][0];
     a.netns
@@ -700,11 +725,11 @@ fn idle(world: &mut World) {
             client.read_exact(&mut [0]).unwrap();
             client
         };
-        (0..MANY).map(one).collect()
+        (0..many).map(one).collect()
     });
-    assert_eq!(flows(world), MANY as u64);
+    assert_eq!(flows(world), many as u64);
     let more = world.nodes[0].memory() - before;
-    assert!(more < 100 << 10, "{more} KiB for {MANY} flows");
+    assert!(more < 10 * many as u64, "{more} KiB for {many} flows");
     stream(a, &outside, Family::V4, 16 * MB);
     drop(clients);
     drop(a.netns.within(|| TcpStream::connect(at)).unwrap());

@@ -190,6 +190,7 @@ mod tests {
                 Some("store"),
                 Some("health"),
                 Some("pods"),
+                Some("egress"),
                 Some("metrics")
             ]
         );

@@ -228,6 +228,13 @@ impl Page {
                 on("acks", self.merge_acks),
             ],
         )?;
+        let e = &self.report.egress;
+        let count = |name, n| ([("kind", name)], i64::try_from(n).unwrap_or(i64::MAX));
+        to.gauge(
+            "podwire_egress_flows",
+            "What pods have outside of the pod network now.",
+            &[count("tcp", e.tcp_flows), count("datagram", e.datagram_sockets)],
+        )?;
         let bytes = |name, n| ([("direction", name)], i64::try_from(n).unwrap_or(i64::MAX));
         to.gauge(
             "podwire_socket_buffer_bytes",

@@ -32,8 +32,9 @@ pub const MAX_PER_PORT: usize = 16_384;
 pub const MAX_OPENING: usize = 1024;
 /// Largest ring of a flow, each way.
 const RING: usize = 1 << 20;
-/// Least ring of a flow.
-const MIN_RING: usize = 32 << 10;
+/// Least ring of a flow. From this size on memory is mapped by itself, so that what a silent flow does not use is not
+/// there.
+pub const MIN_RING: usize = 128 << 10;
 /// Memory that the rings of all flows share, as far as [`MIN_RING`] allows.
 const RINGS: usize = 512 << 20;
 /// Bytes that are taken from the host before they are sent on, while they are in the processor's cache.

@@ -1,10 +1,10 @@
 //! The way out with a pod that is another smoltcp, and a host that is a story.
 
+mod datagrams;
 mod published;
+mod tcp;
 
-use super::datagrams;
 use super::packet::{Ip, write_ip, write_udp};
-use super::tcp::{MAX_OPENING, MAX_PER_PORT};
 use super::*;
 use crate::model::{Duration, Heard, HostError, Moved, Outward, PodMtu};
 use crate::stack::Trouble;
@@ -49,8 +49,14 @@ struct Stream {
     closed: Option<bool>,
 }
 
-/// A datagram that left: by which mouth, where to, what, in which pieces, and whether it may be cut.
-type Sent = (MouthId, SocketAddr, Vec<u8>, Option<u16>, bool);
+/// What a datagram socket was given.
+struct Sent {
+    mouth: MouthId,
+    to: SocketAddr,
+    payload: Vec<u8>,
+    segment: Option<u16>,
+    may_fragment: bool,
+}
 
 /// The host, and what pods got.
 #[derive(Default)]
@@ -132,14 +138,13 @@ impl Host for World {
         if let Some(why) = self.send_error {
             return Err(why);
         }
-        let row = (
+        self.sent.push(Sent {
             mouth,
-            what.to,
-            what.payload.to_vec(),
-            what.segment,
-            what.may_fragment,
-        );
-        self.sent.push(row);
+            to: what.to,
+            payload: what.payload.to_vec(),
+            segment: what.segment,
+            may_fragment: what.may_fragment,
+        });
         Ok(())
     }
     fn hear(&mut self, mouth: MouthId, into: &mut [u8]) -> Option<Heard> {
@@ -347,225 +352,6 @@ impl Lab {
     }
 }
 
-#[test]
-fn bytes_go_both_ways_and_the_ends_are_told() {
-    for six in [false, true] {
-        let mut lab = Lab::new();
-        let (mut pod, id) = Pod::connected(&mut lab, six, 4000);
-        assert_eq!(lab.stream(id).to, Some(SocketAddr::new(ends(six).1, 80)));
-        assert_eq!(lab.stream(id).hops, None);
-        // A super-frame to the host.
-        let up: Vec<u8> = (0..60_000).map(|i| i as u8).collect();
-        pod.send(&mut lab, ACK, &up).unwrap();
-        assert_eq!(lab.stream(id).got, up);
-        assert_eq!(pod.take(&mut lab).0, [ACK]);
-        // Super-frames to the pod, in segments it has room for.
-        let down: Vec<u8> = (0..50_000).map(|i| (i / 7) as u8).collect();
-        lab.stream(id).incoming.push_back(down.clone());
-        lab.ready(id);
-        let size = MTU - if six { 60 } else { 40 };
-        assert!(
-            lab.world
-                .to_pod
-                .iter()
-                .all(|(p, s)| *s == Some(size.min(1410)) || p.len() <= usize::from(MTU))
-        );
-        assert!(lab.world.to_pod.len() <= 2);
-        let (_, got) = pod.take(&mut lab);
-        assert_eq!(got, down);
-        pod.send(&mut lab, ACK, b"").unwrap();
-        // The pod has said all, the world has not.
-        pod.send(&mut lab, FIN | ACK, b"").unwrap();
-        assert!(lab.stream(id).shut && lab.stream(id).closed.is_none());
-        pod.take(&mut lab);
-        lab.stream(id).incoming.push_back(b"and more".to_vec());
-        lab.stream(id).end = Some(Moved::End);
-        lab.ready(id);
-        let (flags, got) = pod.take(&mut lab);
-        assert_eq!(got, b"and more");
-        assert_eq!(flags.last().unwrap() & FIN, FIN);
-        pod.send(&mut lab, ACK, b"").unwrap();
-        assert_eq!(lab.stream(id).closed, Some(false));
-        assert_eq!(lab.egress.counts(), (0, 0));
-        assert_eq!(lab.egress.deadline(), None);
-    }
-}
-
-#[test]
-fn the_world_may_end_first() {
-    let mut lab = Lab::new();
-    let (mut pod, id) = Pod::connected(&mut lab, false, 4000);
-    lab.stream(id).end = Some(Moved::End);
-    lab.ready(id);
-    assert_eq!(pod.take(&mut lab).0, [FIN | ACK]);
-    pod.send(&mut lab, ACK, b"still here").unwrap();
-    assert_eq!(lab.stream(id).got, b"still here");
-    assert!(!lab.stream(id).shut);
-    pod.send(&mut lab, FIN | ACK, b"").unwrap();
-    assert_eq!(lab.stream(id).closed, Some(false));
-    assert_eq!(lab.egress.counts().0, 0);
-}
-
-#[test]
-fn what_the_host_says_of_a_connection_is_told_as_it_is() {
-    for six in [false, true] {
-        for at_once in [false, true] {
-            for (why, want) in [
-                (HostError::Refused, None),
-                (HostError::NetUnreachable, Some(Trouble::NetUnreachable)),
-                (HostError::HostUnreachable, Some(Trouble::HostUnreachable)),
-                (HostError::TimedOut, Some(Trouble::HostUnreachable)),
-                (HostError::Prohibited, Some(Trouble::Prohibited)),
-                (HostError::TtlExceeded, Some(Trouble::TtlExceeded)),
-            ] {
-                let mut lab = Lab::new();
-                let mut pod = Pod::new(six, 4000);
-                if at_once {
-                    lab.world.refuse = Some(why);
-                    pod.send(&mut lab, SYN, b"").unwrap();
-                } else {
-                    pod.send(&mut lab, SYN, b"").unwrap();
-                    // It asks again while it waits.
-                    lab.input(&Pod::new(six, 4000).bytes(SYN, b"")).unwrap();
-                    assert!(lab.world.to_pod.is_empty());
-                    lab.connect(0, Err((why, Some(Ipv4Addr::new(192, 0, 2, 1).into()))));
-                    assert_eq!(lab.stream(0).closed, Some(false));
-                }
-                match want {
-                    None => {
-                        assert_eq!(lab.world.to_pod.len(), 1);
-                        let (flags, _, ack, _) = segment(&lab.world.to_pod[0].0);
-                        assert_eq!((flags, ack), (RST | ACK, 1001), "what a SYN-SENT socket believes");
-                    }
-                    Some(trouble) => {
-                        let (told, packet, by) = &lab.world.complaints[0];
-                        assert_eq!((*told, by.is_some()), (trouble, !at_once));
-                        assert!(pod.bytes(SYN, b"").starts_with(&packet[..2]));
-                    }
-                }
-                assert_eq!(lab.egress.counts().0, 0);
-            }
-        }
-    }
-    let mut lab = Lab::new();
-    lab.world.refuse = Some(HostError::NoSockets);
-    assert_eq!(
-        Pod::new(false, 1).send(&mut lab, SYN, b""),
-        Err(DropReason::HostSockets)
-    );
-}
-
-#[test]
-fn closed_addresses_are_told() {
-    let mut lab = Lab::new();
-    lab.egress.set_policy(Arc::new(Policy {
-        denied: vec!["198.51.100.0/24".parse().unwrap()],
-        ..policy()
-    }));
-    assert_eq!(
-        Pod::new(false, 1).send(&mut lab, SYN, b""),
-        Err(DropReason::EgressDenied)
-    );
-    assert_eq!(lab.world.complaints[0].0, Trouble::Prohibited);
-    assert!(lab.world.streams.is_empty());
-}
-
-#[test]
-fn breaks_on_either_side_are_breaks_on_the_other() {
-    let mut lab = Lab::new();
-    let (mut pod, id) = Pod::connected(&mut lab, false, 4000);
-    pod.send(&mut lab, RST, b"").unwrap();
-    assert_eq!(lab.stream(id).closed, Some(true));
-    let (mut pod, id) = Pod::connected(&mut lab, false, 4001);
-    lab.stream(id).end = Some(Moved::Failed(HostError::Reset));
-    lab.ready(id);
-    assert_eq!(pod.take(&mut lab).0, [RST | ACK]);
-    assert_eq!(lab.stream(id).closed, Some(true));
-    // And while the pod waits for the host.
-    let mut pod = Pod::new(false, 4002);
-    pod.send(&mut lab, SYN, b"").unwrap();
-    pod.send(&mut lab, RST, b"").unwrap();
-    assert_eq!(lab.egress.counts().0, 0);
-    // Of a flow that nobody knows.
-    let mut pod = Pod::new(true, 9);
-    pod.send(&mut lab, ACK, b"old").unwrap();
-    assert_eq!(pod.take(&mut lab).0[0] & RST, RST);
-    pod.send(&mut lab, RST, b"").unwrap();
-    assert!(lab.world.to_pod.is_empty(), "no reset answers a reset");
-}
-
-#[test]
-fn a_slow_host_gets_every_byte_and_closes_the_window() {
-    let mut lab = Lab::new();
-    let (mut pod, id) = Pod::connected(&mut lab, false, 4000);
-    lab.stream(id).room = 10;
-    let mut all: Vec<u8> = Vec::new();
-    let mut closed = false;
-    for n in 0..100u8 {
-        let piece = vec![n; 60_000];
-        pod.send(&mut lab, ACK, &piece).unwrap();
-        all.extend(&piece);
-        let (_, _, ack, _) = segment(&lab.world.to_pod.last().unwrap().0);
-        let window = &lab.world.to_pod.last().unwrap().0[34..36];
-        if ack != pod.seq || window == [0, 0] {
-            closed = true;
-            all.truncate((ack - 1001) as usize);
-            break;
-        }
-        lab.world.to_pod.clear();
-    }
-    assert!(closed, "the ring is bounded");
-    for _ in 0..all.len() / 50_000 + 2 {
-        lab.stream(id).room = 50_000;
-        lab.ready(id);
-    }
-    assert!(lab.stream(id).got == all);
-}
-
-#[test]
-fn silent_flows_end_in_their_time() {
-    let mut lab = Lab::new();
-    let (_, id) = Pod::connected(&mut lab, false, 4000);
-    lab.later(Duration::from_secs(7430));
-    assert_eq!(lab.egress.counts().0, 1, "RFC 5382 REQ-5");
-    lab.later(Duration::from_secs(20));
-    assert_eq!(lab.egress.counts().0, 0);
-    assert_eq!(lab.stream(id).closed, Some(true));
-    // One the host does not decide upon.
-    Pod::new(false, 4001).send(&mut lab, SYN, b"").unwrap();
-    lab.world.complaints.clear();
-    lab.later(Duration::from_secs(241));
-    assert_eq!(lab.world.complaints[0].0, Trouble::HostUnreachable);
-    assert_eq!(lab.egress.counts().0, 0);
-    assert_eq!(lab.egress.deadline(), None);
-}
-
-#[test]
-fn a_pod_has_its_limit_and_a_flood_gives_way() {
-    let mut lab = Lab::new();
-    for n in 0..2 * MAX_OPENING as u16 {
-        Pod::new(false, 1 + n).send(&mut lab, SYN, b"").unwrap();
-    }
-    assert_eq!(
-        lab.egress.counts_of(PORT),
-        (MAX_OPENING, 0),
-        "the oldest give way"
-    );
-    let mut lab = Lab::new();
-    for n in 0..MAX_PER_PORT as u16 {
-        Pod::new(false, 1 + n).send(&mut lab, SYN, b"").unwrap();
-        let id = lab.egress.counts().0 as u32 - 1;
-        lab.connect(id, Ok(()));
-    }
-    assert_eq!(
-        Pod::new(true, 1).send(&mut lab, SYN, b""),
-        Err(DropReason::FlowLimit)
-    );
-    lab.egress.remove_port(PORT, &mut lab.world);
-    assert_eq!(lab.egress.counts(), (0, 0));
-    assert!(lab.world.streams.values().all(|s| s.closed == Some(true)));
-}
-
 fn udp(six: bool, port: u16, to: u16, payload: &[u8]) -> Vec<u8> {
     udp_to(six, port, SocketAddr::new(ends(six).1, to), payload)
 }
@@ -585,213 +371,6 @@ fn udp_to(six: bool, port: u16, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     write_ip(&mut p, src, dst, &ip);
     write_udp(&mut p[head..], SocketAddr::new(src, port), to, payload.len());
     p
-}
-
-#[test]
-fn datagrams_of_a_port_leave_by_one_socket_and_answers_come_back() {
-    for six in [false, true] {
-        let mut lab = Lab::new();
-        let (_, far) = ends(six);
-        for to in [1000, 2000] {
-            lab.input(&udp(six, 500, to, b"question")).unwrap();
-        }
-        lab.input(&udp(six, 501, 1000, b"other")).unwrap();
-        let by: Vec<MouthId> = lab.world.sent.iter().map(|s| s.0).collect();
-        assert_eq!(by, [0, 0, 1], "the mapping does not depend on the endpoint");
-        assert_eq!(lab.world.sent[0].2, b"question");
-        assert!(!lab.world.sent[0].4, "it was not to be fragmented");
-        // From another port of a host it has asked.
-        let from = |ip, port| Heard::Datagram {
-            from: SocketAddr::new(ip, port),
-            len: 6,
-            segment: None,
-            class: 0,
-            at: None,
-        };
-        lab.heard(0, from(far, 77), b"answer");
-        let (packet, _) = lab.world.to_pod.remove(0);
-        let head = if six { 40 } else { 20 };
-        assert_eq!(packet[head..head + 6], [0, 77, 1, 244, 0, 14]);
-        assert!(packet.ends_with(b"answer"));
-        // From one it has not.
-        let stranger = if six {
-            "2001:db8::66".parse().unwrap()
-        } else {
-            "198.51.100.66".parse().unwrap()
-        };
-        lab.heard(0, from(stranger, 1000), b"attack");
-        assert!(lab.world.to_pod.is_empty());
-        assert_eq!(lab.world.lost, [DropReason::UnaskedDatagram]);
-        lab.later(Duration::from_secs(299));
-        lab.input(&udp(six, 500, 1000, b"again")).unwrap();
-        lab.later(Duration::from_secs(200));
-        assert_eq!(lab.world.mouths.len(), 1, "the silent one is over");
-        lab.later(Duration::from_secs(101));
-        assert!(lab.world.mouths.is_empty());
-        assert_eq!(lab.egress.deadline(), None);
-    }
-}
-
-#[test]
-fn trains_pass_whole_and_long_ones_in_fragments() {
-    for six in [false, true] {
-        let mut lab = Lab::new();
-        let (_, far) = ends(six);
-        lab.input_as(&udp(six, 500, 1000, &[7; 5000]), Some(1000))
-            .unwrap();
-        assert_eq!(lab.world.sent[0].3, Some(1000));
-        let mut hear = |len: usize, segment| {
-            let heard = Heard::Datagram {
-                from: SocketAddr::new(far, 1000),
-                len,
-                segment,
-                class: 0,
-                at: None,
-            };
-            lab.heard(0, heard, &vec![9; len]);
-            std::mem::take(&mut lab.world.to_pod)
-        };
-        let train = hear(5000, Some(1000));
-        assert_eq!((train.len(), train[0].1), (1, Some(1000)));
-        let long = hear(60_000, None);
-        assert!(
-            long.len() > 40
-                && long
-                    .iter()
-                    .all(|(p, s)| p.len() <= usize::from(MTU) && s.is_none())
-        );
-        let longs = hear(9000, Some(3000));
-        assert_eq!(longs.len(), 9, "three datagrams of three fragments");
-        // And a pod's fragments are put together.
-        let mut whole = vec![0; ETH_LEN + if six { 40 } else { 20 } + 8];
-        whole.extend([5; 4000]);
-        let at = whole.len() - 4008;
-        let (src, dst) = ends(six);
-        write_udp(
-            &mut whole[at..],
-            SocketAddr::new(src, 500),
-            SocketAddr::new(dst, 1000),
-            4000,
-        );
-        let ip = Ip {
-            proto: proto::UDP,
-            hops: 64,
-            len: 4008,
-            ..Ip::default()
-        };
-        let mut parts = Vec::new();
-        fragment::fragments(&mut whole, (src, dst), &ip, 9, 1400, |f| {
-            parts.push(f[ETH_LEN..].to_vec())
-        });
-        for part in parts.iter().rev() {
-            lab.input(part).unwrap();
-        }
-        let (_, _, payload, _, may_fragment) = lab.world.sent.last().unwrap();
-        assert_eq!((payload.len(), *may_fragment), (4000, true));
-    }
-}
-
-#[test]
-fn errors_of_the_network_are_the_pods() {
-    for six in [false, true] {
-        let mut lab = Lab::new();
-        let (_, far) = ends(six);
-        lab.input(&udp(six, 500, 1000, b"question")).unwrap();
-        let router: IpAddr = if six {
-            "2001:db8::1".parse().unwrap()
-        } else {
-            "192.0.2.1".parse().unwrap()
-        };
-        for (what, trouble, by) in [
-            (HostError::Refused, Trouble::PortUnreachable, far),
-            (HostError::TtlExceeded, Trouble::TtlExceeded, router),
-            (HostError::TooBig(1300), Trouble::TooBig { mtu: 1300 }, router),
-            (HostError::HostUnreachable, Trouble::HostUnreachable, router),
-        ] {
-            let heard = Heard::Error {
-                to: SocketAddr::new(far, 1000),
-                by: Some(router),
-                what,
-                len: 8,
-            };
-            lab.heard(0, heard, b"question");
-            let (told, packet, who) = lab.world.complaints.pop().unwrap();
-            assert_eq!((told, who), (trouble, Some(by)));
-            let head = if six { 40 } else { 20 };
-            assert_eq!(
-                packet[head..],
-                udp(six, 500, 1000, b"question")[head..],
-                "its own packet"
-            );
-            assert!(packet[..head].windows(4).any(|w| w == [10, 244, 1, 2]) || six);
-        }
-        lab.world.send_error = Some(HostError::TooBig(1200));
-        assert_eq!(lab.input(&udp(six, 500, 1000, b"q")), Err(DropReason::TooBig));
-        assert_eq!(
-            lab.world.complaints.pop().unwrap().0,
-            Trouble::TooBig { mtu: 1200 }
-        );
-    }
-}
-
-#[test]
-fn echo_has_its_own_identifier_again() {
-    for six in [false, true] {
-        let mut lab = Lab::new();
-        let (src, dst) = ends(six);
-        let head = if six { 40 } else { 20 };
-        let mut p = vec![0; head + 8];
-        p.extend(b"ping");
-        let ip = Ip {
-            proto: if six { proto::ICMPV6 } else { proto::ICMP },
-            hops: 64,
-            len: 12,
-            ..Ip::default()
-        };
-        write_ip(&mut p, src, dst, &ip);
-        p[head] = if six { 128 } else { 8 };
-        put_be16(&mut p, head + 4, 0x1234);
-        lab.input(&p).unwrap();
-        let mut reply = lab.world.sent[0].2.clone();
-        assert_eq!(lab.world.sent[0].1, SocketAddr::new(dst, 0));
-        // The kernel gave it another identifier.
-        reply[0] = if six { 129 } else { 0 };
-        put_be16(&mut reply, 4, 0x4321);
-        let heard = Heard::Datagram {
-            from: SocketAddr::new(dst, 0),
-            len: reply.len(),
-            segment: None,
-            class: 0,
-            at: None,
-        };
-        lab.heard(0, heard, &reply);
-        let (packet, _) = lab.world.to_pod.remove(0);
-        assert_eq!(packet[head + 4..head + 6], [0x12, 0x34]);
-        let sum = match six {
-            true => packet::transport_sum(dst, src, proto::ICMPV6, &packet[head..]),
-            false => crate::wire::checksum::Sum::default()
-                .with(&packet[head..])
-                .finish(),
-        };
-        assert_eq!(sum, 0, "its checksum is right");
-        lab.world.refuse = Some(HostError::Prohibited);
-        put_be16(&mut p, head + 4, 1);
-        assert_eq!(lab.input(&p), Err(DropReason::PingForbidden));
-        p[head] = 3;
-        assert_eq!(lab.input(&p), Err(DropReason::EgressProtocol));
-    }
-}
-
-#[test]
-fn a_pod_that_leaks_mouths_closes_its_own_oldest() {
-    let mut lab = Lab::new();
-    for n in 0..datagrams::MAX_PER_PORT as u16 + 10 {
-        lab.now += Duration::from_millis(1);
-        lab.input(&udp(false, 1 + n, 1000, b"x")).unwrap();
-    }
-    assert_eq!(lab.egress.counts().1, datagrams::MAX_PER_PORT);
-    lab.egress.remove_port(PORT, &mut lab.world);
-    assert!(lab.world.mouths.is_empty());
 }
 
 proptest::proptest! {

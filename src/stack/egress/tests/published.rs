@@ -79,7 +79,7 @@ fn a_published_udp_port_hears_everybody_and_answers_by_it() {
     lab.input(&udp(false, 53, 9, b"a")).unwrap();
     // What it sends by itself, too.
     lab.input(&udp(false, 53, 10, b"a")).unwrap();
-    assert_eq!((lab.world.sent[0].0, lab.world.sent[1].0), (id, id));
+    assert_eq!((lab.world.sent[0].mouth, lab.world.sent[1].mouth), (id, id));
     lab.later(Duration::from_secs(10_000));
     assert_eq!(lab.egress.counts().1, 1, "it has no end of its own");
     lab.egress.unpublish(id, &mut lab.world);
@@ -116,11 +116,11 @@ fn clients_that_a_pod_cannot_know_are_seen_as_the_gateway() {
         assert!(lab.egress.wants(proto::UDP, &key(seen[1])));
         assert!(!lab.egress.wants(proto::UDP, &key(seen[1] + 1)));
         lab.input(&udp_to(six, 53, key(seen[1]).far, b"a")).unwrap();
-        let (by, to, ..) = lab.world.sent.pop().unwrap();
+        let Sent { mouth: by, to, .. } = lab.world.sent.pop().unwrap();
         assert_eq!((by, to), (id, format!("{loopback}:7001").parse().unwrap()));
         // By itself it leaves by a socket that leads further.
         lab.input(&udp(six, 53, 9, b"x")).unwrap();
-        assert_ne!(lab.world.sent.pop().unwrap().0, id);
+        assert_ne!(lab.world.sent.pop().unwrap().mouth, id);
         assert_eq!(lab.egress.clients(id), (2, 2));
     }
 }
@@ -139,13 +139,13 @@ fn answers_go_by_the_socket_the_client_came_to_whatever_the_policy() {
         lab.later(Duration::from_secs(1));
         lab.heard(id, from(&format!("{far}:{port}")), b"q");
         lab.input(&udp(false, 53, port, b"a")).unwrap();
-        assert_eq!(lab.world.sent.pop().unwrap().0, id);
+        assert_eq!(lab.world.sent.pop().unwrap().mouth, id);
     }
     assert_eq!(lab.input(&udp(false, 53, 11, b"a")), Err(DropReason::NoRoute));
     lab.egress.unpublish(one, &mut lab.world);
     lab.egress.set_policy(Arc::new(policy()));
     lab.input(&udp(false, 53, 11, b"a")).unwrap();
-    assert_eq!(lab.world.sent.pop().unwrap().0, other, "the next one leads");
+    assert_eq!(lab.world.sent.pop().unwrap().mouth, other, "the next one leads");
     lab.egress.remove_port(PORT, &mut lab.world);
     assert_eq!(lab.egress.counts(), (0, 0));
 }

@@ -1,0 +1,223 @@
+//! Stories of TCP.
+
+use super::*;
+use crate::stack::egress::tcp::{MAX_OPENING, MAX_PER_PORT};
+
+#[test]
+fn bytes_go_both_ways_and_the_ends_are_told() {
+    for six in [false, true] {
+        let mut lab = Lab::new();
+        let (mut pod, id) = Pod::connected(&mut lab, six, 4000);
+        assert_eq!(lab.stream(id).to, Some(SocketAddr::new(ends(six).1, 80)));
+        assert_eq!(lab.stream(id).hops, None);
+        // A super-frame to the host.
+        let up: Vec<u8> = (0..60_000).map(|i| i as u8).collect();
+        pod.send(&mut lab, ACK, &up).unwrap();
+        assert_eq!(lab.stream(id).got, up);
+        assert_eq!(pod.take(&mut lab).0, [ACK]);
+        // Super-frames to the pod, in segments it has room for.
+        let down: Vec<u8> = (0..50_000).map(|i| (i / 7) as u8).collect();
+        lab.stream(id).incoming.push_back(down.clone());
+        lab.ready(id);
+        let size = MTU - if six { 60 } else { 40 };
+        assert!(
+            lab.world
+                .to_pod
+                .iter()
+                .all(|(p, s)| *s == Some(size.min(1410)) || p.len() <= usize::from(MTU))
+        );
+        assert!(lab.world.to_pod.len() <= 2);
+        let (_, got) = pod.take(&mut lab);
+        assert_eq!(got, down);
+        pod.send(&mut lab, ACK, b"").unwrap();
+        // The pod has said all, the world has not.
+        pod.send(&mut lab, FIN | ACK, b"").unwrap();
+        assert!(lab.stream(id).shut && lab.stream(id).closed.is_none());
+        pod.take(&mut lab);
+        lab.stream(id).incoming.push_back(b"and more".to_vec());
+        lab.stream(id).end = Some(Moved::End);
+        lab.ready(id);
+        let (flags, got) = pod.take(&mut lab);
+        assert_eq!(got, b"and more");
+        assert_eq!(flags.last().unwrap() & FIN, FIN);
+        pod.send(&mut lab, ACK, b"").unwrap();
+        assert_eq!(lab.stream(id).closed, Some(false));
+        assert_eq!(lab.egress.counts(), (0, 0));
+        assert_eq!(lab.egress.deadline(), None);
+    }
+}
+
+#[test]
+fn the_world_may_end_first() {
+    let mut lab = Lab::new();
+    let (mut pod, id) = Pod::connected(&mut lab, false, 4000);
+    lab.stream(id).end = Some(Moved::End);
+    lab.ready(id);
+    assert_eq!(pod.take(&mut lab).0, [FIN | ACK]);
+    pod.send(&mut lab, ACK, b"still here").unwrap();
+    assert_eq!(lab.stream(id).got, b"still here");
+    assert!(!lab.stream(id).shut);
+    pod.send(&mut lab, FIN | ACK, b"").unwrap();
+    assert_eq!(lab.stream(id).closed, Some(false));
+    assert_eq!(lab.egress.counts().0, 0);
+}
+
+#[test]
+fn what_the_host_says_of_a_connection_is_told_as_it_is() {
+    for six in [false, true] {
+        for at_once in [false, true] {
+            for (why, want) in [
+                (HostError::Refused, None),
+                (HostError::NetUnreachable, Some(Trouble::NetUnreachable)),
+                (HostError::HostUnreachable, Some(Trouble::HostUnreachable)),
+                (HostError::TimedOut, Some(Trouble::HostUnreachable)),
+                (HostError::Prohibited, Some(Trouble::Prohibited)),
+                (HostError::TtlExceeded, Some(Trouble::TtlExceeded)),
+            ] {
+                let mut lab = Lab::new();
+                let mut pod = Pod::new(six, 4000);
+                if at_once {
+                    lab.world.refuse = Some(why);
+                    pod.send(&mut lab, SYN, b"").unwrap();
+                } else {
+                    pod.send(&mut lab, SYN, b"").unwrap();
+                    // It asks again while it waits.
+                    lab.input(&Pod::new(six, 4000).bytes(SYN, b"")).unwrap();
+                    assert!(lab.world.to_pod.is_empty());
+                    lab.connect(0, Err((why, Some(Ipv4Addr::new(192, 0, 2, 1).into()))));
+                    assert_eq!(lab.stream(0).closed, Some(false));
+                }
+                match want {
+                    None => {
+                        assert_eq!(lab.world.to_pod.len(), 1);
+                        let (flags, _, ack, _) = segment(&lab.world.to_pod[0].0);
+                        assert_eq!((flags, ack), (RST | ACK, 1001), "what a SYN-SENT socket believes");
+                    }
+                    Some(trouble) => {
+                        let (told, packet, by) = &lab.world.complaints[0];
+                        assert_eq!((*told, by.is_some()), (trouble, !at_once));
+                        assert!(pod.bytes(SYN, b"").starts_with(&packet[..2]));
+                    }
+                }
+                assert_eq!(lab.egress.counts().0, 0);
+            }
+        }
+    }
+    let mut lab = Lab::new();
+    lab.world.refuse = Some(HostError::NoSockets);
+    assert_eq!(
+        Pod::new(false, 1).send(&mut lab, SYN, b""),
+        Err(DropReason::HostSockets)
+    );
+}
+
+#[test]
+fn closed_addresses_are_told() {
+    let mut lab = Lab::new();
+    lab.egress.set_policy(Arc::new(Policy {
+        denied: vec!["198.51.100.0/24".parse().unwrap()],
+        ..policy()
+    }));
+    assert_eq!(
+        Pod::new(false, 1).send(&mut lab, SYN, b""),
+        Err(DropReason::EgressDenied)
+    );
+    assert_eq!(lab.world.complaints[0].0, Trouble::Prohibited);
+    assert!(lab.world.streams.is_empty());
+}
+
+#[test]
+fn breaks_on_either_side_are_breaks_on_the_other() {
+    let mut lab = Lab::new();
+    let (mut pod, id) = Pod::connected(&mut lab, false, 4000);
+    pod.send(&mut lab, RST, b"").unwrap();
+    assert_eq!(lab.stream(id).closed, Some(true));
+    let (mut pod, id) = Pod::connected(&mut lab, false, 4001);
+    lab.stream(id).end = Some(Moved::Failed(HostError::Reset));
+    lab.ready(id);
+    assert_eq!(pod.take(&mut lab).0, [RST | ACK]);
+    assert_eq!(lab.stream(id).closed, Some(true));
+    // And while the pod waits for the host.
+    let mut pod = Pod::new(false, 4002);
+    pod.send(&mut lab, SYN, b"").unwrap();
+    pod.send(&mut lab, RST, b"").unwrap();
+    assert_eq!(lab.egress.counts().0, 0);
+    // Of a flow that nobody knows.
+    let mut pod = Pod::new(true, 9);
+    pod.send(&mut lab, ACK, b"old").unwrap();
+    assert_eq!(pod.take(&mut lab).0[0] & RST, RST);
+    pod.send(&mut lab, RST, b"").unwrap();
+    assert!(lab.world.to_pod.is_empty(), "no reset answers a reset");
+}
+
+#[test]
+fn a_slow_host_gets_every_byte_and_closes_the_window() {
+    let mut lab = Lab::new();
+    let (mut pod, id) = Pod::connected(&mut lab, false, 4000);
+    lab.stream(id).room = 10;
+    let mut all: Vec<u8> = Vec::new();
+    let mut closed = false;
+    for n in 0..100u8 {
+        let piece = vec![n; 60_000];
+        pod.send(&mut lab, ACK, &piece).unwrap();
+        all.extend(&piece);
+        let (_, _, ack, _) = segment(&lab.world.to_pod.last().unwrap().0);
+        let window = &lab.world.to_pod.last().unwrap().0[34..36];
+        if ack != pod.seq || window == [0, 0] {
+            closed = true;
+            all.truncate((ack - 1001) as usize);
+            break;
+        }
+        lab.world.to_pod.clear();
+    }
+    assert!(closed, "the ring is bounded");
+    for _ in 0..all.len() / 50_000 + 2 {
+        lab.stream(id).room = 50_000;
+        lab.ready(id);
+    }
+    assert!(lab.stream(id).got == all);
+}
+
+#[test]
+fn silent_flows_end_in_their_time() {
+    let mut lab = Lab::new();
+    let (_, id) = Pod::connected(&mut lab, false, 4000);
+    lab.later(Duration::from_secs(7430));
+    assert_eq!(lab.egress.counts().0, 1, "RFC 5382 REQ-5");
+    lab.later(Duration::from_secs(20));
+    assert_eq!(lab.egress.counts().0, 0);
+    assert_eq!(lab.stream(id).closed, Some(true));
+    // One the host does not decide upon.
+    Pod::new(false, 4001).send(&mut lab, SYN, b"").unwrap();
+    lab.world.complaints.clear();
+    lab.later(Duration::from_secs(241));
+    assert_eq!(lab.world.complaints[0].0, Trouble::HostUnreachable);
+    assert_eq!(lab.egress.counts().0, 0);
+    assert_eq!(lab.egress.deadline(), None);
+}
+
+#[test]
+fn a_pod_has_its_limit_and_a_flood_gives_way() {
+    let mut lab = Lab::new();
+    for n in 0..2 * MAX_OPENING as u16 {
+        Pod::new(false, 1 + n).send(&mut lab, SYN, b"").unwrap();
+    }
+    assert_eq!(
+        lab.egress.counts_of(PORT),
+        (MAX_OPENING, 0),
+        "the oldest give way"
+    );
+    let mut lab = Lab::new();
+    for n in 0..MAX_PER_PORT as u16 {
+        Pod::new(false, 1 + n).send(&mut lab, SYN, b"").unwrap();
+        let id = lab.egress.counts().0 as u32 - 1;
+        lab.connect(id, Ok(()));
+    }
+    assert_eq!(
+        Pod::new(true, 1).send(&mut lab, SYN, b""),
+        Err(DropReason::FlowLimit)
+    );
+    lab.egress.remove_port(PORT, &mut lab.world);
+    assert_eq!(lab.egress.counts(), (0, 0));
+    assert!(lab.world.streams.values().all(|s| s.closed == Some(true)));
+}
