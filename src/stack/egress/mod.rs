@@ -65,6 +65,8 @@ pub struct Egress {
     datagrams: Datagrams,
     reassembly: Reassembly,
     names: Names,
+    /// Clients came in, or may.
+    entered: bool,
     /// Some have more to do at once.
     busy: bool,
 }
@@ -78,6 +80,7 @@ impl Egress {
             datagrams: Datagrams::new(seed),
             reassembly: Reassembly::default(),
             names: Names::default(),
+            entered: false,
             busy: false,
         }
     }
@@ -203,7 +206,7 @@ impl Egress {
         let taken = |far| flows.knows(&FlowKey { pod, far });
         let far = self.names.far(client, gateway, policy, taken);
         let far = far.ok_or(DropReason::FlowLimit)?;
-        self.busy = true;
+        (self.busy, self.entered) = (true, true);
         self.flows.accept(port, FlowKey { pod, far }, now)
     }
 
@@ -218,12 +221,18 @@ impl Egress {
         now: Instant,
         out: &mut impl Host,
     ) -> Result<MouthId, DropReason> {
+        self.entered = true;
         self.datagrams.publish(port, entrance, now, out)
     }
 
     /// Close the socket of a published UDP port.
     pub fn unpublish(&mut self, mouth: MouthId, out: &mut impl Host) {
         self.datagrams.remove(mouth, out);
+    }
+
+    /// Whether there may be clients to be answered, also where pods reach nothing by themselves.
+    pub fn has_entrances(&self) -> bool {
+        self.entered
     }
 
     /// Clients that a published UDP port has, and how many it had in all.
