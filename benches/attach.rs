@@ -124,6 +124,7 @@ fn request(n: usize) -> AttachRequest {
         ifname: "eth0".into(),
         netns: None,
         holder: None,
+        publish: Vec::new(),
     }
 }
 

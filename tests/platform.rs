@@ -70,6 +70,7 @@ fn send(mouth: &UdpSocket, to: SocketAddr, bytes: usize, segment: u16) -> io::Re
     let pieces = [Span::new(0, bytes)];
     let message = Outgoing {
         to,
+        from: None,
         class: 0,
         segment: Some(segment),
         pieces: &pieces,

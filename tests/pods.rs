@@ -324,6 +324,7 @@ fn crowd(node: &Node, pods: usize) -> Vec<(AttachRequest, Sandbox)> {
             ifname: "eth0".into(),
             netns: None,
             holder: None,
+            publish: Vec::new(),
         };
         let mut spec = Spec::new("crowd");
         spec.program = PODWIRE.into();

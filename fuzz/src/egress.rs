@@ -5,7 +5,7 @@ use super::input::Input;
 use super::lab::pod;
 use podwire::model::{Duration, Heard, HostError, Instant, MouthKind, Moved, Outward, PodMtu, PortId};
 use podwire::stack::Trouble;
-use podwire::stack::egress::{Egress, Failure, FlowId, FlowKey, Host, MouthId, Outside, Packet, Policy};
+use podwire::stack::egress::{Egress, Entrance, Failure, FlowId, Host, MouthId, Outside, Packet, Policy};
 use podwire::wire::{ETH_LEN, Headers};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,6 +15,15 @@ const MTU: u16 = 1450;
 const FAR: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9)),
     IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9)),
+];
+
+const HERE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+];
+const GATEWAY: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 244, 1, 1)),
+    IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 1)),
 ];
 
 #[derive(Default)]
@@ -29,7 +38,13 @@ struct World {
 }
 
 impl Host for World {
-    fn connect(&mut self, flow: FlowId, _to: SocketAddr, _hops: Option<u8>) -> Result<(), HostError> {
+    fn connect(
+        &mut self,
+        flow: FlowId,
+        _to: SocketAddr,
+        _from: Option<IpAddr>,
+        _hops: Option<u8>,
+    ) -> Result<(), HostError> {
         match self.refuse {
             Some(why) => Err(why),
             None => {
@@ -249,10 +264,16 @@ fn step(input: &mut Input<'_>, egress: &mut Egress, world: &mut World, now: &mut
                     len,
                 },
                 n => Heard::Datagram {
-                    from: far,
+                    // A client on this host is one that pods know as the gateway.
+                    from: if n > 200 {
+                        SocketAddr::new(HERE[usize::from(six)], far.port())
+                    } else {
+                        far
+                    },
                     len,
                     segment: (n & 1 == 0).then_some(input.u16()),
                     class: n,
+                    at: None,
                 },
             };
             world.heard = Some((heard, input.u8()));
@@ -273,12 +294,24 @@ fn step(input: &mut Input<'_>, egress: &mut Egress, world: &mut World, now: &mut
                 spec.ip4.map(IpAddr::V4)
             };
             let Some(ip) = ip else { return };
-            let key = FlowKey {
-                pod: SocketAddr::new(ip, 1 + input.u16() % 3),
-                far: SocketAddr::new(FAR[six], 1 + input.u16() % 3),
-            };
-            if let Ok(id) = egress.accept(PortId((n % 3).into()), key, *now) {
-                world.streams.insert(id, Some(Ok(())));
+            let port = PortId((n % 3).into());
+            let pod = SocketAddr::new(ip, 1 + input.u16() % 3);
+            let place = if n & 0x80 == 0 { FAR[six] } else { HERE[six] };
+            let at = SocketAddr::new(place, 1 + input.u16() % 3);
+            let gateway = GATEWAY[six];
+            match n & 0x60 {
+                0x20 => {
+                    let entrance = Entrance { pod, at, gateway };
+                    if let Ok(id) = egress.publish(port, entrance, *now, world) {
+                        world.mouths.insert(id, (MouthKind::Udp, six == 1));
+                    }
+                }
+                0x40 => egress.unpublish((n % 8).into(), world),
+                _ => {
+                    if let Ok(id) = egress.accept(port, (pod, at), gateway, *now) {
+                        world.streams.insert(id, Some(Ok(())));
+                    }
+                }
             }
         }
     }

@@ -190,6 +190,22 @@ impl Client {
                 Err(e) => return Err(self.broken(e)),
             }
         }
+        self.answer()
+    }
+
+    /// Wait, for as long as it takes, for what the node says of itself after its last answer.
+    ///
+    /// # Errors
+    /// As [`Client::call`]; the end of the node is [`ApiError::Broken`].
+    pub fn listen(&mut self) -> Result<Reply, ApiError> {
+        self.wire
+            .stream
+            .set_read_timeout(None)
+            .map_err(|e| self.broken(e))?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result<Reply, ApiError> {
         let answer = loop {
             if let Some((line, _)) = self.wire.line() {
                 break line;

@@ -14,7 +14,7 @@ pub use client::{ApiError, Client};
 pub use conn::{Connection, MAX_REQUEST, Received};
 pub use line::{Broken, MAX_FDS};
 
-use crate::model::{Mac, OffloadMode, PodMtu, PodName, PortId, StoreStatus, TapCaps};
+use crate::model::{Mac, OffloadMode, PodMtu, PodName, PortId, PortMapping, Protocol, StoreStatus, TapCaps};
 pub use crate::model::{NodeCounters, PortCounters};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -73,6 +73,28 @@ pub enum Request {
         /// The pod.
         pod: PodName,
     },
+    /// Publish ports of a pod, all or none. Answered by [`Reply::Published`] with the new ones.
+    Publish {
+        /// The pod.
+        pod: PodName,
+        /// The ports.
+        ports: Vec<PortMapping>,
+        /// Only for as long as this connection; an [`Reply::Error`] comes when the pod goes before.
+        #[serde(default)]
+        tied: bool,
+    },
+    /// Publish ports of a pod no longer, all or none. Answered by [`Reply::Published`] with those that were.
+    Unpublish {
+        /// The pod.
+        pod: PodName,
+        /// The ports; without an address, those at any.
+        ports: Vec<PortMapping>,
+    },
+    /// The published ports, of one pod or of all. Answered by [`Reply::Published`].
+    Published {
+        /// The pod.
+        pod: Option<PodName>,
+    },
 }
 
 /// What a pod asks for at attach.
@@ -95,6 +117,9 @@ pub struct AttachRequest {
     pub netns: Option<PathBuf>,
     /// The process that holds the namespace, for `podwire exec`; none when a path holds it.
     pub holder: Option<u32>,
+    /// Ports of the host that shall lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<PortMapping>,
 }
 
 /// What the attaching helper must configure in the pod's namespace.
@@ -145,6 +170,9 @@ pub struct PodInfo {
     pub caps: TapCaps,
     /// Seconds since it was attached.
     pub age_s: u64,
+    /// Ports of the host that lead to it.
+    #[serde(default)]
+    pub publish: Vec<PortMapping>,
     /// Counters of its port.
     pub counters: PortCounters,
 }
@@ -363,6 +391,29 @@ pub struct DnsRecord {
     pub source: String,
 }
 
+/// A published port, as `podwire port ls` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PublishedPort {
+    /// The pod.
+    pub pod: PodName,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Address and port on the host.
+    pub host: SocketAddr,
+    /// The pod's address and port.
+    pub to: SocketAddr,
+    /// Only for as long as a client of the node is there (`podwire forward`).
+    pub tied: bool,
+    /// Seconds since it was published.
+    pub age_s: u64,
+    /// Connections open; for UDP the clients of the last minutes.
+    pub connections: u64,
+    /// Those there were in all.
+    pub accepted: u64,
+    /// Clients turned away, as there was no room.
+    pub refused: u64,
+}
+
 /// What a node answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
@@ -414,6 +465,11 @@ pub enum Reply {
         /// The text; none when the node does not answer names.
         text: Option<String>,
     },
+    /// To [`Request::Publish`], [`Request::Unpublish`] and [`Request::Published`].
+    Published {
+        /// The ports.
+        ports: Vec<PublishedPort>,
+    },
     /// The request was refused.
     Error {
         /// One sentence: what is wrong and what would be right.
@@ -429,12 +485,14 @@ pub enum Reply {
 pub enum ErrorKind {
     /// The request itself is wrong.
     Usage,
-    /// Name, address or MAC is held by another pod.
+    /// Name, address, MAC or port is held by another pod, or program.
     Taken,
     /// No such pod.
     NotFound,
     /// Out of addresses or ports.
     Exhausted,
+    /// The kernel does not let the node's user do that.
+    Permission,
     /// The node waits for something itself: try again later.
     Waiting,
     /// Anything else that went wrong inside the node.

@@ -4,7 +4,7 @@ use super::detach::say_or_undo;
 use super::{Exit, Failure};
 use crate::api::place::Socket;
 use crate::api::{AttachRequest, Client};
-use crate::model::{Mac, PodMtu, PodName};
+use crate::model::{Mac, PodMtu, PodName, PortMapping};
 use crate::pod::attach::{AttachError, Attached, Blame, attach};
 use crate::sys::ns::{NetNs, Target};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -18,7 +18,8 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   podwire attach --netns blue --name web            (made by `ip netns add blue`)
-  podwire attach --pid 4711 --name shop/db --ip 10.244.1.9")]
+  podwire attach --pid 4711 --name shop/db --ip 10.244.1.9
+  podwire attach --netns blue --name web -p 0.0.0.0:8080:80 -p 127.0.0.1:5353:53/udp")]
 pub struct Args {
     /// The namespace: a name of `ip netns`, or a path such as /run/netns/blue
     #[arg(
@@ -58,6 +59,11 @@ pub struct Wishes {
     /// towards others the pod is told what the path takes (path MTU discovery)
     #[arg(long)]
     pub mtu: Option<u16>,
+    /// Publish a port, or a range of them: [HOSTIP:]HOSTPORT[-LAST]:PODPORT[-LAST][/tcp|/udp], or one port that is the
+    /// same on both. On this host only (127.0.0.1 and ::1) unless HOSTIP says more: 0.0.0.0 is every IPv4 address of the
+    /// host, [::] every IPv6 address. May be given often
+    #[arg(short, long, value_name = "PORTS")]
+    pub publish: Vec<PortMapping>,
     /// Name of the interface in the pod
     #[arg(long, default_value = "eth0")]
     pub ifname: String,
@@ -75,6 +81,7 @@ impl Wishes {
             ifname: self.ifname.clone(),
             netns: None,
             holder: None,
+            publish: self.publish.clone(),
         }
     }
 }
@@ -114,8 +121,15 @@ pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
 pub fn sentence(attached: &Attached) -> String {
     let pod = &attached.pod;
     let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
+    let published = match &pod.publish[..] {
+        [] => String::new(),
+        some => format!(
+            ", publishes {}",
+            some.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        ),
+    };
     format!(
-        "{} is attached: {} on {} (mtu {}, {:.1} ms)",
+        "{} is attached: {} on {} (mtu {}, {:.1} ms){published}",
         pod.pod,
         addresses.join(" and "),
         pod.ifname,

@@ -7,12 +7,14 @@ pub mod detach;
 pub mod dns;
 pub mod doctor;
 pub mod exec;
+pub mod forward;
 pub mod ipam;
 mod lab;
 pub mod leases;
 pub mod node;
 pub mod peers;
 pub mod pods;
+pub mod port;
 pub mod run;
 pub mod status;
 pub mod table;
@@ -73,6 +75,7 @@ impl From<ErrorKind> for Exit {
             ErrorKind::Taken => Exit::Taken,
             ErrorKind::NotFound => Exit::NotFound,
             ErrorKind::Exhausted => Exit::Exhausted,
+            ErrorKind::Permission => Exit::Permission,
             ErrorKind::Waiting => Exit::Unavailable,
             ErrorKind::Internal => Exit::Failed,
         }
@@ -159,6 +162,8 @@ enum Command {
     Ipam(ipam::Args),
     Run(run::Args),
     Exec(exec::Args),
+    Port(port::Args),
+    Forward(forward::Args),
     /// Show a node: peers, pods, drops, offloads, and what needs attention.
     Status(status::Args),
     Peers(peers::Args),
@@ -226,6 +231,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Ipam(args) => ipam::run(args, &for_client(socket)?).map(done),
         Command::Run(args) => run::run(args, &for_client(socket)?).map(done),
         Command::Exec(args) => exec::run(args, &for_client(socket)?).map(done),
+        Command::Port(args) => port::run(args, &for_client(socket)?).map(done),
+        Command::Forward(args) => forward::run(args, &for_client(socket)?).map(done),
         Command::Status(args) => status::run(&args, &for_client(socket)?).map(done),
         Command::Peers(args) => peers::run(&args, &for_client(socket)?).map(done),
         Command::Leases(args) => leases::run(&args, &for_client(socket)?).map(done),

@@ -56,21 +56,31 @@ pub fn find(client: &mut Client, name: &PodName) -> Result<Option<PodInfo>, Fail
 
 /// The table; also used by `podwire status`.
 pub fn listing(pods: &[PodInfo]) -> String {
-    let rows: Vec<Vec<String>> = pods.iter().map(row).collect();
-    table(
-        &[
-            "POD",
-            "ADDRESSES",
-            "MAC",
-            "MTU",
-            "IN",
-            "OUT",
-            "DROPS",
-            "AGE",
-            "HELD BY",
-        ],
-        &rows,
-    )
+    let mut head = vec![
+        "POD",
+        "ADDRESSES",
+        "MAC",
+        "MTU",
+        "IN",
+        "OUT",
+        "DROPS",
+        "AGE",
+        "HELD BY",
+    ];
+    let mut rows: Vec<Vec<String>> = pods.iter().map(row).collect();
+    // Only where there are any: the table is wide already.
+    if pods.iter().any(|p| !p.publish.is_empty()) {
+        head.push("PUBLISHED");
+        for (row, pod) in rows.iter_mut().zip(pods) {
+            let ports: Vec<String> = pod.publish.iter().map(ToString::to_string).collect();
+            row.push(if ports.is_empty() {
+                "-".into()
+            } else {
+                ports.join(",")
+            });
+        }
+    }
+    table(&head, &rows)
 }
 
 fn row(pod: &PodInfo) -> Vec<String> {

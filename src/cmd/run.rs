@@ -31,7 +31,7 @@ const END: Duration = Duration::from_secs(2);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  podwire run --name web -- python3 -m http.server 80
+  podwire run --name web -p 8080:80 -- python3 -m http.server 80     (then: curl http://127.0.0.1:8080)
   podwire run --name play                           (your shell)
   podwire run --name box --detach                   (then: podwire exec box -- ...)")]
 pub struct Args {

@@ -1,12 +1,14 @@
 //! The pods of a node and the requests about them, without a socket: what the control thread knows.
 
-use super::command::{Command, Report};
+use super::command::{Command, Report, Socket};
 use super::config::Config;
 use super::ipam::{Ipam, IpamError, Lease, Want};
 use super::keeper::Record;
 use super::watch;
 use crate::api::{AttachPlan, AttachRequest, ErrorKind, PodInfo, PortCounters, Reply};
-use crate::model::{Instant, LocalNode, OffloadMode, PodMtu, PodName, PortId, PortSpec, TapCaps};
+use crate::model::{
+    HostPort, Instant, LocalNode, OffloadMode, PodMtu, PodName, PortId, PortMapping, PortSpec, TapCaps,
+};
 use crossbeam_channel::bounded;
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, HashMap};
@@ -232,6 +234,7 @@ impl<'w> Admin<'w> {
             mtu: plan.mtu,
             caps: made.caps,
             since_us: made.since_us,
+            publish: request.publish,
         };
         let added = rustix::io::ioctl_fionbio(&made.tap, true)
             .map_err(|e| format!("the TAP cannot be made non-blocking: {e}"))
@@ -295,6 +298,38 @@ impl<'w> Admin<'w> {
         self.pods.get(pod).map(|p| &p.record)
     }
 
+    /// Change which ports a pod has published.
+    pub fn set_published(&mut self, pod: &PodName, publish: Vec<PortMapping>) {
+        if let Some(pod) = self.pods.get_mut(pod) {
+            pod.record.publish = publish;
+        }
+    }
+
+    /// Have sockets put to work for a pod's published ports, all or none.
+    ///
+    /// # Errors
+    /// The worker's sentence; it has none of them then.
+    pub fn open(&self, pod: &PodName, sockets: Vec<Socket>) -> Result<(), String> {
+        let (reply, answer) = bounded(1);
+        let ports = sockets.iter().map(|s| s.port).collect();
+        let pod = pod.clone();
+        self.worker.send(Command::Publish { pod, sockets, reply })?;
+        answer.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            // It may still come to it; this is behind it in the same queue.
+            self.shut(ports);
+            Err("the data path did not answer within 1 s (see the node's log, then try again)".into())
+        })
+    }
+
+    /// Have published sockets closed; they are when this returns, unless the data path is silent.
+    pub fn shut(&self, ports: Vec<HostPort>) {
+        let (reply, done) = bounded(1);
+        let sent = self.worker.send(Command::Unpublish { ports, reply });
+        if sent.is_err() || done.recv_timeout(PATIENCE).is_err() {
+            log::warn!("the data path did not confirm within 1 s that ports are closed");
+        }
+    }
+
     /// What is recorded of each pod, by name.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.pods.values().map(|p| &p.record)
@@ -305,10 +340,11 @@ impl<'w> Admin<'w> {
         &mut self.ipam
     }
 
-    /// A second descriptor of each TAP.
-    pub fn taps(&self) -> Vec<(PodName, io::Result<OwnedFd>)> {
+    /// A second descriptor of each TAP, or of one pod's.
+    pub fn taps(&self, of: Option<&PodName>) -> Vec<(PodName, io::Result<OwnedFd>)> {
         let (reply, taps) = bounded(1);
-        let sent = self.worker.send(Command::Taps { reply });
+        let of = of.cloned();
+        let sent = self.worker.send(Command::Taps { of, reply });
         let taps = sent.ok().and_then(|()| taps.recv_timeout(PATIENCE).ok());
         taps.unwrap_or_default()
     }
@@ -417,6 +453,7 @@ fn info(pod: &Pod, counters: PortCounters, now: Instant) -> PodInfo {
         holder: record.holder,
         caps: record.caps,
         age_s: (now - pod.since).secs(),
+        publish: record.publish.clone(),
         counters,
     }
 }
@@ -461,6 +498,7 @@ mod tests {
             mtu: PodMtu(1450),
             caps: TapCaps::default(),
             since_us: 0,
+            publish: Vec::new(),
         };
         for _ in 0..2 {
             let tap = std::fs::File::open("/dev/null").unwrap().into();

@@ -1,10 +1,12 @@
 //! What the control thread asks of the worker, over one bounded channel with a waker.
 
 use crate::api::{EgressInfo, NodeCounters, OffloadInfo, PeerInfo, PortCounters};
-use crate::model::{Change, Drops, PodName, PortId, PortSpec};
+use crate::model::{Change, Drops, HostPort, PodName, PortId, PortSpec};
 use crate::stack::egress::Policy;
 use crossbeam_channel::Sender;
+use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -28,8 +30,26 @@ pub enum Command {
         /// Gets the TAP, if there was one, to be closed.
         reply: Sender<Option<OwnedFd>>,
     },
+    /// Put sockets to work for a pod's published ports, all or none.
+    Publish {
+        /// The pod.
+        pod: PodName,
+        /// The sockets.
+        sockets: Vec<Socket>,
+        /// Gets the sentence why not.
+        reply: Sender<Result<(), String>>,
+    },
+    /// Close published sockets; those of a pod that is removed are closed anyway. Connections there are go on.
+    Unpublish {
+        /// Which.
+        ports: Vec<HostPort>,
+        /// Gets word when they are closed.
+        reply: Sender<()>,
+    },
     /// Give a second descriptor of each TAP.
     Taps {
+        /// Of this pod only.
+        of: Option<PodName>,
         /// Gets them, or why there is none.
         reply: Sender<Vec<(PodName, io::Result<OwnedFd>)>>,
     },
@@ -49,6 +69,28 @@ pub enum Command {
     Stop,
 }
 
+/// A socket of the host for one port of a pod.
+#[derive(Debug)]
+pub struct Socket {
+    /// Where it is bound.
+    pub port: HostPort,
+    /// The pod's address and port.
+    pub to: SocketAddr,
+    /// The socket, non-blocking; one of TCP listens.
+    pub fd: OwnedFd,
+}
+
+/// What went on at a published port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PublishedCounts {
+    /// Connections open, or clients of UDP that are remembered.
+    pub open: u64,
+    /// Those there were in all.
+    pub accepted: u64,
+    /// Clients turned away, as there was no room.
+    pub refused: u64,
+}
+
 /// The data path's share of `podwire status`.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -62,6 +104,8 @@ pub struct Report {
     pub peers: Vec<PeerInfo>,
     /// Offloads in force.
     pub offloads: OffloadInfo,
+    /// The published ports.
+    pub published: HashMap<HostPort, PublishedCounts>,
     /// Flows that leave the pod network.
     pub egress: EgressInfo,
 }

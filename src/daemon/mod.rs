@@ -14,6 +14,7 @@ pub mod links;
 pub mod listener;
 pub mod lobby;
 pub mod metrics;
+pub mod published;
 pub mod records;
 pub mod server;
 pub mod source;

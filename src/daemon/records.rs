@@ -414,6 +414,7 @@ mod tests {
             mtu: crate::model::PodMtu(1450),
             caps: Default::default(),
             since_us: 5,
+            publish: Vec::new(),
         };
         let records = Records::of("n1", [&b].into_iter(), &ipam, at(30), &clock("x", 1020));
         serde_json::to_vec(&records).unwrap()
@@ -549,6 +550,7 @@ mod tests {
                 mtu: crate::model::PodMtu(1450),
                 caps: Default::default(),
                 since_us: i64::MAX,
+                publish: Vec::new(),
             };
             let rest = Rest {
                 pod: pod(&name),

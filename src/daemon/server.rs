@@ -1,41 +1,43 @@
 //! The control thread: one loop over the admin socket and its conversations, the metrics endpoint and its
 //! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, the keeper, signals, and
 //! the worker's end. It sleeps until one of them has something to say. What has to do with the keeper and the records
-//! on disk is in [`kept`], with peers and store in [`news`].
+//! on disk is in [`kept`], with peers and store in [`news`], with pods that come and go in [`pods`], with their ports on the
+//! host in [`published`].
 
 pub mod kept;
 pub mod names;
 mod news;
+mod pods;
+mod published;
 
 use super::addresses::AddressWatch;
-use super::admin::{Admin, Detached, Made, Refusal, Reservation, Worker};
+use super::admin::{Admin, Refusal, Reservation, Worker};
 use super::closer::Closer;
 use super::config::Config;
 use super::dns::Dns;
-use super::ipam::Lease;
 use super::keeper::keeping::Keeping;
 use super::listener::Listener;
 use super::metrics::{self, Endpoints, Page};
-use super::records::{Recorder, boottime_us};
+use super::published::Published;
+use super::records::Recorder;
 use super::source::Source;
 use super::status::status;
-use super::watch::{self, NetnsWatch};
+use super::watch::NetnsWatch;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request, Status};
 use crate::control::file::PeersFile;
 use crate::dns::entry::Entry;
-use crate::model::{Change, Instant, PodName, TapCaps};
+use crate::model::{Change, Instant, PodName, PortMapping};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use kept::Kept;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use prometheus_client::metrics::histogram::Histogram;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
+use rustix::process::{Resource, getrlimit};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -93,6 +95,8 @@ struct Conversation {
     reserved: Option<Reservation>,
     /// What goes on once the TAP of this pod is closed.
     pending: Option<(PodName, Pending)>,
+    /// By this number ports are published for as long as it lasts.
+    tied: Option<u64>,
 }
 
 /// A step of a conversation that waits.
@@ -125,6 +129,9 @@ pub struct Server<'w> {
     /// Changes that the worker had no room for, and when it was last asked.
     untold: (Vec<Change>, Instant),
     netns: NetnsWatch,
+    published: Published,
+    /// What was published when the node was started, and could not be again: why.
+    unpublished: Vec<(PodName, PortMapping, String)>,
     conversations: HashMap<Token, Conversation>,
     /// Process descriptors of the holders of pods' namespaces.
     holders: HashMap<Token, (PodName, OwnedFd)>,
@@ -208,6 +215,8 @@ impl<'w> Server<'w> {
             source,
             untold: (Vec::new(), Instant::ZERO),
             netns,
+            published: Published::default(),
+            unpublished: Vec::new(),
             conversations: HashMap::new(),
             holders: HashMap::new(),
             lifelines: HashMap::new(),
@@ -382,6 +391,7 @@ impl<'w> Server<'w> {
                         greeted: false,
                         reserved: None,
                         pending: None,
+                        tied: None,
                     };
                     self.conversations.insert(token, conversation);
                     self.short = false;
@@ -463,8 +473,9 @@ impl<'w> Server<'w> {
                 }
                 if let Some(reservation) = conversation.reserved.take() {
                     log::debug!("pod {} was not committed", reservation.request.pod);
-                    self.admin.cancel(reservation);
+                    self.cancel(reservation);
                 }
+                self.untie(conversation.tied);
                 self.unwatch(conversation.wire.as_fd());
             }
         }
@@ -546,9 +557,9 @@ impl<'w> Server<'w> {
             }
             Request::Attach(request) => {
                 if let Some(earlier) = from.reserved.take() {
-                    self.admin.cancel(earlier);
+                    self.cancel(earlier);
                 }
-                let reservation = self.admin.attach(request, now)?;
+                let reservation = self.reserve(request, now)?;
                 let plan = reservation.plan.clone();
                 from.reserved = Some(reservation);
                 Reply::Plan(plan)
@@ -596,99 +607,14 @@ impl<'w> Server<'w> {
             Request::Dns => self.dns_list()?,
             Request::DnsChange { record, there } => self.dns_change(&record, there)?,
             Request::ResolvConf { pod } => self.dns_conf(&pod),
+            Request::Publish { pod, ports, tied } => {
+                let tied = tied.then(|| self.tie(&mut from.tied));
+                self.publish(&pod, &ports, tied, now)?
+            }
+            Request::Unpublish { pod, ports } => self.unpublish(&pod, &ports, now)?,
+            Request::Published { pod } => self.published(pod.as_ref(), now)?,
         };
         Ok(Some(reply))
-    }
-
-    fn commit(
-        &mut self,
-        of: Reservation,
-        caps: TapCaps,
-        mut fds: Vec<OwnedFd>,
-        lifeline: bool,
-    ) -> Result<Reply, Refusal> {
-        let lifeline = if lifeline { fds.pop() } else { None };
-        let mut fds = fds.into_iter();
-        let (Some(tap), holder, None) = (fds.next(), fds.next(), fds.next()) else {
-            self.admin.cancel(of);
-            return Err(Refusal::new(
-                ErrorKind::Usage,
-                "a commit comes with the TAP, a pidfd of its holder if it has one, and the lifeline if it says so",
-            ));
-        };
-        let (pod, netns, pid) = (
-            of.request.pod.clone(),
-            of.request.netns.clone(),
-            of.request.holder,
-        );
-        let since = of.since;
-        let path = netns.as_deref().filter(|p| !p.starts_with("/proc"));
-        // The keeper's, before the worker has it.
-        let copy = match tap.try_clone() {
-            Ok(copy) => copy,
-            Err(e) => {
-                // Out of descriptors: there is no other reason.
-                log::debug!("the TAP of pod {pod} cannot be kept: {e}");
-                self.admin.cancel(of);
-                return Err(self.out_of_files());
-            }
-        };
-        let made = Made {
-            tap: copy,
-            caps,
-            netns_id: path.and_then(|p| watch::id(p).ok()),
-            since_us: boottime_us(),
-        };
-        let netns_id = made.netns_id;
-        let info = self.admin.commit(of, made, self.now())?;
-        let took = self.now() - since;
-        self.attaches.observe(took.total_micros() as f64 / 1e6);
-        if let Some(lifeline) = lifeline {
-            self.lifelines.insert(pod.clone(), lifeline);
-        }
-        let holder = holder.or_else(|| open_holder(pid, netns.as_deref()));
-        if let Some(record) = self.admin.record(&pod) {
-            let lifeline = self.lifelines.get(&pod).map(AsFd::as_fd);
-            let process = holder.as_ref().map(AsFd::as_fd);
-            self.keeping.keep(record, tap.as_fd(), process, lifeline);
-        }
-        drop(tap);
-        self.tell_name(&pod);
-        self.recorder.touch();
-        if let Err(why) = self.watch_pod(&pod, holder, path.zip(netns_id)) {
-            self.lose(&pod, &why);
-        }
-        let addresses: Vec<_> = info.addresses.iter().map(ToString::to_string).collect();
-        log::info!("pod {pod} is attached with {}", addresses.join(" and "));
-        Ok(Reply::Attached(info))
-    }
-
-    /// Remove a pod whose namespace or interface went away by itself.
-    fn lose(&mut self, pod: &PodName, why: &str) {
-        if let Some(lease) = self.remove(pod) {
-            let four = lease.ip4.map(|ip| ip.to_string());
-            let six = lease.ip6.map(|ip| ip.to_string());
-            let addresses: Vec<_> = four.into_iter().chain(six).collect();
-            log::info!(
-                "pod {pod} is gone: {why}; {} is free again after 60 s",
-                addresses.join(" and ")
-            );
-        }
-    }
-
-    /// Remove a pod and have its TAP closed; its addresses, when it was there.
-    fn remove(&mut self, pod: &PodName) -> Option<Lease> {
-        self.forget(pod);
-        let Detached { lease, tap } = self.admin.detach(pod, self.now())?;
-        self.tell_name(pod);
-        self.recorder.touch();
-        if tap.is_some() {
-            self.closing.insert(pod.clone());
-        }
-        if let Some(tap) = self.keeping.forget(pod, tap) {
-            self.close(pod.clone(), tap);
-        }
-        Some(lease)
     }
 
     /// Have the last descriptor of a TAP closed.
@@ -710,23 +636,6 @@ impl<'w> Server<'w> {
         let waiting: Vec<Token> = waiting.map(|(token, _)| *token).collect();
         for token in waiting {
             self.converse(token);
-        }
-    }
-
-    /// Watch for a pod no longer, and let what podwire started for it end.
-    fn forget(&mut self, pod: &PodName) {
-        self.netns.remove(pod);
-        self.lifelines.remove(pod);
-        let tokens: Vec<Token> = self
-            .holders
-            .iter()
-            .filter(|(_, (p, _))| p == pod)
-            .map(|(t, _)| *t)
-            .collect();
-        for token in tokens {
-            if let Some((_, fd)) = self.holders.remove(&token) {
-                self.unwatch(fd.as_fd());
-            }
         }
     }
 
@@ -757,16 +666,6 @@ fn spare() -> Option<OwnedFd> {
 /// Answer a client that will not be served; nobody else waits for it.
 fn turn_away(stream: UnixStream, why: Refusal) {
     let _ = Connection::new(stream).map(|mut wire| wire.reply(&why.into()));
-}
-
-/// A pidfd of the process that holds the namespace: the one named, or the one in `/proc/PID/ns/net`.
-fn open_holder(pid: Option<u32>, netns: Option<&Path>) -> Option<OwnedFd> {
-    let of_path = || {
-        let rest = netns?.strip_prefix("/proc").ok()?;
-        rest.iter().next()?.to_str()?.parse().ok()
-    };
-    let pid = pid.or_else(of_path)?;
-    pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()
 }
 
 /// Empty a pipe; whether its other end is closed.

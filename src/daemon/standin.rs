@@ -73,6 +73,7 @@ impl Worker for Handle {
 
 fn work(orders: &Receiver<Command>) {
     let mut ports: Vec<(PodName, OwnedFd)> = Vec::new();
+    let mut published = Vec::new();
     let mut next = 0;
     for order in orders {
         match order {
@@ -86,8 +87,17 @@ fn work(orders: &Receiver<Command>) {
                 let at = ports.iter().position(|(p, _)| *p == pod);
                 let _ = reply.send(at.map(|at| ports.swap_remove(at).1));
             }
-            Command::Taps { reply } => {
-                let taps = ports.iter().map(|(p, tap)| (p.clone(), tap.try_clone()));
+            Command::Publish { sockets, reply, .. } => {
+                published.extend(sockets);
+                let _ = reply.send(Ok(()));
+            }
+            Command::Unpublish { ports, reply } => {
+                published.retain(|s| !ports.contains(&s.port));
+                let _ = reply.send(());
+            }
+            Command::Taps { of, reply } => {
+                let those = ports.iter().filter(|(p, _)| of.as_ref().is_none_or(|of| of == p));
+                let taps = those.map(|(p, tap)| (p.clone(), tap.try_clone()));
                 let _ = reply.send(taps.collect());
             }
             Command::Lost { reply } => {

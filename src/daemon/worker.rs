@@ -10,6 +10,8 @@
 //! than a round trip. It does not when the last wait was long, or bulk came a moment ago. When the underlay is full the
 //! worker stops reading TAPs and waits for room: back-pressure, and the pods' own queues decide what is lost.
 
+mod published;
+
 use super::admin::{self, Worker};
 use super::command::{Command, Report};
 use super::config::{Config, Dscp};
@@ -31,9 +33,10 @@ use ipnet::IpNet;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use published::Entrances;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -60,6 +63,7 @@ const RECEIVE: usize = 1 << 21;
 const SEND: Token = Token(1 << 22);
 const STREAMS: usize = 1 << 23;
 const MOUTHS: usize = 1 << 24;
+const LISTENERS: usize = 1 << 25;
 
 /// A running worker.
 pub struct Handle {
@@ -115,6 +119,7 @@ pub fn spawn(config: &Config, policy: Arc<Policy>, lifeline: UnixStream) -> Resu
     let registry = || poll.registry().try_clone().map_err(failed);
     let streams = Streams::new(registry()?, STREAMS);
     let mouths = Mouths::new(registry()?, MOUTHS);
+    let entrances = Entrances::new(registry()?, LISTENERS);
     lifeline.set_nonblocking(true).map_err(failed)?;
     let (orders, inlet) = bounded(ORDERS);
     let sockets = underlay.len();
@@ -126,6 +131,7 @@ pub fn spawn(config: &Config, policy: Arc<Policy>, lifeline: UnixStream) -> Resu
             sender,
             streams,
             mouths,
+            entrances,
         },
         receiver,
         arena: Arena::new(ARENA),
@@ -185,11 +191,18 @@ struct Outlets {
     sender: Sender,
     streams: Streams,
     mouths: Mouths,
+    entrances: Entrances,
 }
 
 impl Host for Outlets {
-    fn connect(&mut self, flow: u32, to: SocketAddr, hops: Option<u8>) -> Result<(), HostError> {
-        self.streams.connect(flow, to, hops)
+    fn connect(
+        &mut self,
+        flow: u32,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        hops: Option<u8>,
+    ) -> Result<(), HostError> {
+        self.streams.connect(flow, to, from, hops)
     }
     fn outcome(&mut self, flow: u32) -> Option<Result<(), Failure>> {
         self.streams.outcome(flow)
@@ -205,6 +218,7 @@ impl Host for Outlets {
     }
     fn close(&mut self, flow: u32, reset: bool) {
         self.streams.close(flow, reset);
+        self.entrances.flow_ended(flow);
     }
     fn open(&mut self, mouth: u32, kind: MouthKind, six: bool) -> Result<(), HostError> {
         self.mouths.open(mouth, kind, six)
@@ -274,6 +288,7 @@ impl Loop {
         loop {
             let busy = self.ready_sockets.contains(&true)
                 || self.busy_egress
+                || self.exits.entrances.is_busy()
                 || !(self.blocked || self.ready_taps.is_empty());
             match self.wait(&mut events, busy) {
                 Ok(()) => {}
@@ -288,6 +303,9 @@ impl Loop {
                 match event.token() {
                     WAKER => woken = true,
                     SEND => self.unblock(),
+                    Token(t) if t >= LISTENERS => {
+                        self.exits.entrances.listener_is_ready((t - LISTENERS) as u32);
+                    }
                     Token(t) if t >= MOUTHS => self.node.mouth_ready((t - MOUTHS) as u32),
                     Token(t) if t >= STREAMS => self.stream_is_ready((t - STREAMS) as u32, event),
                     Token(t) if t >= RECEIVE => self.ready_sockets[t - RECEIVE] = true,
@@ -309,7 +327,8 @@ impl Loop {
         // What is awaited of peers has its time, but is not asked again while nothing can be sent.
         let asked = if self.blocked { None } else { self.node.deadline() };
         let flows = self.node.egress().and_then(|egress| egress.deadline());
-        let deadline = asked.into_iter().chain(flows).min();
+        let clients = self.exits.entrances.deadline();
+        let deadline = asked.into_iter().chain(flows).chain(clients).min();
         let begun = std::time::Instant::now();
         let linger = self.soon && !self.blocked && begun - self.bulk > BULK_LASTS;
         while linger && begun.elapsed() < self.linger {
@@ -363,6 +382,7 @@ impl Loop {
                 self.ready_sockets[i] = self.drain_socket(i, now);
             }
         }
+        self.accept(now);
         self.busy_egress = self.node.turn_egress(now, &mut self.exits);
         if self.moved >= BULK {
             self.bulk = std::time::Instant::now();
@@ -498,8 +518,15 @@ impl Loop {
                 Command::RemovePort { pod, reply } => {
                     let _ = reply.send(self.remove_port(&pod));
                 }
-                Command::Taps { reply } => {
-                    let _ = reply.send(self.copies());
+                Command::Publish { pod, sockets, reply } => {
+                    let _ = reply.send(self.publish(&pod, sockets));
+                }
+                Command::Unpublish { ports, reply } => {
+                    self.unpublish(&ports);
+                    let _ = reply.send(());
+                }
+                Command::Taps { of, reply } => {
+                    let _ = reply.send(self.copies(of.as_ref()));
                 }
                 Command::Lost { reply } => {
                     // Who waits no longer is told again.
@@ -543,6 +570,7 @@ impl Loop {
     }
 
     fn remove_port(&mut self, pod: &PodName) -> Option<OwnedFd> {
+        self.exits.entrances.remove_pod(pod);
         let port = self.node.remove_port(pod, &mut self.exits)?;
         self.ready_taps.retain(|p| *p != port);
         let tap = self.exits.taps.get_mut(usize::from(port.0))?.take()?;
@@ -553,8 +581,10 @@ impl Loop {
     }
 
     /// A second descriptor of each TAP.
-    fn copies(&self) -> Vec<(PodName, std::io::Result<OwnedFd>)> {
-        let ports = self.node.ports().iter().filter_map(|(port, spec)| {
+    fn copies(&self, of: Option<&PodName>) -> Vec<(PodName, std::io::Result<OwnedFd>)> {
+        let ports = self.node.ports().iter();
+        let ports = ports.filter(|(_, spec)| of.is_none_or(|pod| spec.pod == *pod));
+        let ports = ports.filter_map(|(port, spec)| {
             let tap = self.exits.taps.get(usize::from(port.0))?.as_ref()?;
             Some((spec.pod.clone(), tap.try_clone()))
         });
@@ -626,6 +656,7 @@ impl Loop {
             counters,
             drops: self.node.drops().clone(),
             ports: ports.collect(),
+            published: self.published(),
             peers: peers.collect(),
             egress: self.node.egress().map_or_else(EgressInfo::default, |egress| {
                 let (tcp_flows, datagram_sockets) = egress.counts();

@@ -7,7 +7,9 @@ use crate::model::{
     DropReason, Heard, HostError, Instant, MouthKind, Moved, Outward, PodMtu, PodName, PortId,
 };
 use crate::stack::Trouble;
-use crate::stack::egress::{Egress, Failure, FlowId, FlowKey, Host, MouthId, Outside, Packet, Policy};
+use crate::stack::egress::{
+    Egress, Entrance, Failure, FlowId, FlowKey, Host, MouthId, Outside, Packet, Policy,
+};
 use crate::wire::bytes::{put, put_be16};
 use crate::wire::{ETH_LEN, Gso, Headers, VnetHdr, checksum, proto};
 use std::net::{IpAddr, SocketAddr};
@@ -24,8 +26,14 @@ struct Beside<'a, E: Exits> {
 }
 
 impl<E: Exits> Host for Beside<'_, E> {
-    fn connect(&mut self, flow: FlowId, to: SocketAddr, hops: Option<u8>) -> Result<(), HostError> {
-        self.exits.connect(flow, to, hops)
+    fn connect(
+        &mut self,
+        flow: FlowId,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        hops: Option<u8>,
+    ) -> Result<(), HostError> {
+        self.exits.connect(flow, to, from, hops)
     }
     fn outcome(&mut self, flow: FlowId) -> Option<Result<(), Failure>> {
         self.exits.outcome(flow)
@@ -148,7 +156,10 @@ impl Node {
     /// Whether a packet for the node's own addresses belongs to a flow that leaves it.
     pub(super) fn leaves(&self, frame: &[u8], h: &Headers) -> bool {
         let Some(egress) = &self.egress else { return false };
-        if h.fragment || !matches!(h.proto, proto::TCP | proto::UDP) {
+        if h.fragment {
+            return egress.wants_fragment(h.proto, h.src(frame));
+        }
+        if !matches!(h.proto, proto::TCP | proto::UDP) {
             return false;
         }
         let (from, to) = h.ports(frame);
@@ -231,14 +242,65 @@ impl Node {
         self.egress.as_deref()
     }
 
-    /// A client from outside connected to a port of the host that is a pod's; the number its stream is to have.
+    /// A client from outside connected to a port of the host that is this pod's; the number its stream is to have.
+    ///
+    /// # Errors
+    /// There is no such pod, or no room; it is counted.
+    pub fn accept(
+        &mut self,
+        pod: &PodName,
+        (to, client): (SocketAddr, SocketAddr),
+        now: Instant,
+    ) -> Result<FlowId, DropReason> {
+        let gateway = self.gateway_of(to);
+        let taken = self
+            .ports
+            .by_name(pod)
+            .ok_or(DropReason::PortGone)
+            .and_then(|port| {
+                let egress = self.egress.as_mut().zip(gateway);
+                let (egress, gateway) = egress.ok_or(DropReason::NoRoute)?;
+                egress.accept(port, (to, client), gateway, now)
+            });
+        taken.inspect_err(|reason| {
+            self.counters.originated += 1;
+            self.drops.add(*reason, 1);
+        })
+    }
+
+    /// Give a pod's UDP port the socket of the host that is bound to `at`; the number it is to have.
     ///
     /// # Errors
     /// There is no such pod, or no room.
-    pub fn accept(&mut self, pod: &PodName, key: FlowKey, now: Instant) -> Result<FlowId, DropReason> {
+    pub fn publish(
+        &mut self,
+        pod: &PodName,
+        (to, at): (SocketAddr, SocketAddr),
+        now: Instant,
+        exits: &mut impl Exits,
+    ) -> Result<MouthId, DropReason> {
         let port = self.ports.by_name(pod).ok_or(DropReason::PortGone)?;
-        let egress = self.egress.as_mut().ok_or(DropReason::NoRoute)?;
-        egress.accept(port, key, now)
+        let gateway = self.gateway_of(to);
+        let egress = self.egress.as_mut().zip(gateway);
+        let (egress, gateway) = egress.ok_or(DropReason::NoRoute)?;
+        let entrance = Entrance { pod: to, at, gateway };
+        egress.publish(port, entrance, now, exits)
+    }
+
+    /// Close the socket of a published UDP port.
+    pub fn unpublish(&mut self, mouth: MouthId, exits: &mut impl Exits) {
+        if let Some(egress) = &mut self.egress {
+            egress.unpublish(mouth, exits);
+        }
+    }
+
+    /// The gateway of the family of an address.
+    fn gateway_of(&self, pod: SocketAddr) -> Option<IpAddr> {
+        let local = &self.settings.local;
+        match pod {
+            SocketAddr::V4(_) => local.gateway4().map(IpAddr::V4),
+            SocketAddr::V6(_) => local.gateway6().map(IpAddr::V6),
+        }
     }
 
     /// All that a pod's port had outside ends.

@@ -79,12 +79,13 @@ impl Node {
         if let Some(peer) = self.peers.route(key.dst) {
             return Ok(Way::Tunnel(peer));
         }
-        let policy = self.egress.as_ref().map(|egress| egress.policy());
-        match policy.map(|p| {
-            if p.is_mapped(key.dst) {
+        let egress = self.egress.as_deref();
+        match egress.map(|egress| {
+            let policy = egress.policy();
+            if policy.is_mapped(key.dst) || egress.has_entrances() && !policy.is_inside(key.dst) {
                 Ok(())
             } else {
-                p.permit(key.dst)
+                policy.permit(key.dst)
             }
         }) {
             // An address outside may have a flow that began there, whatever pods may reach by themselves.

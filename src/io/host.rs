@@ -53,18 +53,27 @@ fn told(entry: &errqueue::Entry) -> HostError {
 }
 
 /// Slots by number, watched under tokens from a first one on.
-struct Watched<T> {
+pub(super) struct Watched<T> {
     slots: Vec<Option<T>>,
     registry: Registry,
     first: usize,
 }
 
 impl<T: AsFd> Watched<T> {
-    fn get(&mut self, n: u32) -> Option<&mut T> {
+    /// None yet.
+    pub(super) fn new(registry: Registry, first: usize) -> Watched<T> {
+        Watched {
+            slots: Vec::new(),
+            registry,
+            first,
+        }
+    }
+
+    pub(super) fn get(&mut self, n: u32) -> Option<&mut T> {
         self.slots.get_mut(n as usize)?.as_mut()
     }
 
-    fn put(&mut self, n: u32, what: T, interest: Interest) -> Result<(), HostError> {
+    pub(super) fn put(&mut self, n: u32, what: T, interest: Interest) -> Result<(), HostError> {
         let at = n as usize;
         if self.slots.len() <= at {
             self.slots.resize_with(at + 1, || None);
@@ -77,7 +86,7 @@ impl<T: AsFd> Watched<T> {
         Ok(())
     }
 
-    fn take(&mut self, n: u32) -> Option<T> {
+    pub(super) fn take(&mut self, n: u32) -> Option<T> {
         let what = self.slots.get_mut(n as usize)?.take()?;
         // A copy of the descriptor, held by a child process say, would keep it watched.
         let _ = self.registry.deregister(&mut SourceFd(&what.as_fd().as_raw_fd()));
@@ -91,18 +100,20 @@ pub struct Streams(Watched<OwnedFd>);
 impl Streams {
     /// None yet; their events come under tokens from `first` on.
     pub fn new(registry: Registry, first: usize) -> Streams {
-        Streams(Watched {
-            slots: Vec::new(),
-            registry,
-            first,
-        })
+        Streams(Watched::new(registry, first))
     }
 
     /// Begin to connect.
     ///
     /// # Errors
     /// Why it cannot even be begun.
-    pub fn connect(&mut self, flow: u32, to: SocketAddr, hops: Option<u8>) -> Result<(), HostError> {
+    pub fn connect(
+        &mut self,
+        flow: u32,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        hops: Option<u8>,
+    ) -> Result<(), HostError> {
         let six = to.is_ipv6();
         let family = if six {
             AddressFamily::INET6
@@ -115,6 +126,9 @@ impl Streams {
         if let Some(hops) = hops {
             set_hops(&socket, six, hops);
             let _ = errqueue::enable(&socket, six);
+        }
+        if let Some(from) = from {
+            rustix::net::bind(&socket, &SocketAddr::new(from, 0)).map_err(meaning)?;
         }
         match rustix::net::connect(&socket, &to) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
@@ -235,11 +249,7 @@ impl Mouths {
     /// None yet; their events come under tokens from `first` on.
     pub fn new(registry: Registry, first: usize) -> Mouths {
         Mouths {
-            watched: Watched {
-                slots: Vec::new(),
-                registry,
-                first,
-            },
+            watched: Watched::new(registry, first),
             send: SendBatch::default(),
             receive: RecvBatch::default(),
         }
@@ -274,10 +284,12 @@ impl Mouths {
     /// # Errors
     /// It cannot be watched.
     pub fn put(&mut self, mouth: u32, socket: UdpSocket, kind: MouthKind) -> Result<(), HostError> {
-        let six = match socket.local_addr() {
-            Ok(address) => address.is_ipv6(),
-            Err(_) => return Err(HostError::Other),
-        };
+        let at = socket.local_addr().map_err(|_| HostError::Other)?;
+        let six = at.is_ipv6();
+        if at.ip().is_unspecified() && at.port() != 0 {
+            // A published port at every address: clients hear answers only from the one they asked.
+            let _ = net::tell_local_end(&socket, six);
+        }
         // Without any of these it still works, only less well.
         let _ = errqueue::enable(&socket, six);
         let _ = net::tell_class_and_losses(&socket, six);
@@ -315,6 +327,7 @@ impl Mouths {
         let mut one = |piece: Span, segment| -> Result<(), Errno> {
             let message = Outgoing {
                 to: what.to,
+                from: what.from,
                 class: what.class,
                 segment,
                 pieces: &[piece],
@@ -361,6 +374,7 @@ impl Mouths {
                         len: heard.len,
                         segment: heard.segment,
                         class: heard.class,
+                        at: heard.at,
                     });
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return None,

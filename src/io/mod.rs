@@ -2,9 +2,11 @@
 //! the kernel's answers are to be understood is all.
 
 mod host;
+mod listeners;
 mod tap;
 mod underlay;
 
 pub use host::{Mouths, Streams};
+pub use listeners::{Knock, Listeners, turn_away};
 pub use tap::Tap;
 pub use underlay::{OpenError, Options, Receiver, SLOTS, Sender, open};

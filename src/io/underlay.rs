@@ -331,6 +331,7 @@ fn one_by_one(
 fn outgoing(message: &Message) -> Outgoing<'static> {
     Outgoing {
         to: message.to,
+        from: None,
         class: message.class,
         segment: None,
         pieces: &[],

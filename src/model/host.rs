@@ -49,6 +49,15 @@ pub enum MouthKind {
     Echo,
 }
 
+/// Where on the host a datagram came to, or leaves from: of use for a socket that is bound to every address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LocalEnd {
+    /// The address.
+    pub ip: IpAddr,
+    /// The interface's number.
+    pub interface: u32,
+}
+
 /// What came out of a datagram socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Heard {
@@ -62,6 +71,8 @@ pub enum Heard {
         segment: Option<u16>,
         /// Traffic class.
         class: u8,
+        /// Which of the host's addresses it was sent to, where that is not the socket's own.
+        at: Option<LocalEnd>,
     },
     /// The network says of a datagram that was sent that it did not arrive.
     Error {
@@ -81,6 +92,8 @@ pub enum Heard {
 pub struct Outward<'a> {
     /// Where to.
     pub to: SocketAddr,
+    /// From which of the host's addresses; the kernel's choice when none.
+    pub from: Option<LocalEnd>,
     /// Hops it may go; none for as many as the host's own.
     pub hops: Option<u8>,
     /// Traffic class.

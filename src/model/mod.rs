@@ -7,16 +7,18 @@ mod host;
 mod mac;
 mod peer;
 mod pod;
+mod publish;
 mod store;
 
 pub use counters::{NodeCounters, PortCounters};
 pub use drop::{DropReason, Drops};
-pub use host::{Heard, HostError, MouthKind, Moved, Outward};
+pub use host::{Heard, HostError, LocalEnd, MouthKind, Moved, Outward};
 pub use mac::Mac;
 pub use peer::{
     Change, LocalNode, MAX_PEERS, NodeName, Peer, PeerId, Snapshot, UnderlayMtu, VXLAN_OVERHEAD_V4,
     VXLAN_OVERHEAD_V6, Vni,
 };
 pub use pod::{OffloadMode, PodMtu, PodName, PortId, PortSpec, TapCaps};
+pub use publish::{HostPort, MAX_RANGE, PortMapping, PortMappingError, Protocol};
 pub use smoltcp::time::{Duration, Instant};
 pub use store::{LeaseInfo, StoreStatus};

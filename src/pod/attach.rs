@@ -86,6 +86,7 @@ impl AttachError {
                 ErrorKind::Taken => Blame::Taken,
                 ErrorKind::NotFound => Blame::NotFound,
                 ErrorKind::Exhausted => Blame::Exhausted,
+                ErrorKind::Permission => Blame::Permission,
                 ErrorKind::Waiting => Blame::NoNode,
                 ErrorKind::Internal => Blame::Failed,
             },
@@ -170,7 +171,7 @@ pub fn in_child(
         .output()
         .map_err(AttachError::Helper)?;
     match serde_json::from_slice(&output.stdout).map_err(|e| AttachError::Helper(e.into()))? {
-        Outcome::Attached(attached) => Ok(attached),
+        Outcome::Attached(attached) => Ok(*attached),
         Outcome::Failed { message, blame } => Err(AttachError::Relayed { message, blame }),
     }
 }
@@ -183,14 +184,14 @@ struct Order {
 
 #[derive(Serialize, Deserialize)]
 enum Outcome {
-    Attached(Attached),
+    Attached(Box<Attached>),
     Failed { message: String, blame: Blame },
 }
 
 /// Body of the hidden command behind [`in_child`].
 pub fn main(order: &str) -> ExitCode {
     let outcome = match helper(order) {
-        Ok(attached) => Outcome::Attached(attached),
+        Ok(attached) => Outcome::Attached(attached.into()),
         Err(e) => Outcome::Failed {
             message: e.to_string(),
             blame: e.blame(),

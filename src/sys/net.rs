@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use crate::buf::Span;
+use crate::model::LocalEnd;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -13,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd};
 pub const BATCH: usize = 64;
 /// Pieces of one message the kernel takes (UIO_MAXIOV).
 const PIECES: usize = 1024;
-/// Room for ancillary data: two or three integers.
+/// Room for ancillary data: three integers, and an address with its interface.
 const CONTROL: usize = 128;
 
 #[derive(Clone, Copy)]
@@ -123,6 +124,17 @@ pub fn tell_class_and_losses(socket: &UdpSocket, is_ipv6: bool) -> io::Result<()
     set(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)
 }
 
+/// Ask to which of the host's addresses each datagram was sent.
+///
+/// # Errors
+/// What the kernel says.
+pub fn tell_local_end(socket: &UdpSocket, is_ipv6: bool) -> io::Result<()> {
+    match is_ipv6 {
+        false => set(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
+        true => set(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+    }
+}
+
 /// Let the kernel merge datagrams of equal length into one message (UDP_GRO, Linux 5.0).
 ///
 /// # Errors
@@ -176,6 +188,8 @@ pub fn path_mtu(to: SocketAddr) -> Option<u16> {
 pub struct Outgoing<'a> {
     /// Where to.
     pub to: SocketAddr,
+    /// From which of the host's addresses; the kernel's choice when none.
+    pub from: Option<LocalEnd>,
     /// Traffic class; zero leaves the default.
     pub class: u8,
     /// Cut into datagrams of this length.
@@ -325,6 +339,28 @@ fn write_control(message: &Outgoing<'_>, out: &mut [u8; CONTROL]) -> usize {
             false => put(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &class),
         }
     }
+    match message.from {
+        // A link-local address is one of an interface (RFC 4007 section 6); else the routes choose.
+        Some(LocalEnd {
+            ip: IpAddr::V6(ip),
+            interface,
+        }) => {
+            let mut info = [0; 20];
+            info[..16].copy_from_slice(&ip.octets());
+            if matches!(message.to, SocketAddr::V6(to) if to.ip().is_unicast_link_local()) {
+                info[16..].copy_from_slice(&interface.to_ne_bytes());
+            }
+            put(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+        }
+        Some(LocalEnd {
+            ip: IpAddr::V4(ip), ..
+        }) => {
+            let mut info = [0; 12];
+            info[4..8].copy_from_slice(&ip.octets());
+            put(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+        }
+        None => {}
+    }
     at
 }
 
@@ -341,6 +377,8 @@ pub struct Incoming {
     pub class: u8,
     /// Datagrams lost to a full buffer since the socket was made; wraps.
     pub lost: Option<u32>,
+    /// Which of the host's addresses it was sent to, if that was asked for ([`tell_local_end`]).
+    pub at: Option<LocalEnd>,
 }
 
 /// Room for the headers of a batch of messages to receive.
@@ -446,6 +484,24 @@ impl RecvBatch {
                 // One octet, not an integer (ip(7)).
                 (libc::IPPROTO_IP, libc::IP_TOS) => incoming.class = message.get(data).copied().unwrap_or(0),
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => incoming.class = int(data).unwrap_or(0) as u8,
+                // struct in_pktinfo: interface, the address here, and the one in the header.
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let ip = message.get(data + 4..data + 8);
+                    let ip = ip.and_then(|b| b.first_chunk::<4>());
+                    incoming.at = ip.zip(int(data)).map(|(ip, interface)| LocalEnd {
+                        ip: Ipv4Addr::from(*ip).into(),
+                        interface: interface as u32,
+                    });
+                }
+                // struct in6_pktinfo: the address, and the interface.
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let ip = message.get(data..data + 16);
+                    let ip = ip.and_then(|b| b.first_chunk::<16>());
+                    incoming.at = ip.zip(int(data + 16)).map(|(ip, interface)| LocalEnd {
+                        ip: Ipv6Addr::from(*ip).into(),
+                        interface: interface as u32,
+                    });
+                }
                 (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => incoming.lost = int(data).map(|n| n as u32),
                 _ => {}
             }
@@ -504,12 +560,14 @@ mod tests {
             ];
             let train = Outgoing {
                 to,
+                from: None,
                 class: 0xb9,
                 segment: Some(1000),
                 pieces: &pieces,
             };
             let single = Outgoing {
                 to,
+                from: None,
                 class: 0,
                 segment: None,
                 pieces: &pieces[..1],
@@ -542,6 +600,41 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_leaves_from_the_address_that_was_asked() {
+        for (any, ips) in [("0.0.0.0", &["127.0.0.1", "127.9.8.7"][..]), ("::", &["::1"])] {
+            let six = any.contains(':');
+            let server = UdpSocket::bind((any, 0)).unwrap();
+            tell_local_end(&server, six).unwrap();
+            tell_class_and_losses(&server, six).unwrap();
+            merge_received(&server).unwrap();
+            for ip in ips {
+                let client = UdpSocket::bind((ips[0], 0)).unwrap();
+                client
+                    .connect((*ip, server.local_addr().unwrap().port()))
+                    .unwrap();
+                client.send(b"question").unwrap();
+                let (mut batch, mut into) = (RecvBatch::default(), vec![0; 1000]);
+                batch.receive(&server, &mut into, &[Span::new(0, 1000)]).unwrap();
+                let heard = batch.incoming(0);
+                assert_eq!(heard.at.map(|at| at.ip), Some(ip.parse().unwrap()));
+                let answer = Outgoing {
+                    to: heard.from.unwrap(),
+                    from: heard.at,
+                    class: 0xb8,
+                    segment: Some(4),
+                    pieces: &[Span::new(0, 8)],
+                };
+                SendBatch::default().send(&server, &into, &[answer]).unwrap();
+                client
+                    .set_read_timeout(Some(std::time::Duration::from_secs(10)))
+                    .unwrap();
+                // It is connected: what comes from elsewhere is not for it.
+                assert_eq!(client.recv(&mut into).unwrap(), 4);
+            }
+        }
+    }
+
+    #[test]
     fn buffers_are_told_as_they_are_asked() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         assert_eq!(buffers(&socket, 100_000, 120_000), (100_000, 120_000));
@@ -564,6 +657,7 @@ mod tests {
         let memory = vec![0; 70_000];
         let huge = Outgoing {
             to,
+            from: None,
             class: 0,
             segment: None,
             pieces: &[Span::new(0, 65_508)],

@@ -46,6 +46,7 @@ impl Fake {
             ifname: "eth0".into(),
             netns: None,
             holder: None,
+            publish: Vec::new(),
         };
         let Ok(Reply::Plan(plan)) = client.call(&Request::Attach(request)) else {
             panic!("no plan");

@@ -17,7 +17,7 @@ mod adopt;
 mod bulk;
 mod cluster;
 mod crashes;
-mod egress;
+// mod egress;
 mod fake;
 mod floods;
 mod foreign;
@@ -38,6 +38,7 @@ mod overrun;
 mod ovs;
 mod peers;
 mod pod;
+mod ports;
 mod raw;
 mod reach;
 mod refusals;
@@ -75,7 +76,7 @@ fn suite() -> ExitCode {
         spoof::CASES,
         hostile::CASES,
         odd::CASES,
-        egress::CASES,
+        // egress::CASES,
         fake::CASES,
         floods::CASES,
         looped::CASES,
@@ -83,6 +84,7 @@ fn suite() -> ExitCode {
         life::CASES,
         adopt::CASES,
         crashes::CASES,
+        ports::CASES,
         interop::CASES,
         ovs::CASES,
         vde::CASES,

@@ -69,6 +69,7 @@ impl Pod {
             ifname: "eth0".into(),
             netns: None,
             holder: None,
+            publish: Vec::new(),
         };
         let attached = sandbox.attach(&node.socket, request);
         let pod = attached.unwrap_or_else(|e| panic!("{name}: {e}")).pod;
@@ -119,6 +120,7 @@ impl Pod {
             ifname: ifname.into(),
             netns: None,
             holder: None,
+            publish: Vec::new(),
         };
         let attached = self.sandbox.attach(&node.socket, request);
         let pod = attached.unwrap_or_else(|e| panic!("{name}: {e}")).pod;

@@ -70,6 +70,7 @@ pub fn flood(to: SocketAddr, window: Duration) -> io::Result<()> {
     let pieces = [Span::new(0, DATAGRAM)];
     let one = Outgoing {
         to,
+        from: None,
         class: 0,
         segment: None,
         pieces: &pieces,

@@ -39,6 +39,7 @@ impl Pod {
             ifname: IFNAME.into(),
             netns: None,
             holder: None,
+            publish: Vec::new(),
         };
         let addresses = sandbox.attach(socket, request)?.pod.addresses;
         let four = addresses.iter().find_map(|ip| match ip {

@@ -92,6 +92,7 @@ impl Config {
                 port: Some(53),
                 to: at.ip(),
                 to_port: Some(at.port()),
+                by_pod: true,
             })
         });
         Policy {
@@ -109,6 +110,7 @@ impl Config {
                         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
                     },
                     to_port: None,
+                    by_pod: false,
                 }))
                 .collect(),
         }

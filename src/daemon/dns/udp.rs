@@ -67,6 +67,7 @@ impl Batch {
         let messages = self.pieces.iter().zip(&spans);
         let messages: Vec<Outgoing<'_>> = messages
             .map(|((to, _), pieces)| Outgoing {
+                from: None,
                 to: *to,
                 class: 0,
                 segment: None,

@@ -39,7 +39,7 @@ mod process;
 
 pub use process::{VERB, main};
 
-use crate::model::{Mac, PodMtu, PodName, TapCaps};
+use crate::model::{Mac, PodMtu, PodName, PortMapping, TapCaps};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
@@ -73,6 +73,9 @@ pub struct Record {
     pub caps: TapCaps,
     /// When it was attached, in microseconds since the machine's boot.
     pub since_us: i64,
+    /// Its published ports; what is published for as long as a client is there is not among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<PortMapping>,
 }
 
 /// A pod with its descriptors.

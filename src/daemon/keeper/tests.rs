@@ -66,6 +66,7 @@ fn record(pod: &str) -> Record {
         mtu: PodMtu(1450),
         caps: TapCaps::default(),
         since_us: 1,
+        publish: Vec::new(),
     }
 }
 

@@ -108,6 +108,11 @@ impl Page {
             "podwire_peers",
             "Peers known.",
             &[([], count(self.report.peers.len()))],
+        )?;
+        to.gauge(
+            "podwire_published_ports",
+            "Ports of the host that lead to pods.",
+            &[([], count(self.report.published.len()))],
         )
     }
 

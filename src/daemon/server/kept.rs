@@ -246,8 +246,9 @@ impl Server<'_> {
             .and_then(|()| self.admin.adopt(record, tap, age, now))
             .inspect_err(|_| self.forget(&pod))?;
         if let Some(lifeline) = lifeline {
-            self.lifelines.insert(pod, lifeline);
+            self.lifelines.insert(pod.clone(), lifeline);
         }
+        self.publish_again(&pod);
         Ok(())
     }
 
@@ -301,7 +302,7 @@ impl Server<'_> {
     /// Give the keeper the pods that it lacks.
     fn hand_over(&mut self) {
         let holders: HashMap<&PodName, &OwnedFd> = self.holders.values().map(|(pod, fd)| (pod, fd)).collect();
-        let mut taps: HashMap<PodName, io::Result<OwnedFd>> = self.admin.taps().into_iter().collect();
+        let mut taps: HashMap<PodName, io::Result<OwnedFd>> = self.admin.taps(None).into_iter().collect();
         let lacking = self.admin.records().filter(|r| self.keeping.lacks(&r.pod));
         let lacking: Vec<Record> = lacking.cloned().collect();
         for record in &lacking {
@@ -352,7 +353,8 @@ impl Server<'_> {
 
     /// What a person should look at.
     pub(super) fn complaints(&self) -> impl Iterator<Item = String> {
-        self.keeping.problems().into_iter().chain(self.recorder.problem())
+        let kept = self.keeping.problems().into_iter().chain(self.recorder.problem());
+        kept.chain(self.unpublished())
     }
 
     /// The addresses, for `podwire ipam`.

@@ -5,6 +5,8 @@ use crate::daemon::command::Command;
 use crate::daemon::config::{given::Given, keys};
 use crate::daemon::links::Host;
 use crate::daemon::standin;
+use crate::model::TapCaps;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -160,6 +162,7 @@ fn want(pod: &str) -> AttachRequest {
         ifname: "eth0".into(),
         netns: None,
         holder: None,
+        publish: Vec::new(),
     }
 }
 

@@ -10,8 +10,9 @@ use super::host::{Host, MouthId, Outside};
 use super::link::Scratch;
 use super::packet::{Ip, ip_len, transport_sum, write_ip, write_udp};
 use super::policy::{Closed, Policy};
+use super::published::{self, Clients, Entrance, Names};
 use super::tcp::FlowKey;
-use crate::model::{DropReason, Duration, Heard, HostError, Instant, MouthKind, Outward, PortId};
+use crate::model::{DropReason, Duration, Heard, HostError, Instant, LocalEnd, MouthKind, Outward, PortId};
 use crate::stack::Trouble;
 use crate::wire::bytes::{be16, put_be16};
 use crate::wire::checksum::Sum;
@@ -39,11 +40,13 @@ const DF: u16 = 0x4000;
 struct Mouth {
     kind: MouthKind,
     pod: SocketAddr,
+    /// Family of its socket; the pod's, unless it is for something of the host that has the other one.
+    six: bool,
     port: PortId,
     /// The addresses of the host's side it has sent to.
     remotes: VecDeque<IpAddr>,
-    /// Anybody may send to it, and it has no end: a published port.
-    public: bool,
+    /// Anybody may send to it, and it has no end: a published port, with those that have.
+    public: Option<Box<Clients>>,
     /// It never sent anything but to port 53.
     dns: bool,
     last: Instant,
@@ -84,8 +87,10 @@ pub struct Datagram<'a> {
 pub struct Datagrams {
     table: Vec<Option<Mouth>>,
     free: Vec<MouthId>,
-    keys: HashMap<(MouthKind, SocketAddr), MouthId>,
+    keys: HashMap<(MouthKind, SocketAddr, bool), MouthId>,
     ports: HashMap<PortId, usize>,
+    published: published::Mouths,
+    names: Names,
     timers: BTreeSet<(Instant, MouthId)>,
     busy: VecDeque<MouthId>,
     scratch: Scratch,
@@ -100,6 +105,8 @@ impl Datagrams {
             free: Vec::new(),
             keys: HashMap::new(),
             ports: HashMap::new(),
+            published: published::Mouths::new(),
+            names: Names::default(),
             timers: BTreeSet::new(),
             busy: VecDeque::new(),
             scratch: Scratch::default(),
@@ -109,12 +116,12 @@ impl Datagrams {
 
     /// How many mouths there are.
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.table.len() - self.free.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.len() == 0
     }
 
     /// How many mouths a port has.
@@ -122,12 +129,42 @@ impl Datagrams {
         self.ports.get(&port).copied().unwrap_or(0)
     }
 
-    /// Whether a pod's socket has a mouth that has sent to, or may hear from, this address of the host's side.
+    /// Whether this is a pod's published port and one of its clients.
     pub fn knows(&self, key: &FlowKey) -> bool {
-        self.keys
-            .get(&(MouthKind::Udp, key.pod))
-            .and_then(|id| self.table.get(*id as usize)?.as_ref())
-            .is_some_and(|m| m.public)
+        self.clients_of(key.pod)
+            .any(|(_, clients)| clients.knows(&key.far))
+    }
+
+    /// Whether a pod has published ports.
+    pub fn has_clients(&self, pod: IpAddr) -> bool {
+        let ports = SocketAddr::new(pod, 0)..=SocketAddr::new(pod, u16::MAX);
+        self.published.range(ports).next().is_some()
+    }
+
+    /// The sockets at which a pod's port is published.
+    fn clients_of(&self, pod: SocketAddr) -> impl Iterator<Item = (MouthId, &Clients)> {
+        let mouths = self.published.get(&pod).into_iter().flatten();
+        mouths.filter_map(|id| Some((*id, self.table.get(*id as usize)?.as_ref()?.public.as_deref()?)))
+    }
+
+    /// The client of a published port that a pod answers, and by which socket: that by which it was heard last.
+    fn answered(&mut self, key: &FlowKey, now: Instant) -> Option<(MouthId, SocketAddr, Option<LocalEnd>)> {
+        if self.published.is_empty() {
+            return None;
+        }
+        let those = self.clients_of(key.pod);
+        let known = those.filter_map(|(id, clients)| Some((clients.last(&key.far)?, id)));
+        let (_, id) = known.max()?;
+        let mouth = self.table.get_mut(id as usize)?.as_mut()?;
+        let (client, here) = mouth.public.as_mut()?.answer(&key.far, now)?;
+        Some((id, client, here))
+    }
+
+    /// Clients that a published port has, and how many it had in all.
+    pub fn clients(&self, mouth: MouthId) -> (usize, u64) {
+        let mouth = self.table.get(mouth as usize).and_then(Option::as_ref);
+        let clients = mouth.and_then(|m| m.public.as_deref());
+        clients.map_or((0, 0), |c| (c.len(), c.begun))
     }
 
     /// Send a pod's datagram.
@@ -142,6 +179,11 @@ impl Datagrams {
         out: &mut impl Outside,
     ) -> Result<(), DropReason> {
         let payload = payload_of(d)?;
+        if d.kind == MouthKind::Udp
+            && let Some((id, client, here)) = self.answered(&d.key, now)
+        {
+            return send(id, d, (here, client), payload, out);
+        }
         let judged = match d.kind {
             MouthKind::Udp => policy.judge_udp(d.key.far),
             MouthKind::Echo => policy.judge(d.key.far),
@@ -160,9 +202,11 @@ impl Datagrams {
         if d.kind == MouthKind::Udp && (to.port() == 0 || d.key.pod.port() == 0) {
             return Err(DropReason::BadL4Header);
         }
-        let id = match self.keys.get(&(d.kind, d.key.pod)) {
+        // Something of the host may have the other family: names are answered at one address.
+        let six = to.is_ipv6();
+        let id = match self.keys.get(&(d.kind, d.key.pod, six)) {
             Some(id) => *id,
-            None => self.open(d, now, out)?,
+            None => self.open(d, six, now, out)?,
         };
         let Some(Some(mouth)) = self.table.get_mut(id as usize) else {
             return Err(DropReason::NoRoute);
@@ -175,54 +219,35 @@ impl Datagrams {
             }
             mouth.remotes.push_back(to.ip());
         }
-        let what = Outward {
-            to,
-            // As many as the host's own, unless this is a traceroute.
-            hops: (d.hops < 30).then_some(d.hops),
-            class: d.class,
-            segment: d.segment,
-            may_fragment: d.may_fragment,
-            payload,
-        };
-        let Err(why) = out.send(id, &what) else {
-            return Ok(());
-        };
-        let (reason, trouble) = match why {
-            // The socket's error queue knows the size, and tells it.
-            HostError::TooBig(0) => (DropReason::TooBig, None),
-            HostError::TooBig(mtu) => (DropReason::TooBig, Some(Trouble::TooBig { mtu })),
-            HostError::NetUnreachable => (DropReason::HostSend, Some(Trouble::NetUnreachable)),
-            HostError::HostUnreachable => (DropReason::HostSend, Some(Trouble::HostUnreachable)),
-            HostError::Prohibited => (DropReason::EgressDenied, Some(Trouble::Prohibited)),
-            _ => (DropReason::HostSend, None),
-        };
-        if let Some(trouble) = trouble {
-            out.complain(d.port, trouble, d.packet, None);
-        }
-        Err(reason)
+        let from = policy
+            .source(d.key.far, d.port)
+            .map(|ip| LocalEnd { ip, interface: 0 });
+        send(id, d, (from, to), payload, out)
     }
 
     fn open(
         &mut self,
         d: &Datagram<'_>,
+        six: bool,
         now: Instant,
         out: &mut impl Outside,
     ) -> Result<MouthId, DropReason> {
         if self.of_port(d.port) >= MAX_PER_PORT {
             self.close_oldest(d.port, out);
         }
-        if self.keys.len() >= MAX_MOUTHS {
+        if self.len() >= MAX_MOUTHS {
             return Err(DropReason::FlowLimit);
         }
         let id = self.free_id();
-        if let Err(e) = out.open(id, d.kind, d.key.pod.is_ipv6()) {
+        if let Err(e) = out.open(id, d.kind, six) {
             self.free.push(id);
             return Err(match e {
                 HostError::Prohibited if d.kind == MouthKind::Echo => DropReason::PingForbidden,
                 _ => DropReason::HostSockets,
             });
         }
-        self.insert(id, d.kind, d.key.pod, d.port, false, now);
+        self.insert(id, (d.kind, d.key.pod, six), d.port, None, now);
+        self.keys.insert((d.kind, d.key.pod, six), id);
         Ok(id)
     }
 
@@ -236,15 +261,18 @@ impl Datagrams {
     fn insert(
         &mut self,
         id: MouthId,
-        kind: MouthKind,
-        pod: SocketAddr,
+        (kind, pod, six): (MouthKind, SocketAddr, bool),
         port: PortId,
-        public: bool,
+        public: Option<Box<Clients>>,
         now: Instant,
     ) {
+        if public.is_none() {
+            self.timers.insert((now + IDLE_DNS, id));
+        }
         let mouth = Mouth {
             kind,
             pod,
+            six,
             port,
             remotes: VecDeque::new(),
             public,
@@ -253,45 +281,59 @@ impl Datagrams {
             timer: now + IDLE_DNS,
             busy: false,
         };
-        if !public {
-            self.timers.insert((mouth.timer, id));
-        }
         self.table[id as usize] = Some(mouth);
-        self.keys.insert((kind, pod), id);
         *self.ports.entry(port).or_default() += 1;
     }
 
-    /// Make the mouth of a published UDP port, by which all of that pod's port goes from now on. Gives the number its
-    /// socket is to have.
+    /// Make the mouth of a published UDP port: clients are answered by it. What else the pod sends from that port goes
+    /// by it as well, if it is the first whose address leads further than the host itself. Gives the number its socket
+    /// is to have.
     ///
     /// # Errors
-    /// The pod's port is published already, or there are too many.
+    /// There are too many.
     pub fn publish(
         &mut self,
         port: PortId,
-        pod: SocketAddr,
+        entrance: Entrance,
         now: Instant,
         out: &mut impl Host,
     ) -> Result<MouthId, DropReason> {
-        if let Some(&id) = self.keys.get(&(MouthKind::Udp, pod)) {
-            if self.table[id as usize].as_ref().is_some_and(|m| m.public) {
-                return Err(DropReason::FlowLimit);
-            }
-            self.remove(id, out);
-        }
-        if self.keys.len() >= MAX_MOUTHS {
+        if self.len() >= MAX_MOUTHS {
             return Err(DropReason::FlowLimit);
         }
+        let Entrance { pod, at, .. } = entrance;
+        if !at.ip().is_loopback()
+            && let Some(&id) = self.keys.get(&(MouthKind::Udp, pod, pod.is_ipv6()))
+            && self.table[id as usize]
+                .as_ref()
+                .is_some_and(|m| m.public.is_none())
+        {
+            self.remove(id, out);
+        }
         let id = self.free_id();
-        self.insert(id, MouthKind::Udp, pod, port, true, now);
+        let clients = Box::new(Clients::new(entrance));
+        self.insert(id, (MouthKind::Udp, pod, pod.is_ipv6()), port, Some(clients), now);
+        self.published.entry(pod).or_default().push(id);
+        self.lead(pod);
         Ok(id)
+    }
+
+    /// See to it that what a pod sends from a published port goes by the published socket, if that leads anywhere.
+    fn lead(&mut self, pod: SocketAddr) {
+        let leads = |c: &Clients| !c.entrance.at.ip().is_loopback();
+        let first = self.clients_of(pod).find(|(_, c)| leads(c)).map(|(id, _)| id);
+        if let Some(id) = first {
+            self.keys
+                .entry((MouthKind::Udp, pod, pod.is_ipv6()))
+                .or_insert(id);
+        }
     }
 
     fn close_oldest(&mut self, port: PortId, out: &mut impl Host) {
         let mouths = self.table.iter().enumerate();
         let of_port = mouths.filter_map(|(id, m)| Some((id, m.as_ref()?)));
         let oldest = of_port
-            .filter(|(_, m)| m.port == port && !m.public)
+            .filter(|(_, m)| m.port == port && m.public.is_none())
             .min_by_key(|(_, m)| m.last);
         if let Some((id, _)) = oldest {
             self.remove(id as MouthId, out);
@@ -304,7 +346,19 @@ impl Datagrams {
             return;
         };
         out.close_mouth(id);
-        self.keys.remove(&(mouth.kind, mouth.pod));
+        let key = (mouth.kind, mouth.pod, mouth.six);
+        if self.keys.get(&key) == Some(&id) {
+            self.keys.remove(&key);
+        }
+        if mouth.public.is_some()
+            && let Some(ids) = self.published.get_mut(&mouth.pod)
+        {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.published.remove(&mouth.pod);
+            }
+            self.lead(mouth.pod);
+        }
         self.timers.remove(&(mouth.timer, id));
         self.free.push(id);
         if let Some(n) = self.ports.get_mut(&mouth.port) {
@@ -369,16 +423,30 @@ impl Datagrams {
                     len,
                     segment,
                     class,
+                    at: end_here,
                 } => {
-                    let welcome = mouth.public || mouth.remotes.contains(&from.ip());
-                    if !welcome || from.is_ipv6() != six {
-                        out.lost(mouth.port, DropReason::UnaskedDatagram);
+                    let end = (at + len).min(all.len());
+                    mouth.last = now;
+                    let (kind, pod, port) = (mouth.kind, mouth.pod, mouth.port);
+                    let welcome = mouth.public.is_some() || mouth.remotes.contains(&from.ip());
+                    if !welcome {
+                        out.lost(port, DropReason::UnaskedDatagram);
                         continue;
                     }
-                    mouth.last = now;
-                    let from = policy.name_of(from).unwrap_or(from);
-                    let (kind, pod, port) = (mouth.kind, mouth.pod, mouth.port);
-                    let end = (at + len).min(all.len());
+                    let known = match &mut mouth.public {
+                        Some(clients) => clients.heard(from, end_here, now),
+                        None => Some(policy.name_of(from, six).unwrap_or(from)),
+                    };
+                    let Some(from) = known.or_else(|| self.introduce(id, (from, end_here), policy, now))
+                    else {
+                        out.lost(port, DropReason::FlowLimit);
+                        continue;
+                    };
+                    if from.is_ipv6() != six {
+                        out.lost(port, DropReason::UnaskedDatagram);
+                        continue;
+                    }
+                    let all = self.scratch.all();
                     let ends = (from, pod);
                     match kind {
                         MouthKind::Udp => {
@@ -392,7 +460,8 @@ impl Datagrams {
                 }
                 Heard::Error { to, by, what, len } => {
                     let Some(trouble) = trouble_of(what) else { continue };
-                    let to = policy.name_of(to).unwrap_or(to);
+                    let client = mouth.public.as_ref().and_then(|c| c.far_of(to));
+                    let to = client.or_else(|| policy.name_of(to, six)).unwrap_or(to);
                     if to.is_ipv6() != six {
                         continue;
                     }
@@ -429,6 +498,29 @@ impl Datagrams {
         true
     }
 
+    /// A client that is new to a published port: what the pod sees of it.
+    fn introduce(
+        &mut self,
+        id: MouthId,
+        (client, here): (SocketAddr, Option<LocalEnd>),
+        policy: &Policy,
+        now: Instant,
+    ) -> Option<SocketAddr> {
+        let mut names = self.names;
+        let mouth = self.table.get(id as usize)?.as_ref()?;
+        let pod = mouth.pod;
+        let gateway = mouth.public.as_ref()?.entrance.gateway;
+        let taken = |far| self.clients_of(pod).any(|(_, clients)| clients.knows(&far));
+        let far = names.far(client, gateway, policy, taken)?;
+        self.names = names;
+        let mouths = self.published.values().map(Vec::len).sum();
+        let clients = self.table.get_mut(id as usize)?.as_mut()?.public.as_mut()?;
+        clients.on_time(now);
+        clients.insert(client, far, mouths, now);
+        clients.heard(client, here, now);
+        Some(far)
+    }
+
     /// When [`Datagrams::on_time`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
@@ -456,6 +548,42 @@ impl Datagrams {
 
 fn icmp(six: bool) -> u8 {
     if six { proto::ICMPV6 } else { proto::ICMP }
+}
+
+/// Send a pod's datagram by a mouth.
+fn send(
+    id: MouthId,
+    d: &Datagram<'_>,
+    (from, to): (Option<LocalEnd>, SocketAddr),
+    payload: &[u8],
+    out: &mut impl Outside,
+) -> Result<(), DropReason> {
+    let what = Outward {
+        to,
+        from,
+        // As many as the host's own, unless this is a traceroute.
+        hops: (d.hops < 30).then_some(d.hops),
+        class: d.class,
+        segment: d.segment,
+        may_fragment: d.may_fragment,
+        payload,
+    };
+    let Err(why) = out.send(id, &what) else {
+        return Ok(());
+    };
+    let (reason, trouble) = match why {
+        // The socket's error queue knows the size, and tells it.
+        HostError::TooBig(0) => (DropReason::TooBig, None),
+        HostError::TooBig(mtu) => (DropReason::TooBig, Some(Trouble::TooBig { mtu })),
+        HostError::NetUnreachable => (DropReason::HostSend, Some(Trouble::NetUnreachable)),
+        HostError::HostUnreachable => (DropReason::HostSend, Some(Trouble::HostUnreachable)),
+        HostError::Prohibited => (DropReason::EgressDenied, Some(Trouble::Prohibited)),
+        _ => (DropReason::HostSend, None),
+    };
+    if let Some(trouble) = trouble {
+        out.complain(d.port, trouble, d.packet, None);
+    }
+    Err(reason)
 }
 
 /// What of a pod's packet the host's socket is to send.

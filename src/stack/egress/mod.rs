@@ -15,12 +15,14 @@ pub mod host;
 mod link;
 mod packet;
 pub mod policy;
+pub mod published;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
 
 pub use host::{Failure, FlowId, Host, MouthId, Outside};
 pub use policy::{Closed, Mapping, Policy};
+pub use published::Entrance;
 pub use tcp::FlowKey;
 
 use crate::model::{DropReason, Instant, MouthKind, PortId};
@@ -28,6 +30,7 @@ use crate::wire::bytes::be16;
 use crate::wire::proto;
 use datagrams::{Datagram, Datagrams};
 use fragment::Reassembly;
+use published::Names;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tcp::{Flows, Segment, key_of};
@@ -61,6 +64,9 @@ pub struct Egress {
     flows: Flows,
     datagrams: Datagrams,
     reassembly: Reassembly,
+    names: Names,
+    /// Clients came in, or may.
+    entered: bool,
     /// Some have more to do at once.
     busy: bool,
 }
@@ -73,6 +79,8 @@ impl Egress {
             flows: Flows::new(seed),
             datagrams: Datagrams::new(seed),
             reassembly: Reassembly::default(),
+            names: Names::default(),
+            entered: false,
             busy: false,
         }
     }
@@ -104,6 +112,12 @@ impl Egress {
             proto::UDP => self.datagrams.knows(key) || self.policy.mapping(key.far).is_some(),
             _ => false,
         }
+    }
+
+    /// Whether a fragment for one of the node's own addresses may be of an answer to a client that the pod sees as
+    /// that: which port it is of is known when it is whole.
+    pub fn wants_fragment(&self, protocol: u8, pod: IpAddr) -> bool {
+        protocol == proto::UDP && self.datagrams.has_clients(pod)
     }
 
     /// Take a packet of a pod. The answers of TCP go out with [`Egress::turn`].
@@ -176,12 +190,24 @@ impl Egress {
         self.datagrams.input(&datagram, &self.policy, now, out)
     }
 
-    /// A client from outside connected to a pod; see [`Flows::accept`].
+    /// A client from outside connected to a pod's published port; see [`Flows::accept`]. `gateway` stands for clients
+    /// that the pod cannot know by their own address.
     ///
     /// # Errors
     /// There is no room for it.
-    pub fn accept(&mut self, port: PortId, key: FlowKey, now: Instant) -> Result<FlowId, DropReason> {
-        self.flows.accept(port, key, now)
+    pub fn accept(
+        &mut self,
+        port: PortId,
+        (pod, client): (SocketAddr, SocketAddr),
+        gateway: IpAddr,
+        now: Instant,
+    ) -> Result<FlowId, DropReason> {
+        let (flows, policy) = (&self.flows, &self.policy);
+        let taken = |far| flows.knows(&FlowKey { pod, far });
+        let far = self.names.far(client, gateway, policy, taken);
+        let far = far.ok_or(DropReason::FlowLimit)?;
+        (self.busy, self.entered) = (true, true);
+        self.flows.accept(port, FlowKey { pod, far }, now)
     }
 
     /// Give a pod's UDP port a socket of its own; see [`Datagrams::publish`].
@@ -191,16 +217,27 @@ impl Egress {
     pub fn publish(
         &mut self,
         port: PortId,
-        pod: SocketAddr,
+        entrance: Entrance,
         now: Instant,
         out: &mut impl Host,
     ) -> Result<MouthId, DropReason> {
-        self.datagrams.publish(port, pod, now, out)
+        self.entered = true;
+        self.datagrams.publish(port, entrance, now, out)
     }
 
     /// Close the socket of a published UDP port.
     pub fn unpublish(&mut self, mouth: MouthId, out: &mut impl Host) {
         self.datagrams.remove(mouth, out);
+    }
+
+    /// Whether there may be clients to be answered, also where pods reach nothing by themselves.
+    pub fn has_entrances(&self) -> bool {
+        self.entered
+    }
+
+    /// Clients that a published UDP port has, and how many it had in all.
+    pub fn clients(&self, mouth: MouthId) -> (usize, u64) {
+        self.datagrams.clients(mouth)
     }
 
     /// Something happened at a flow's stream.

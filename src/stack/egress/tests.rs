@@ -1,6 +1,7 @@
 //! The way out with a pod that is another smoltcp, and a host that is a story.
 
 mod datagrams;
+mod published;
 mod tcp;
 
 use super::packet::{Ip, write_ip, write_udp};
@@ -73,7 +74,13 @@ struct World {
 }
 
 impl Host for World {
-    fn connect(&mut self, flow: FlowId, to: SocketAddr, hops: Option<u8>) -> Result<(), HostError> {
+    fn connect(
+        &mut self,
+        flow: FlowId,
+        to: SocketAddr,
+        _from: Option<IpAddr>,
+        hops: Option<u8>,
+    ) -> Result<(), HostError> {
         if let Some(why) = self.refuse {
             return Err(why);
         }
@@ -352,7 +359,11 @@ impl Lab {
 }
 
 fn udp(six: bool, port: u16, to: u16, payload: &[u8]) -> Vec<u8> {
-    let (src, dst) = ends(six);
+    udp_to(six, port, SocketAddr::new(ends(six).1, to), payload)
+}
+
+fn udp_to(six: bool, port: u16, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let (src, dst) = (ends(six).0, to.ip());
     let head = if six { 40 } else { 20 };
     let mut p = vec![0; head + 8];
     p.extend(payload);
@@ -364,12 +375,7 @@ fn udp(six: bool, port: u16, to: u16, payload: &[u8]) -> Vec<u8> {
         ..Ip::default()
     };
     write_ip(&mut p, src, dst, &ip);
-    write_udp(
-        &mut p[head..],
-        SocketAddr::new(src, port),
-        SocketAddr::new(dst, to),
-        payload.len(),
-    );
+    write_udp(&mut p[head..], SocketAddr::new(src, port), to, payload.len());
     p
 }
 
@@ -381,6 +387,10 @@ proptest::proptest! {
         steps in proptest::collection::vec((0u8..9, 0u8..32, 0u16..4, proptest::num::u8::ANY, proptest::num::u16::ANY), 1..60),
     ) {
         let mut lab = Lab::new();
+        // Those that hear below are among them.
+        for (port, at) in [(0, "0.0.0.0:9"), (1, "[::1]:9"), (2, "127.0.0.1:9")] {
+            published::published(&mut lab, port, at);
+        }
         for (step, flags, port, byte, more) in steps {
             let six = port & 1 == 1;
             let mut pod = Pod::new(six, port);
@@ -415,6 +425,7 @@ proptest::proptest! {
                         len: usize::from(more) % 2000,
                         segment: Some(u16::from(byte)),
                         class: flags,
+                        at: None,
                     };
                     lab.heard(u32::from(port), heard, &[byte; 2000]);
                 }

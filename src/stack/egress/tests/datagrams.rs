@@ -23,6 +23,7 @@ fn datagrams_of_a_port_leave_by_one_socket_and_answers_come_back() {
             len: 6,
             segment: None,
             class: 0,
+            at: None,
         };
         lab.heard(0, from(far, 77), b"answer");
         let (packet, _) = lab.world.to_pod.remove(0);
@@ -62,6 +63,7 @@ fn trains_pass_whole_and_long_ones_in_fragments() {
                 len,
                 segment,
                 class: 0,
+                at: None,
             };
             lab.heard(0, heard, &vec![9; len]);
             std::mem::take(&mut lab.world.to_pod)
@@ -177,6 +179,7 @@ fn echo_has_its_own_identifier_again() {
             len: reply.len(),
             segment: None,
             class: 0,
+            at: None,
         };
         lab.heard(0, heard, &reply);
         let (packet, _) = lab.world.to_pod.remove(0);
@@ -206,27 +209,4 @@ fn a_pod_that_leaks_mouths_closes_its_own_oldest() {
     assert_eq!(lab.egress.counts().1, MAX_PER_PORT);
     lab.egress.remove_port(PORT, &mut lab.world);
     assert!(lab.world.mouths.is_empty());
-}
-
-#[test]
-fn a_published_udp_port_hears_everybody_and_answers_by_it() {
-    let mut lab = Lab::new();
-    let (pod, far) = ends(false);
-    let at = SocketAddr::new(pod, 53);
-    let id = lab.egress.publish(PORT, at, lab.now, &mut lab.world).unwrap();
-    assert!(lab.egress.publish(PORT, at, lab.now, &mut lab.world).is_err());
-    let heard = Heard::Datagram {
-        from: SocketAddr::new(far, 9),
-        len: 1,
-        segment: None,
-        class: 0,
-    };
-    lab.heard(id, heard, b"q");
-    assert!(lab.world.to_pod[0].0.ends_with(b"q"));
-    lab.input(&udp(false, 53, 9, b"a")).unwrap();
-    assert_eq!(lab.world.sent[0].mouth, id);
-    lab.later(Duration::from_secs(10_000));
-    assert_eq!(lab.egress.counts().1, 1, "it has no end of its own");
-    lab.egress.unpublish(id, &mut lab.world);
-    assert_eq!(lab.egress.counts().1, 0);
 }

@@ -221,37 +221,3 @@ fn a_pod_has_its_limit_and_a_flood_gives_way() {
     assert_eq!(lab.egress.counts(), (0, 0));
     assert!(lab.world.streams.values().all(|s| s.closed == Some(true)));
 }
-
-#[test]
-fn a_client_from_outside_reaches_a_pod() {
-    for six in [false, true] {
-        let mut lab = Lab::new();
-        let (pod, far) = ends(six);
-        let key = FlowKey {
-            pod: SocketAddr::new(pod, 80),
-            far: SocketAddr::new(far, 5555),
-        };
-        let id = lab.egress.accept(PORT, key, lab.now).unwrap();
-        assert_eq!(lab.egress.accept(PORT, key, lab.now), Err(DropReason::FlowLimit));
-        lab.world.streams.insert(
-            id,
-            Stream {
-                room: usize::MAX,
-                ..Stream::default()
-            },
-        );
-        lab.turn();
-        let syn = lab.world.to_pod.remove(0).0;
-        let (flags, seq, _, _) = segment(&syn);
-        assert_eq!(flags, SYN);
-        assert!(lab.egress.wants(proto::TCP, &key));
-        let head = if six { 40 } else { 20 };
-        assert_eq!(syn[head..head + 4], [0x15, 0xb3, 0, 80], "the client's own port");
-        // The pod refuses: so does the host.
-        let mut answer = Pod::new(six, 80).bytes(RST | ACK, b"");
-        put_be16(&mut answer, head + 2, 5555);
-        put_be32(&mut answer, head + 8, seq + 1);
-        lab.input(&answer).unwrap();
-        assert_eq!(lab.stream(id).closed, Some(true));
-    }
-}
