@@ -25,7 +25,9 @@ pub const CASES: &[Case] = &[
         .pods(2),
     Case::new("a_privileged_port_is_refused_with_the_remedies", privileged).nodes(1),
     Case::new("a_port_that_is_taken_back_is_closed", taken_back).nodes(1),
-    Case::new("a_killed_node_leaves_no_port_and_has_them_again", killed).nodes(1),
+    Case::new("a_killed_node_leaves_no_port_and_has_them_again", killed)
+        .nodes(1)
+        .node_args(&["--dns", "off"]),
     Case::new("a_pod_that_refuses_resets_the_client", refuses).nodes(1),
     Case::new("many_connect_to_a_port_at_once", many).nodes(1),
     Case::new("each_half_of_a_published_connection_ends_by_itself", halves).nodes(1),

@@ -18,14 +18,23 @@ use std::net::IpAddr;
 /// What a node's DNS is made of; none when it is off.
 pub fn settings(config: &Config) -> Option<Settings> {
     let dns = config.dns.as_ref()?;
-    let local = config.local_node();
+    let (local, hosts) = (config.local_node(), config.hosts());
+    let four = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => Some(*ip),
+        IpAddr::V6(_) => None,
+    };
+    let six = |ip: &IpAddr| match ip {
+        IpAddr::V6(ip) => Some(*ip),
+        IpAddr::V4(_) => None,
+    };
     let subnets = [config.subnet4.map(IpNet::from), config.subnet6.map(IpNet::from)];
     Some(Settings {
         domain: dns.domain.clone(),
         subnets: subnets.into_iter().flatten().collect(),
+        // Where the host is open to pods; the gateway is the host in any case.
         gateways: PodAddresses {
-            ip4: local.gateway4(),
-            ip6: local.gateway6(),
+            ip4: hosts.iter().find_map(four).or(local.gateway4()),
+            ip6: hosts.iter().find_map(six).or(local.gateway6()),
         },
         upstream: dns.upstream.clone(),
         resolv_conf: dns.resolv_conf.clone(),
