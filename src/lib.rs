@@ -8,7 +8,7 @@
 //! | layer | modules | rule |
 //! |---|---|---|
 //! | foundations | [`model`], [`wire`], [`buf`] | words, bytes and memory; no I/O, no clock |
-//! | cores | [`offload`], [`switch`], [`overlay`], [`stack`] | pure state machines; frames and `now` in, verdicts out |
+//! | cores | [`offload`], [`switch`], [`overlay`], [`stack`], [`dns`] | pure state machines; frames and `now` in, verdicts out |
 //! | composition | [`datapath`] | parse once, decide once; still no I/O |
 //! | shell | [`sys`], [`io`] | system calls (all `unsafe` lives in `sys`), and safe owners over them |
 //! | edges | [`control`], [`pod`], [`daemon`], [`api`], [`cmd`] | files, namespaces, sockets, people |
@@ -28,6 +28,7 @@ pub mod cmd;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+pub mod dns;
 pub mod io;
 pub mod model;
 pub mod offload;

@@ -69,6 +69,11 @@ fn neighbour() {
 }
 
 #[test]
+fn dns() {
+    replay("dns");
+}
+
+#[test]
 fn store() {
     replay("store");
 }

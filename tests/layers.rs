@@ -18,6 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("switch", &["model", "wire", "buf"]),
     ("overlay", &["model", "wire", "buf"]),
     ("stack", &["model", "wire", "buf"]),
+    ("dns", &["model"]),
     // Composition, still without I/O.
     (
         "datapath",
@@ -33,7 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "model", "wire", "buf", "offload", "switch", "overlay", "stack", "datapath", "sys", "io",
+            "model", "wire", "buf", "offload", "switch", "overlay", "stack", "dns", "datapath", "sys", "io",
             "control", "api", "pod",
         ],
     ),
@@ -41,8 +42,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "cmd",
         &[
-            "model", "wire", "buf", "offload", "switch", "overlay", "stack", "sys", "control", "api", "pod",
-            "daemon",
+            "model", "wire", "buf", "offload", "switch", "overlay", "stack", "dns", "sys", "control", "api",
+            "pod", "daemon",
         ],
     ),
 ];

@@ -38,7 +38,13 @@ struct World {
 }
 
 impl Host for World {
-    fn connect(&mut self, flow: FlowId, _to: SocketAddr, _hops: Option<u8>) -> Result<(), HostError> {
+    fn connect(
+        &mut self,
+        flow: FlowId,
+        _to: SocketAddr,
+        _from: Option<IpAddr>,
+        _hops: Option<u8>,
+    ) -> Result<(), HostError> {
         match self.refuse {
             Some(why) => Err(why),
             None => {

@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod craft;
+pub mod dns;
 pub mod egress;
 pub mod input;
 pub mod lab;
@@ -37,6 +38,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("node", node::run),
     ("egress", egress::run),
     ("neighbour", neighbour::run),
+    ("dns", dns::run),
     ("store", store::run),
     ("config", config::run),
 ];

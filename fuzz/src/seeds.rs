@@ -23,6 +23,7 @@ pub fn of(target: &str) -> Vec<Seed> {
         "node" => node(),
         "egress" => egress(),
         "neighbour" => neighbour(),
+        "dns" => super::dns::seeds(),
         "store" => store(),
         "config" => config(),
         _ => Vec::new(),

@@ -59,6 +59,20 @@ pub enum Request {
     Store,
     /// The addresses of the node.
     Ipam,
+    /// The names the node answers.
+    Dns,
+    /// Add a static record, or remove it. Answered by [`Reply::DnsChanged`].
+    DnsChange {
+        /// `NAME TYPE DATA`; to remove all records of a name, the name alone.
+        record: String,
+        /// Whether it is to be there.
+        there: bool,
+    },
+    /// The resolv.conf of a pod. Answered by [`Reply::ResolvConf`].
+    ResolvConf {
+        /// The pod.
+        pod: PodName,
+    },
     /// Publish ports of a pod, all or none. Answered by [`Reply::Published`] with the new ones.
     Publish {
         /// The pod.
@@ -255,6 +269,9 @@ pub struct Status {
     /// How the store of leases stands; none when there is none. The leases themselves are left out.
     #[serde(default)]
     pub store: Option<StoreStatus>,
+    /// How DNS stands; none when it is off.
+    #[serde(default)]
+    pub dns: Option<DnsStatus>,
     /// The peers.
     pub peers: Vec<PeerInfo>,
     /// The pods.
@@ -329,6 +346,51 @@ pub enum AddressState {
     },
 }
 
+/// How a node's DNS stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsStatus {
+    /// Domain of the pods' names.
+    pub domain: String,
+    /// Where others than pods may ask.
+    pub listen: Vec<SocketAddr>,
+    /// The resolvers that are asked for what is not the node's.
+    pub servers: Vec<DnsServer>,
+    /// Names of the node.
+    pub names: usize,
+    /// Answers in the cache.
+    pub cached: usize,
+    /// Questions to resolvers under way.
+    pub in_flight: usize,
+    /// Answers given, by kind.
+    pub answers: std::collections::BTreeMap<String, u64>,
+    /// What got no answer, or a failure at once, by reason.
+    pub drops: std::collections::BTreeMap<String, u64>,
+    /// Questions that a resolver did not answer in time.
+    pub timeouts: u64,
+}
+
+/// A resolver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsServer {
+    /// Where it is.
+    pub at: SocketAddr,
+    /// Whether it was silent a moment ago, so that others are asked first.
+    pub silent: bool,
+}
+
+/// A record of a name the node answers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DnsRecord {
+    /// The name.
+    pub name: String,
+    /// The record's type.
+    pub kind: String,
+    /// What it says.
+    pub data: String,
+    /// Whose it is: of a pod, a member of a set, a set, the host, the configuration, or added while the node ran.
+    pub source: String,
+}
+
 /// A published port, as `podwire port ls` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PublishedPort {
@@ -388,6 +450,21 @@ pub enum Reply {
     },
     /// To [`Request::Ipam`].
     Ipam(IpamInfo),
+    /// To [`Request::Dns`].
+    Dns {
+        /// The records, by name.
+        records: Vec<DnsRecord>,
+    },
+    /// To [`Request::DnsChange`].
+    DnsChanged {
+        /// The records that are new, or gone.
+        records: Vec<String>,
+    },
+    /// To [`Request::ResolvConf`].
+    ResolvConf {
+        /// The text; none when the node does not answer names.
+        text: Option<String>,
+    },
     /// To [`Request::Publish`], [`Request::Unpublish`] and [`Request::Published`].
     Published {
         /// The ports.

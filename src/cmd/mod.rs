@@ -4,6 +4,7 @@ pub mod attach;
 pub mod bench;
 pub mod demo;
 pub mod detach;
+pub mod dns;
 pub mod doctor;
 pub mod exec;
 pub mod forward;
@@ -167,6 +168,7 @@ enum Command {
     Status(status::Args),
     Peers(peers::Args),
     Leases(leases::Args),
+    Dns(dns::Args),
     Demo(demo::Args),
     /// Check what podwire needs of this host, with a remedy for each lack. Needs no node.
     Doctor(doctor::Args),
@@ -234,6 +236,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Status(args) => status::run(&args, &for_client(socket)?).map(done),
         Command::Peers(args) => peers::run(&args, &for_client(socket)?).map(done),
         Command::Leases(args) => leases::run(&args, &for_client(socket)?).map(done),
+        Command::Dns(args) => dns::run(args, &for_client(socket)?).map(done),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::BenchInside(args) => bench::inside(&args),

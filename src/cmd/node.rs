@@ -12,12 +12,14 @@ use crate::daemon::command::Command;
 use crate::daemon::config::Config;
 use crate::daemon::config::given::Given;
 use crate::daemon::config::keys::{self, KEYS, Key};
+use crate::daemon::dns::Sockets;
 use crate::daemon::keeper::{self, link::TakeError};
 use crate::daemon::links::Host;
 use crate::daemon::listener::{ListenError, Listener};
 use crate::daemon::lobby::{Lobby, Wait};
 use crate::daemon::metrics::Endpoints;
 use crate::daemon::server::kept::Kept;
+use crate::daemon::server::names;
 use crate::daemon::server::{End, KEEP, Server, Wakers};
 use crate::daemon::source::Source;
 use crate::daemon::worker;
@@ -40,6 +42,8 @@ Examples:
       With peers, as [[peer]] name = \"n2\", underlay = \"192.0.2.2\", subnet = \"10.244.2.0/24\".
   podwire node --store etcd --etcd-endpoints http://192.0.2.9:2379
       In a cluster: subnet and peers are leases in etcd, shared with flannel's nodes (VXLAN backend).
+  podwire node --subnet 10.244.1.0/24 --dns-listen 127.0.0.1:5353 --dns-record 'db.internal 192.0.2.7'
+      Names of pods and one of your own for this host too: dig -p 5353 @127.0.0.1 web.default.pod.
   podwire node --config n1.toml --port auto
       From a file, with a flag that overrides it.
   podwire node --print-config > n1.toml
@@ -154,6 +158,12 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     };
     let endpoints = Endpoints::bind(config.metrics, config.health);
     let mut endpoints = endpoints.map_err(|e| Failure::new(exit_for(e.kind()), e))?;
+    let sockets = config
+        .dns
+        .as_ref()
+        .map(|dns| Sockets::bind(&dns.listen))
+        .transpose();
+    let sockets = sockets.map_err(|e| Failure::new(exit_for(e.source.kind()), e))?;
     // First of all: the store shall be asked for the subnet that they are in.
     let kept = Kept::find(
         "/proc/self/exe".into(),
@@ -189,7 +199,8 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
             Some(membership) => config.join(membership),
             None => Ok(config),
         };
-        let config = config.map_err(|e| Failure::new(Exit::Usage, e))?;
+        let mut config = config.map_err(|e| Failure::new(Exit::Usage, e))?;
+        config.egress.names = sockets.as_ref().and_then(Sockets::internal);
         let (lifeline, worker_end) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
         // Pods of a process that was killed are without a network until here. Only the wait for a subnet may be long,
         // where none is remembered.
@@ -218,7 +229,13 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
     };
     let scraped = endpoints.metrics();
     let server = Server::new(config.clone(), &handle, listener, endpoints, source, wakers, kept);
-    let served = server.map(|mut server| {
+    let served = server.and_then(|mut server| {
+        if let (Some(sockets), Some(settings)) = (sockets, names::settings(&config)) {
+            server.name(sockets.serve(settings)?);
+        }
+        Ok(server)
+    });
+    let served = served.map(|mut server| {
         follow_addresses(&config, &host, &mut server);
         announce(&config, &handle.underlay(), &path, scraped);
         server.run()

@@ -4,8 +4,9 @@ use super::attach::{Wishes, json, sentence};
 use super::detach::say_or_undo;
 use super::exec::command_or_shell;
 use super::{Exit, Failure, complain};
-use crate::api::Client;
 use crate::api::place::Socket;
+use crate::api::{Client, Reply, Request};
+use crate::model::PodName;
 use crate::pod::sandbox::{Sandbox, SandboxError, Spec};
 use crate::sys::children;
 use crate::sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, Signals};
@@ -24,7 +25,7 @@ const END: Duration = Duration::from_secs(2);
 /// gets SIGTERM. A node that is killed leaves it to its next start.
 ///
 /// The pod has namespaces of its own for users, network, mounts, host name and IPC; files and processes are
-/// the host's. You are root inside. When the command ends, so does the pod, and the command's exit code is the
+/// the host's, but for /etc/resolv.conf, which names the node (unless that runs with --dns off). You are root inside. When the command ends, so does the pod, and the command's exit code is the
 /// result (128 and the signal's number when a signal ended it). What the command left running is killed then, in
 /// the background or not; what `podwire exec` started lives on without a network. No root needed.
 #[derive(Debug, clap::Args)]
@@ -55,12 +56,16 @@ pub struct Args {
 /// Whatever keeps the pod from being made or the command from being started; nothing is left then.
 pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     // Ask first: without a node there is no need to make anything.
-    drop(Client::connect(socket)?);
+    let resolv_conf = resolv_conf(&mut Client::connect(socket)?, &args.wishes.name);
     let failed = |e: std::io::Error| Failure::new(Exit::Failed, e);
     let signals = Signals::hold(&[SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM]).map_err(failed)?;
     let mut spec = Spec::new(&args.wishes.name.name);
     spec.tied = !args.detach;
+    spec.resolv_conf = resolv_conf;
     let mut sandbox = spec.spawn()?;
+    for note in sandbox.notes() {
+        complain(format_args!("the pod has the host's {note}"));
+    }
     let attached = sandbox.attach(socket, args.wishes.request())?;
     if args.detach {
         let said = if args.json {
@@ -90,6 +95,14 @@ pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     match code(status.map_err(failed)?) {
         0 => Ok(()),
         code => std::process::exit(code),
+    }
+}
+
+/// The pod's resolv.conf; none when its node does not answer names, or is of a version that cannot.
+fn resolv_conf(client: &mut Client, pod: &PodName) -> Option<String> {
+    match client.call(&Request::ResolvConf { pod: pod.clone() }) {
+        Ok(Reply::ResolvConf { text }) => text,
+        _ => None,
     }
 }
 

@@ -4,7 +4,7 @@ use super::pods::listing;
 use super::table::{age, bytes, table};
 use super::{Exit, Failure, Paint, leases, say};
 use crate::api::place::Socket;
-use crate::api::{Client, PeerInfo, PeerReach, Reply, Request, Status};
+use crate::api::{Client, DnsServer, DnsStatus, PeerInfo, PeerReach, Reply, Request, Status};
 use crate::model::{DropReason, NodeCounters, OffloadMode};
 use std::fmt::Write;
 
@@ -78,6 +78,9 @@ pub fn show(s: &Status, paint: Paint) -> String {
     if let Some(store) = &s.store {
         let _ = writeln!(out, "  store     {}", leases::line(store));
     }
+    if let Some(dns) = &s.dns {
+        let _ = writeln!(out, "  dns       {}", self::dns(dns));
+    }
     let _ = writeln!(out, "  offloads  {}", offloads(s));
     let _ = writeln!(out, "  egress    {}", egress(s));
     let _ = writeln!(out, "  traffic   {}", traffic(&s.counters));
@@ -102,6 +105,33 @@ pub fn show(s: &Status, paint: Paint) -> String {
     let drops_table = table(&["REASON", "COUNT", "MEANING"], &drops);
     list(&mut out, paint, "drops", drops.len(), &drops_table);
     out
+}
+
+fn dns(d: &DnsStatus) -> String {
+    let server = |s: &DnsServer| {
+        // The port of DNS goes without saying.
+        let at = match s.at.port() {
+            53 => s.at.ip().to_string(),
+            _ => s.at.to_string(),
+        };
+        if s.silent { format!("{at} (silent)") } else { at }
+    };
+    let servers: Vec<String> = d.servers.iter().map(server).collect();
+    let asked = match servers.is_empty() {
+        true => "asks nobody".into(),
+        false => format!("asks {}", servers.join(", ")),
+    };
+    let count = |kind: &str| d.answers.get(kind).copied().unwrap_or(0);
+    format!(
+        "{} names, pods below {}, {asked}; {} answers of its own, {} from {} cached, {} by resolvers, {} failed",
+        d.names,
+        d.domain,
+        count("zone"),
+        count("cache"),
+        d.cached,
+        count("upstream"),
+        count("failed")
+    )
 }
 
 fn offloads(s: &Status) -> String {
@@ -210,6 +240,22 @@ mod tests {
             offloads: Default::default(),
             egress: Default::default(),
             store: None,
+            dns: Some(DnsStatus {
+                domain: "pod".into(),
+                servers: vec![
+                    DnsServer {
+                        at: "192.0.2.53:53".parse().unwrap(),
+                        silent: true,
+                    },
+                    DnsServer {
+                        at: "127.0.0.1:5353".parse().unwrap(),
+                        silent: false,
+                    },
+                ],
+                names: 4,
+                answers: [("zone".to_string(), 7)].into(),
+                ..DnsStatus::default()
+            }),
             peers: vec![],
             pods: vec![],
             counters: NodeCounters {
@@ -241,6 +287,8 @@ mod tests {
         for line in [
             "n1  podwire 0, pid 1, up 3m",
             "  egress    off, 0 TCP flows, 0 datagram sockets",
+            "  dns       4 names, pods below pod, asks 192.0.2.53 (silent), 127.0.0.1:5353; 7 answers of its own, 0 from 0 \
+             cached, 0 by resolvers, 0 failed",
             "  traffic   64K a TAP read, 0B a TAP write, 0.0 datagrams a send, 0.0 a receive, 0 dropped",
             "problems",
             "  ! look here",

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod closer;
 pub mod command;
 pub mod config;
+pub mod dns;
 pub mod ipam;
 pub mod keeper;
 pub mod links;

@@ -71,6 +71,9 @@ pub struct Records {
     next_host: u32,
     pods: Vec<Record>,
     resting: Vec<Rest>,
+    /// Names that people added.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    names: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -105,7 +108,18 @@ impl Records {
             next_host: ipam.next_host(),
             pods: pods.cloned().collect(),
             resting: ipam.resting(now).map(rest).collect(),
+            names: Vec::new(),
         }
+    }
+
+    /// The same with the names that people added.
+    pub fn with_names(self, names: Vec<String>) -> Records {
+        Records { names, ..self }
+    }
+
+    /// The names that people added.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// Read a file's content.
@@ -555,6 +569,7 @@ mod tests {
             next_host: 7,
             pods,
             resting,
+            names: vec!["x".repeat(600); crate::dns::entry::MAX_ENTRIES],
         };
         let bytes = serde_json::to_vec(&records).unwrap();
         assert!((bytes.len() as u64) < MAX_FILE, "{} bytes", bytes.len());

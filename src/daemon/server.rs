@@ -5,6 +5,7 @@
 //! host in [`published`].
 
 pub mod kept;
+pub mod names;
 mod news;
 mod pods;
 mod published;
@@ -13,6 +14,7 @@ use super::addresses::AddressWatch;
 use super::admin::{Admin, Refusal, Reservation, Worker};
 use super::closer::Closer;
 use super::config::Config;
+use super::dns::Dns;
 use super::keeper::keeping::Keeping;
 use super::listener::Listener;
 use super::metrics::{self, Endpoints, Page};
@@ -21,8 +23,9 @@ use super::records::Recorder;
 use super::source::Source;
 use super::status::status;
 use super::watch::NetnsWatch;
-use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
+use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request, Status};
 use crate::control::file::PeersFile;
+use crate::dns::entry::Entry;
 use crate::model::{Change, Instant, PodName, PortMapping};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use kept::Kept;
@@ -139,6 +142,10 @@ pub struct Server<'w> {
     attaches: Histogram,
     keeping: Keeping,
     recorder: Recorder,
+    /// None when it is off.
+    dns: Option<Dns>,
+    /// Names that people added while the node ran.
+    added: Vec<Entry>,
     closer: Closer,
     /// Pods that are gone, and whose interface is there until the TAP is closed.
     closing: HashSet<PodName>,
@@ -217,6 +224,8 @@ impl<'w> Server<'w> {
             attaches: metrics::attach_histogram(),
             keeping: kept.keeping,
             recorder,
+            dns: None,
+            added: Vec::new(),
             closer: Closer::default(),
             closing: HashSet::new(),
             closed: unbounded(),
@@ -407,9 +416,12 @@ impl<'w> Server<'w> {
             Source::Store(store, _) => Some(store.report()),
             _ => None,
         };
+        let dns = self.dns.as_ref();
         self.endpoints.serve(token, now, self.ready, || {
             let report = admin.report()?;
-            Some(Page::new(config, born, attaches, report, membership()).text())
+            let mut page = Page::new(config, born, attaches, report, membership());
+            page.dns = dns.and_then(|dns| dns.report(false));
+            Some(page.text())
         });
     }
 
@@ -586,11 +598,15 @@ impl<'w> Server<'w> {
                 store: self.source.store_status().map(Box::new),
             },
             Request::Status => {
-                let more = self.complaints().collect();
+                let (dns, troubles) = self.dns_status();
+                let more = self.complaints().chain(troubles).collect();
                 let status = status(&self.config, &self.admin, self.worker, &self.source, more, now);
-                Reply::Status(Box::new(status))
+                Reply::Status(Box::new(Status { dns, ..status }))
             }
             Request::Ipam => Reply::Ipam(self.ipam(now)),
+            Request::Dns => self.dns_list()?,
+            Request::DnsChange { record, there } => self.dns_change(&record, there)?,
+            Request::ResolvConf { pod } => self.dns_conf(&pod),
             Request::Publish { pod, ports, tied } => {
                 let tied = tied.then(|| self.tie(&mut from.tied));
                 self.publish(&pod, &ports, tied, now)?

@@ -55,6 +55,7 @@ pub fn status(
         offloads: report.offloads,
         egress: report.egress,
         store,
+        dns: None,
         peers: report.peers,
         problems,
     }

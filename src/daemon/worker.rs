@@ -36,7 +36,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use published::Entrances;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -195,8 +195,14 @@ struct Outlets {
 }
 
 impl Host for Outlets {
-    fn connect(&mut self, flow: u32, to: SocketAddr, hops: Option<u8>) -> Result<(), HostError> {
-        self.streams.connect(flow, to, hops)
+    fn connect(
+        &mut self,
+        flow: u32,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        hops: Option<u8>,
+    ) -> Result<(), HostError> {
+        self.streams.connect(flow, to, from, hops)
     }
     fn outcome(&mut self, flow: u32) -> Option<Result<(), Failure>> {
         self.streams.outcome(flow)

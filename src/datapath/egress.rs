@@ -26,8 +26,14 @@ struct Beside<'a, E: Exits> {
 }
 
 impl<E: Exits> Host for Beside<'_, E> {
-    fn connect(&mut self, flow: FlowId, to: SocketAddr, hops: Option<u8>) -> Result<(), HostError> {
-        self.exits.connect(flow, to, hops)
+    fn connect(
+        &mut self,
+        flow: FlowId,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        hops: Option<u8>,
+    ) -> Result<(), HostError> {
+        self.exits.connect(flow, to, from, hops)
     }
     fn outcome(&mut self, flow: FlowId) -> Option<Result<(), Failure>> {
         self.exits.outcome(flow)
@@ -113,8 +119,11 @@ impl Node {
         exits: &mut impl Exits,
     ) -> Result<(), DropReason> {
         let frame = f.span.of(arena.memory());
-        // What the host's sockets refuse to take back in pieces is refused here, with the size that fits.
         self.check_hop(Some(port), frame, &f.h, now)?;
+        if self.is_tunnel(frame, &f.h) {
+            self.complain(port, Trouble::Prohibited, &frame[ETH_LEN..f.h.end], now);
+            return Err(DropReason::EgressDenied);
+        }
         let packet = Packet {
             port,
             bytes: &frame[ETH_LEN..f.h.end],
@@ -130,6 +139,18 @@ impl Node {
         taken.unwrap_or(Err(DropReason::NoRoute))?;
         self.counters.consumed += 1;
         Ok(())
+    }
+
+    /// Whether a packet would reach a peer's VXLAN socket, which takes what comes from this host for this node's. Ports
+    /// are unknown in fragments.
+    fn is_tunnel(&self, frame: &[u8], h: &Headers) -> bool {
+        let is_udp = h.proto == proto::UDP || h.fragment;
+        let peer = self.peers.at_underlay(h.dst(frame)).filter(|_| is_udp);
+        let Some(peer) = peer.and_then(|id| self.peers.state(id)) else {
+            return false;
+        };
+        let port = h.ports(frame).1;
+        h.fragment || [false, true].iter().any(|six| peer.endpoint(*six).port() == port)
     }
 
     /// Whether a packet for the node's own addresses belongs to a flow that leaves it.

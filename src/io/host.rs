@@ -107,7 +107,13 @@ impl Streams {
     ///
     /// # Errors
     /// Why it cannot even be begun.
-    pub fn connect(&mut self, flow: u32, to: SocketAddr, hops: Option<u8>) -> Result<(), HostError> {
+    pub fn connect(
+        &mut self,
+        flow: u32,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        hops: Option<u8>,
+    ) -> Result<(), HostError> {
         let six = to.is_ipv6();
         let family = if six {
             AddressFamily::INET6
@@ -120,6 +126,9 @@ impl Streams {
         if let Some(hops) = hops {
             set_hops(&socket, six, hops);
             let _ = errqueue::enable(&socket, six);
+        }
+        if let Some(from) = from {
+            rustix::net::bind(&socket, &SocketAddr::new(from, 0)).map_err(meaning)?;
         }
         match rustix::net::connect(&socket, &to) {
             Ok(()) | Err(Errno::INPROGRESS) => {}

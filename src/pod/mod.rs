@@ -24,4 +24,5 @@ pub mod hidden;
 mod idmap;
 pub mod link;
 pub mod pause;
+mod resolv;
 pub mod sandbox;

@@ -6,7 +6,7 @@
 //!    | == spawn =====================> |  new session, new namespaces
 //!    | <--------------- "unshared" --- |
 //!    |  writes its uid and gid maps    |
-//!    | --- "mapped" -----------------> |  host name, /sys, death signal
+//!    | --- "mapped", resolv.conf ----> |  host name, /sys, resolv.conf, death signal
 //!    | <------------------ "ready" --- |  lets go of the terminal, sleeps
 //!    |  keeps its end of the pipe      |  ends when nobody holds the other end of the pipe
 //! ```
@@ -19,6 +19,7 @@
 //! It is a process and not a thread or a bind mount because a rootless namespace can be kept by nothing else,
 //! and an image of its own because a fork of a threaded program may do next to nothing safely.
 
+use super::resolv::ResolvConf;
 use crate::sys::ns;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
@@ -34,9 +35,13 @@ pub const VERB: &str = "__pause";
 /// Body of the hidden command.
 pub fn main(hostname: &str, parent: Option<u32>) -> ExitCode {
     match settle(hostname, parent) {
-        Ok(()) => {
-            // Nobody writes; what comes all the same means nothing.
-            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        Ok(resolv_conf) => {
+            let mut lifeline = io::stdin().lock();
+            match resolv_conf {
+                Some(conf) => conf.keep(&mut lifeline),
+                // Nobody writes; what comes all the same means nothing.
+                None => drop(io::copy(&mut lifeline, &mut io::sink())),
+            }
             ExitCode::SUCCESS
         }
         Err((step, e)) => {
@@ -48,7 +53,7 @@ pub fn main(hostname: &str, parent: Option<u32>) -> ExitCode {
     }
 }
 
-fn settle(hostname: &str, parent: Option<u32>) -> Result<(), (&'static str, io::Error)> {
+fn settle(hostname: &str, parent: Option<u32>) -> Result<Option<ResolvConf>, (&'static str, io::Error)> {
     // Away from the terminal's process group: Ctrl-C is for the command in the pod, not for the pod.
     let _ = rustix::process::setsid();
     ns::unshare_pod().map_err(|e| ("unshare", e))?;
@@ -58,9 +63,16 @@ fn settle(hostname: &str, parent: Option<u32>) -> Result<(), (&'static str, io::
         .lock()
         .read_line(&mut line)
         .map_err(|e| ("handshake", e))?;
+    let broken = || ("handshake", io::ErrorKind::UnexpectedEof.into());
     if line != "mapped\n" {
-        return Err(("handshake", io::ErrorKind::UnexpectedEof.into()));
+        return Err(broken());
     }
+    line.clear();
+    io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|e| ("handshake", e))?;
+    let resolv_conf: Option<String> = serde_json::from_str(&line).map_err(|_| broken())?;
     rustix::system::sethostname(hostname.as_bytes()).map_err(|e| ("sethostname", e.into()))?;
     rustix::mount::mount_change(
         "/",
@@ -69,6 +81,12 @@ fn settle(hostname: &str, parent: Option<u32>) -> Result<(), (&'static str, io::
     .map_err(|e| ("mount", e.into()))?;
     if let Err(e) = own_sys() {
         log::debug!("the pod keeps the host's /sys: {e}");
+    }
+    let mut conf = None;
+    match resolv_conf.map(ResolvConf::mount) {
+        Some(Ok(mounted)) => conf = Some(mounted),
+        Some(Err((step, e))) => say(&format!("note resolv.conf: {step}: {e}"))?,
+        None => {}
     }
     if let Some(parent) = parent {
         die_with(parent).map_err(|e| ("prctl", e))?;
@@ -80,7 +98,8 @@ fn settle(hostname: &str, parent: Option<u32>) -> Result<(), (&'static str, io::
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)
     });
-    redirected.map_err(|e| ("redirect", e.into()))
+    redirected.map_err(|e| ("redirect", e.into()))?;
+    Ok(conf)
 }
 
 /// A word to the parent; without one there is no use in going on.

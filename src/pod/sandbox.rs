@@ -52,6 +52,8 @@ pub struct Spec {
     pub hostname: String,
     /// Whether the pause process, and each command in the sandbox, dies with the thread that started it.
     pub tied: bool,
+    /// The text of its own /etc/resolv.conf; the host's when there is none.
+    pub resolv_conf: Option<String>,
 }
 
 impl Spec {
@@ -61,6 +63,7 @@ impl Spec {
             program: "/proc/self/exe".into(),
             hostname: hostname.into(),
             tied: true,
+            resolv_conf: None,
         }
     }
 
@@ -79,11 +82,12 @@ impl Spec {
         let pidfd = ns::pidfd(child.id());
         let mut pause = Reaper(Some(child));
         let pidfd = pidfd?;
-        let lifeline = pause.settle()?;
+        let (lifeline, notes) = pause.settle(self.resolv_conf.as_deref())?;
         Ok(Sandbox {
             pause,
             pidfd,
             lifeline: Some(lifeline),
+            notes,
             spec: self,
         })
     }
@@ -103,6 +107,7 @@ pub struct Sandbox {
     pidfd: OwnedFd,
     /// This side's end, until the pod is left to the node.
     lifeline: Option<ChildStdin>,
+    notes: Vec<String>,
     spec: Spec,
 }
 
@@ -118,6 +123,11 @@ impl Sandbox {
     /// Process id of the pause, which names the namespaces.
     pub fn pid(&self) -> u32 {
         self.pause.0.as_ref().map_or(0, Child::id)
+    }
+
+    /// What it lacks, though it works.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// A descriptor of the pause, readable when it has ended.
@@ -178,8 +188,8 @@ impl Sandbox {
 struct Reaper(Option<Child>);
 
 impl Reaper {
-    /// The parent's side of the handshake drawn in [`pause`]; gives the lifeline.
-    fn settle(&mut self) -> Result<ChildStdin, SandboxError> {
+    /// The parent's side of the handshake drawn in [`pause`]; gives the lifeline, and what is not as it should be.
+    fn settle(&mut self, resolv_conf: Option<&str>) -> Result<(ChildStdin, Vec<String>), SandboxError> {
         let child = self.0.as_mut();
         let broken = || SandboxError::Start(io::ErrorKind::BrokenPipe.into());
         let child = child.ok_or_else(broken)?;
@@ -187,9 +197,11 @@ impl Reaper {
         let mut from = BufReader::new(child.stdout.take().ok_or_else(broken)?);
         expect(&mut from, "unshared")?;
         idmap::map_child(child.id()).map_err(SandboxError::IdMap)?;
-        to.write_all(b"mapped\n").map_err(SandboxError::Start)?;
-        expect(&mut from, "ready")?;
-        Ok(to)
+        let conf = serde_json::to_string(&resolv_conf).map_err(|e| SandboxError::Start(e.into()))?;
+        to.write_all(format!("mapped\n{conf}\n").as_bytes())
+            .map_err(SandboxError::Start)?;
+        let notes = expect(&mut from, "ready")?;
+        Ok((to, notes))
     }
 }
 
@@ -203,11 +215,20 @@ impl Drop for Reaper {
     }
 }
 
-fn expect(from: &mut impl BufRead, word: &str) -> Result<(), SandboxError> {
+/// Await `word`; what is noted before it.
+fn expect(from: &mut impl BufRead, word: &str) -> Result<Vec<String>, SandboxError> {
     let mut line = String::new();
-    from.read_line(&mut line).map_err(SandboxError::Start)?;
+    let mut notes = Vec::new();
+    loop {
+        line.clear();
+        from.read_line(&mut line).map_err(SandboxError::Start)?;
+        match line.strip_prefix("note ") {
+            Some(note) => notes.push(note.trim_end().to_string()),
+            None => break,
+        }
+    }
     if line.trim_end() == word {
-        return Ok(());
+        return Ok(notes);
     }
     let mut words = line.split_ascii_whitespace();
     match (
@@ -234,6 +255,7 @@ mod tests {
     fn a_failed_step_becomes_a_sentence() {
         let said = |line: &str| expect(&mut line.as_bytes(), "ready");
         assert!(said("ready\n").is_ok());
+        assert_eq!(said("note no luck\nready\n").unwrap(), ["no luck"]);
         assert!(matches!(said(""), Err(SandboxError::Start(_))));
         let e = said("failed unshare 28\n").unwrap_err().to_string();
         assert!(e.contains("user.max_user_namespaces"), "{e}");

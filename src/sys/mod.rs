@@ -12,3 +12,4 @@ pub mod probe;
 pub mod rights;
 pub mod signal;
 pub mod tap;
+pub mod way;

@@ -7,7 +7,7 @@ use crate::buf::Span;
 use crate::model::LocalEnd;
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
 /// Messages of one call.
@@ -523,8 +523,11 @@ pub(super) fn read_name(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
         libc::AF_INET6 => {
             // SAFETY: as above, with sockaddr_in6.
             let name = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in6>() };
-            let ip = Ipv6Addr::from(name.sin6_addr.s6_addr);
-            Some(SocketAddr::new(ip.into(), u16::from_be(name.sin6_port)))
+            let (ip, port) = (
+                Ipv6Addr::from(name.sin6_addr.s6_addr),
+                u16::from_be(name.sin6_port),
+            );
+            Some(SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into())
         }
         _ => None,
     }

@@ -80,7 +80,7 @@ fn happened(world: &mut World) {
         traffic::stream(a, far, family, 200_000);
     }
     // Nobody has this address: counted under one reason, and with the pod that sent it.
-    a.unanswered(Ipv4Addr::new(10, 9, 9, 9), 2);
+    a.unanswered(Ipv4Addr::new(10, 244, 99, 9), 2);
 
     let mut text = String::new();
     eventually(

@@ -475,7 +475,8 @@ fn from_a_pod(world: &mut World) {
         "10.244.2.1",
         "fd00:10:244:2::",
     ];
-    let mut unreachable = 0;
+    let own = [text("192.0.2.1")];
+    let mut denied = 0;
     for to in hosts.iter().chain(&nodes).map(|to| text(to)) {
         let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
         for port in [8472, 4789] {
@@ -484,9 +485,10 @@ fn from_a_pod(world: &mut World) {
                 mouth.connect((to, port)).expect("a route");
                 mouth.send(datagram).expect("it is sent");
                 if hosts.iter().any(|host| text(host) == to) {
-                    unreachable += 1;
-                    let what = format!("{to} is out of reach");
-                    eventually(&what, SOON, || n1.drops(DropReason::NoRoute) == unreachable);
+                    // Its own host is closed to a pod, and everybody's overlay.
+                    denied += u64::from(port == 8472 || own.contains(&to));
+                    let what = format!("{to} port {port} is out of reach");
+                    eventually(&what, SOON, || n1.drops(DropReason::EgressDenied) == denied);
                 } else {
                     let told = mouth.recv(&mut [0; 100]).map_err(|e| e.kind());
                     assert_eq!(told, Err(ErrorKind::ConnectionRefused), "{to} port {port}");

@@ -7,7 +7,7 @@ use crate::daemon::links::Host;
 use crate::stack::egress::{Mapping, Policy};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// How much around a node's subnet is taken for the pod network when nobody says what is: flannel's usual network.
 const AROUND4: u8 = 16;
@@ -25,6 +25,8 @@ pub struct EgressConfig {
     pub network: Vec<IpNet>,
     /// The pod network as the store says.
     pub cluster: Vec<IpNet>,
+    /// Where on the host their questions for names are answered.
+    pub names: Option<SocketAddr>,
     /// Addresses under which they reach the host's loopback.
     pub map_host: Vec<MapHost>,
 }
@@ -72,6 +74,7 @@ impl EgressConfig {
             deny: given.values(&keys::EGRESS_DENY, net)?.unwrap_or_default(),
             network: given.values(&keys::POD_NETWORK, net)?.unwrap_or_default(),
             cluster: Vec::new(),
+            names: None,
             map_host: given.values(&keys::MAP_HOST, map)?.unwrap_or_default(),
         })
     }
@@ -80,15 +83,26 @@ impl EgressConfig {
 impl Config {
     /// What pods may reach, with the addresses this host has now.
     pub fn policy(&self, host: &Host) -> Policy {
+        let local = self.local_node();
+        let four = local.gateway4().map(IpAddr::V4);
+        let gateways = four.into_iter().chain(local.gateway6().map(IpAddr::V6));
+        let names = self.egress.names.into_iter().flat_map(|at| {
+            gateways.clone().map(move |from| Mapping {
+                from,
+                port: Some(53),
+                to: at.ip(),
+                to_port: Some(at.port()),
+                by_pod: true,
+            })
+        });
         Policy {
             open: self.egress.open,
             network: self.pod_network(),
             denied: self.egress.deny.clone(),
+            overlay: self.port,
             own: host.addresses(),
-            mapped: self
-                .hosts()
-                .into_iter()
-                .map(|from| Mapping {
+            mapped: names
+                .chain(self.hosts().into_iter().map(|from| Mapping {
                     from,
                     port: None,
                     to: match from {
@@ -96,7 +110,8 @@ impl Config {
                         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
                     },
                     to_port: None,
-                })
+                    by_pod: false,
+                }))
                 .collect(),
         }
     }

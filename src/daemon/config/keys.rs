@@ -145,6 +145,19 @@ keys! {
     POD_NETWORK: "egress.pod_network", "pod-network", "CIDR", TEXT, "the cluster's network as the store has it, or the /16 (IPv6 /48) around the subnet", "\"10.244.0.0/16\"", true;
     /// Addresses under which pods reach this host's loopback, `gateway` for theirs; they find it as host.podwire.internal.
     MAP_HOST: "egress.map_host", "map-host", "ADDR", TEXT, "none: this host is closed to pods", "\"gateway\"", true;
+    /// Whether pods are answered DNS at their gateway's address: on or off.
+    DNS: "dns.enabled", "dns", "MODE", TEXT, "on", "\"on\"";
+    /// Addresses where others than pods may ask too, port 53 unless given; for all who can reach them.
+    DNS_LISTEN: "dns.listen", "dns-listen", "ADDR[:PORT]", TEXT, "none: only pods may ask", "\"127.0.0.1:5353\"", true;
+    /// Resolvers that are asked for all other names, instead of the host's.
+    DNS_UPSTREAM: "dns.upstream", "dns-upstream", "ADDR[:PORT]", TEXT, "those of dns.resolv_conf", "\"192.0.2.53\"", true;
+    /// File that names the host's resolvers; every change is taken at once.
+    DNS_RESOLV_CONF: "dns.resolv_conf", "dns-resolv-conf", "FILE", TEXT, "/etc/resolv.conf", "\"/etc/resolv.conf\"";
+    /// Domain of the pods' names: NAME.NAMESPACE.DOMAIN.
+    DNS_DOMAIN: "dns.domain", "dns-domain", "DOMAIN", TEXT, "pod", "\"pod\"";
+    /// Names of your own: `NAME ADDRESS`, `NAME CNAME OTHER`, `NAME SRV PRIORITY WEIGHT PORT HOST`, `NAME TXT TEXT`; as
+    /// flags, without commas in texts.
+    DNS_RECORDS: "dns.records", "dns-record", "RECORD", TEXT, "none", "\"db.internal 192.0.2.7\"", true;
     /// Address and port of Prometheus' `/metrics`, for all who can reach it: plain HTTP, no password. Port 0 is any free one.
     METRICS: "metrics.listen", "metrics", "ADDR:PORT", TEXT, "none: no metrics are served", "\"127.0.0.1:9472\"";
 }
@@ -191,6 +204,7 @@ mod tests {
                 Some("health"),
                 Some("pods"),
                 Some("egress"),
+                Some("dns"),
                 Some("metrics")
             ]
         );

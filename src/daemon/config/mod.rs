@@ -3,6 +3,7 @@
 //! [`keys`] is the one table of all keys. [`given`] gathers what people said, [`Config::understand`] gives it
 //! meaning, and [`Config::print`] says it all again, in a form that reads back to the same.
 
+mod dns;
 mod egress;
 pub mod given;
 mod join;
@@ -10,6 +11,7 @@ pub mod keys;
 mod print;
 mod store;
 
+pub use dns::DnsConfig;
 pub use egress::{EgressConfig, MapHost};
 pub use store::{Password, StoreConfig};
 
@@ -102,6 +104,8 @@ pub struct Config {
     pub keep_pods: bool,
     /// What pods may reach outside of the pod network.
     pub egress: EgressConfig,
+    /// How names are answered; none means not at all.
+    pub dns: Option<DnsConfig>,
     /// Where metrics are served; none means nowhere.
     pub metrics: Option<SocketAddr>,
 }
@@ -203,6 +207,7 @@ impl Config {
             health: health(given)?,
             keep_pods: given.value(&keys::KEEP_PODS, on_or_off)?.unwrap_or(false),
             egress: EgressConfig::understand(given)?,
+            dns: DnsConfig::understand(given)?,
             metrics: given.value(&keys::METRICS, endpoint)?,
             bind,
         };

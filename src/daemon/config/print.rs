@@ -1,7 +1,7 @@
 //! The configuration said again: each key with its meaning, in TOML that reads back to the same.
 
 use super::keys::{self, KEYS, Key};
-use super::{Config, Dscp, Password, StoreConfig};
+use super::{Config, DnsConfig, Dscp, Password, StoreConfig};
 use crate::control::default_vtep_mac;
 use crate::model::{Mac, OffloadMode};
 use std::fmt::Write;
@@ -95,6 +95,12 @@ impl Config {
             keys::EGRESS_DENY => list(&self.egress.deny),
             keys::POD_NETWORK => list(&self.egress.network),
             keys::MAP_HOST => list(&self.egress.map_host),
+            keys::DNS => switch(self.dns.is_some()),
+            keys::DNS_LISTEN
+            | keys::DNS_UPSTREAM
+            | keys::DNS_RESOLV_CONF
+            | keys::DNS_DOMAIN
+            | keys::DNS_RECORDS => self.dns.as_ref().and_then(|dns| show_dns(dns, key)),
             keys::METRICS => self.metrics.map(|at| Value::String(at.to_string())),
             _ => self.store.as_ref().and_then(|store| show_store(store, key)),
         }
@@ -105,6 +111,18 @@ impl Config {
 fn list(all: &[impl std::fmt::Display]) -> Option<Value> {
     let all: Vec<Value> = all.iter().map(|one| Value::String(one.to_string())).collect();
     (!all.is_empty()).then_some(Value::Array(all))
+}
+
+/// The value of a key of `[dns]`.
+fn show_dns(dns: &DnsConfig, key: &Key) -> Option<Value> {
+    match *key {
+        keys::DNS_LISTEN => list(&dns.listen),
+        keys::DNS_UPSTREAM => list(dns.upstream.as_deref().unwrap_or_default()),
+        keys::DNS_RESOLV_CONF => Some(Value::String(dns.resolv_conf.to_string_lossy().into_owned())),
+        keys::DNS_DOMAIN => Some(Value::String(dns.domain.to_string())),
+        keys::DNS_RECORDS => list(&dns.records),
+        _ => None,
+    }
 }
 
 /// The value of a key of `[store]`; a password that was given is nobody's to see.

@@ -64,8 +64,10 @@ fn print_reads_back_to_the_same() {
          pod_mtu = 1300\nvtep_mac = \"02:00:00:00:00:01\"\nvtep_mac6 = \"02:00:00:00:00:02\"\ndscp = 46\n\
          [offload]\ntap = \"off\"\nudp_gso = \"off\"\nudp_gro = \"off\"\nchecksum = \"off\"\n\
          [limits]\nbroadcast_per_second = 5\nreceive_buffer = 65536\nsend_buffer = 131072\n\
-         [health]\nhealthz_ip = \"0.0.0.0\"\nhealthz_port = 9473\n[metrics]\nlisten = \"[::1]:9472\"",
-        "[store]\nkind = \"etcd\"",
+         [health]\nhealthz_ip = \"0.0.0.0\"\nhealthz_port = 9473\n[dns]\nlisten = [\"127.0.0.1\", \"[::1]:5353\"]\n\
+         upstream = \"192.0.2.53\"\nresolv_conf = \"r.conf\"\ndomain = \"cluster.example\"\nrecords = [\"a.x 192.0.2.1\", \
+         \"t.x TXT \\\"some, text\\\"\"]\n[metrics]\nlisten = \"[::1]:9472\"",
+        "[store]\nkind = \"etcd\"\n[dns]\nenabled = \"off\"",
         "subnet = \"10.244.1.0/24\"\n[overlay]\npod_mtu = 1400\n[store]\nkind = \"etcd\"\n\
          endpoints = [\"https://192.0.2.9:2379\", \"https://192.0.2.10:2379\"]\nprefix = \"/x/y\"\nca_file = \"ca.pem\"\n\
          cert_file = \"c.pem\"\nkey_file = \"k.pem\"\nuser = \"u\"\npassword_file = \"p\"\nrenew_margin = 5\n\
@@ -291,6 +293,33 @@ fn mistakes_name_place_key_and_remedy() {
     }
 }
 
+#[test]
+fn dns_says_what_it_cannot_do() {
+    for (key, value, told) in [
+        (&keys::DNS_LISTEN, "0.0.0.0", "one by one"),
+        (&keys::DNS_LISTEN, "[::]:53", "one by one"),
+        (&keys::DNS_LISTEN, "ff02::1", "cannot be asked"),
+        (&keys::DNS_UPSTREAM, "192.0.2.1:0", "cannot be asked"),
+        (&keys::DNS_UPSTREAM, "resolver.example", "write 192.0.2.53"),
+        (&keys::DNS_DOMAIN, "-x", "neither begins nor ends"),
+        (&keys::DNS_RECORDS, "a b c", "write NAME ADDRESS"),
+    ] {
+        let mut given = Given::default();
+        given.flag(&keys::SUBNET, vec!["10.244.1.0/24".into()]);
+        given.flag(key, vec![value.into()]);
+        let e = Config::understand(&given, &host()).unwrap_err().to_string();
+        assert!(
+            e.contains(told) && e.starts_with(&format!("--{}", key.flag)),
+            "{e}"
+        );
+    }
+    let dns = read("subnet = \"10.244.1.0/24\"\n[dns]\nlisten = [\"127.0.0.1:0\", \"[::1]\", \"::1\"]")
+        .unwrap()
+        .dns;
+    let listen: Vec<String> = dns.unwrap().listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["127.0.0.1:0", "[::1]:53", "[::1]:53"]);
+}
+
 /// Whatever is wrong with whichever key: its line, its name, what stands there, and in parentheses what would be
 /// right.
 #[test]
@@ -368,6 +397,7 @@ fn each_key_says_what_would_be_right() {
             &keys::PASSWORD_FILE,
             &keys::PREFIX,
             &keys::SUBNET_FILE,
+            &keys::DNS_RESOLV_CONF,
         ]
         .contains(key);
         assert_eq!(refused, wrong.len() - if free { 2 } else { 0 }, "{}", key.name);

@@ -3,6 +3,8 @@
 use crate::api::{PeerInfo, PeerReach};
 use crate::daemon::command::Report;
 use crate::daemon::config::Config;
+use crate::daemon::dns::DnsReport;
+use crate::dns::counters::{AnswerKind, DnsDrop};
 use crate::model::{DropReason, OffloadMode, PortCounters, StoreStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -33,6 +35,8 @@ pub struct Page {
     pub report: Report,
     /// How the membership stands, where there is a store; none within if its thread does not answer.
     pub membership: Option<Membership>,
+    /// What DNS tells of itself; none when it is off, or does not answer.
+    pub dns: Option<DnsReport>,
 }
 
 /// How the membership stands; none when the store's thread does not answer.
@@ -63,6 +67,7 @@ impl Page {
             attaches: attaches.clone(),
             report,
             membership,
+            dns: None,
         }
     }
 
@@ -426,6 +431,101 @@ fn store(status: Option<&StoreStatus>, to: &mut Families<'_>) -> fmt::Result {
     )
 }
 
+/// What is known of DNS.
+fn dns(report: &DnsReport, to: &mut Families<'_>) -> fmt::Result {
+    let c = &report.counters;
+    to.counter(
+        "podwire_dns_messages_total",
+        "Messages of clients, by transport.",
+        &[
+            ([("transport", "udp")], c.messages_udp),
+            ([("transport", "tcp")], c.messages_tcp),
+        ],
+    )?;
+    let answers = AnswerKind::ALL
+        .iter()
+        .map(|k| ([("kind", k.label())], c.answers(*k)));
+    to.counter(
+        "podwire_dns_answers_total",
+        "Answers to clients, by where they came from.",
+        &answers.collect::<Vec<_>>(),
+    )?;
+    let drops = DnsDrop::ALL
+        .iter()
+        .map(|d| ([("reason", d.label())], c.drops(*d)));
+    to.counter(
+        "podwire_dns_drops_total",
+        "Messages of clients that got no answer or a failure at once, and clients that were closed, by reason.",
+        &drops.collect::<Vec<_>>(),
+    )?;
+    let u = &report.upstream;
+    to.counter(
+        "podwire_dns_upstream_questions_total",
+        "Questions sent to resolvers, by transport.",
+        &[
+            ([("transport", "udp")], u.sent_udp),
+            ([("transport", "tcp")], u.sent_tcp),
+        ],
+    )?;
+    for (name, help, value) in [
+        (
+            "podwire_dns_upstream_timeouts_total",
+            "Questions that a resolver did not answer in time.",
+            u.timeouts,
+        ),
+        (
+            "podwire_dns_upstream_refusals_total",
+            "Questions that a resolver or the network refused.",
+            u.refused,
+        ),
+        (
+            "podwire_dns_upstream_ignored_total",
+            "Messages that were not the answer to what was asked.",
+            u.ignored,
+        ),
+        (
+            "podwire_dns_upstream_given_up_total",
+            "Questions that no resolver answered.",
+            u.given_up,
+        ),
+        (
+            "podwire_dns_cache_evictions_total",
+            "Answers that left the cache before their time, for want of room.",
+            report.evicted,
+        ),
+    ] {
+        to.counter(name, help, &[([], value)])?;
+    }
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    for (name, help, value) in [
+        (
+            "podwire_dns_in_flight",
+            "Questions to resolvers under way.",
+            report.in_flight,
+        ),
+        (
+            "podwire_dns_cache_answers",
+            "Answers in the cache.",
+            report.cached,
+        ),
+        (
+            "podwire_dns_cache_bytes",
+            "Bytes they take, roughly.",
+            report.cached_bytes,
+        ),
+        ("podwire_dns_names", "Names of the node.", report.names),
+        ("podwire_dns_tcp_clients", "Clients over TCP.", report.clients),
+        (
+            "podwire_dns_resolvers",
+            "Resolvers that are asked.",
+            report.servers.len(),
+        ),
+    ] {
+        to.gauge(name, help, &[([], count(value))])?;
+    }
+    Ok(())
+}
+
 impl Collector for Page {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let to = &mut Families(encoder);
@@ -441,6 +541,9 @@ impl Collector for Page {
         self.attaches.encode(attaches)?;
         if let Some(membership) = &self.membership {
             store(membership.as_ref(), to)?;
+        }
+        if let Some(report) = &self.dns {
+            dns(report, to)?;
         }
         self.pods(to)?;
         self.peers(to)

@@ -45,6 +45,7 @@ fn page() -> String {
             ..Report::default()
         },
         membership: Some(Some(membership())),
+        dns: Some(Default::default()),
     };
     page.text()
 }
@@ -80,6 +81,7 @@ fn membership() -> StoreStatus {
 /// The lines about the store of a node whose membership is this.
 fn of_the_store(membership: Option<Membership>) -> Vec<String> {
     let page = Page {
+        dns: None,
         node: "n1".into(),
         vni: 1,
         start: 0.0,

@@ -175,6 +175,7 @@ impl Server<'_> {
         self.obey(todo);
         let (now, clock) = (self.now(), Clock::now());
         if let Some(records) = self.recorder.load(self.config.node.as_str()) {
+            self.remember_names(records.names());
             let lost = records.restore(self.admin.ipam(), &names, now, &clock);
             if !lost.is_empty() {
                 let lost: Vec<String> = lost.iter().map(ToString::to_string).collect();
@@ -337,15 +338,17 @@ impl Server<'_> {
             }
         }
         let (now, node) = (self.now(), self.config.node.to_string());
-        let admin = &mut self.admin;
-        self.recorder.end(|| records(&node, admin, now, leave));
+        let (admin, names) = (&mut self.admin, Self::added_names(&self.added));
+        self.recorder
+            .end(|| records(&node, admin, now, leave).with_names(names));
     }
 
     /// Write down what has changed.
     pub(super) fn record(&mut self) {
         let (now, node) = (self.now(), self.config.node.to_string());
-        let admin = &mut self.admin;
-        self.recorder.go_on(|| records(&node, admin, now, true));
+        let (admin, added) = (&mut self.admin, &self.added);
+        self.recorder
+            .go_on(|| records(&node, admin, now, true).with_names(Self::added_names(added)));
     }
 
     /// What a person should look at.

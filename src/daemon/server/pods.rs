@@ -93,6 +93,7 @@ impl Server<'_> {
             self.keeping.keep(record, tap.as_fd(), process, lifeline);
         }
         drop(tap);
+        self.tell_name(&pod);
         self.recorder.touch();
         if let Err(why) = self.watch_pod(&pod, holder, path.zip(netns_id)) {
             self.lose(&pod, &why);
@@ -120,6 +121,7 @@ impl Server<'_> {
         self.forget(pod);
         self.forget_published(pod);
         let Detached { lease, tap } = self.admin.detach(pod, self.now())?;
+        self.tell_name(pod);
         self.recorder.touch();
         if tap.is_some() {
             self.closing.insert(pod.clone());

@@ -40,6 +40,8 @@ const DF: u16 = 0x4000;
 struct Mouth {
     kind: MouthKind,
     pod: SocketAddr,
+    /// Family of its socket; the pod's, unless it is for something of the host that has the other one.
+    six: bool,
     port: PortId,
     /// The addresses of the host's side it has sent to.
     remotes: VecDeque<IpAddr>,
@@ -85,7 +87,7 @@ pub struct Datagram<'a> {
 pub struct Datagrams {
     table: Vec<Option<Mouth>>,
     free: Vec<MouthId>,
-    keys: HashMap<(MouthKind, SocketAddr), MouthId>,
+    keys: HashMap<(MouthKind, SocketAddr, bool), MouthId>,
     ports: HashMap<PortId, usize>,
     published: published::Mouths,
     names: Names,
@@ -182,7 +184,11 @@ impl Datagrams {
         {
             return send(id, d, (here, client), payload, out);
         }
-        let to = match policy.judge(d.key.far) {
+        let judged = match d.kind {
+            MouthKind::Udp => policy.judge_udp(d.key.far),
+            MouthKind::Echo => policy.judge(d.key.far),
+        };
+        let to = match judged {
             Ok(to) => to,
             Err(closed) => {
                 let trouble = match closed {
@@ -196,9 +202,11 @@ impl Datagrams {
         if d.kind == MouthKind::Udp && (to.port() == 0 || d.key.pod.port() == 0) {
             return Err(DropReason::BadL4Header);
         }
-        let id = match self.keys.get(&(d.kind, d.key.pod)) {
+        // Something of the host may have the other family: names are answered at one address.
+        let six = to.is_ipv6();
+        let id = match self.keys.get(&(d.kind, d.key.pod, six)) {
             Some(id) => *id,
-            None => self.open(d, now, out)?,
+            None => self.open(d, six, now, out)?,
         };
         let Some(Some(mouth)) = self.table.get_mut(id as usize) else {
             return Err(DropReason::NoRoute);
@@ -211,12 +219,16 @@ impl Datagrams {
             }
             mouth.remotes.push_back(to.ip());
         }
-        send(id, d, (None, to), payload, out)
+        let from = policy
+            .source(d.key.far, d.port)
+            .map(|ip| LocalEnd { ip, interface: 0 });
+        send(id, d, (from, to), payload, out)
     }
 
     fn open(
         &mut self,
         d: &Datagram<'_>,
+        six: bool,
         now: Instant,
         out: &mut impl Outside,
     ) -> Result<MouthId, DropReason> {
@@ -227,15 +239,15 @@ impl Datagrams {
             return Err(DropReason::FlowLimit);
         }
         let id = self.free_id();
-        if let Err(e) = out.open(id, d.kind, d.key.pod.is_ipv6()) {
+        if let Err(e) = out.open(id, d.kind, six) {
             self.free.push(id);
             return Err(match e {
                 HostError::Prohibited if d.kind == MouthKind::Echo => DropReason::PingForbidden,
                 _ => DropReason::HostSockets,
             });
         }
-        self.insert(id, d.kind, d.key.pod, d.port, None, now);
-        self.keys.insert((d.kind, d.key.pod), id);
+        self.insert(id, (d.kind, d.key.pod, six), d.port, None, now);
+        self.keys.insert((d.kind, d.key.pod, six), id);
         Ok(id)
     }
 
@@ -249,8 +261,7 @@ impl Datagrams {
     fn insert(
         &mut self,
         id: MouthId,
-        kind: MouthKind,
-        pod: SocketAddr,
+        (kind, pod, six): (MouthKind, SocketAddr, bool),
         port: PortId,
         public: Option<Box<Clients>>,
         now: Instant,
@@ -261,6 +272,7 @@ impl Datagrams {
         let mouth = Mouth {
             kind,
             pod,
+            six,
             port,
             remotes: VecDeque::new(),
             public,
@@ -291,7 +303,7 @@ impl Datagrams {
         }
         let Entrance { pod, at, .. } = entrance;
         if !at.ip().is_loopback()
-            && let Some(&id) = self.keys.get(&(MouthKind::Udp, pod))
+            && let Some(&id) = self.keys.get(&(MouthKind::Udp, pod, pod.is_ipv6()))
             && self.table[id as usize]
                 .as_ref()
                 .is_some_and(|m| m.public.is_none())
@@ -300,7 +312,7 @@ impl Datagrams {
         }
         let id = self.free_id();
         let clients = Box::new(Clients::new(entrance));
-        self.insert(id, MouthKind::Udp, pod, port, Some(clients), now);
+        self.insert(id, (MouthKind::Udp, pod, pod.is_ipv6()), port, Some(clients), now);
         self.published.entry(pod).or_default().push(id);
         self.lead(pod);
         Ok(id)
@@ -311,7 +323,9 @@ impl Datagrams {
         let leads = |c: &Clients| !c.entrance.at.ip().is_loopback();
         let first = self.clients_of(pod).find(|(_, c)| leads(c)).map(|(id, _)| id);
         if let Some(id) = first {
-            self.keys.entry((MouthKind::Udp, pod)).or_insert(id);
+            self.keys
+                .entry((MouthKind::Udp, pod, pod.is_ipv6()))
+                .or_insert(id);
         }
     }
 
@@ -332,8 +346,9 @@ impl Datagrams {
             return;
         };
         out.close_mouth(id);
-        if self.keys.get(&(mouth.kind, mouth.pod)) == Some(&id) {
-            self.keys.remove(&(mouth.kind, mouth.pod));
+        let key = (mouth.kind, mouth.pod, mouth.six);
+        if self.keys.get(&key) == Some(&id) {
+            self.keys.remove(&key);
         }
         if mouth.public.is_some()
             && let Some(ids) = self.published.get_mut(&mouth.pod)
@@ -414,19 +429,23 @@ impl Datagrams {
                     mouth.last = now;
                     let (kind, pod, port) = (mouth.kind, mouth.pod, mouth.port);
                     let welcome = mouth.public.is_some() || mouth.remotes.contains(&from.ip());
-                    if !welcome || from.is_ipv6() != six {
+                    if !welcome {
                         out.lost(port, DropReason::UnaskedDatagram);
                         continue;
                     }
                     let known = match &mut mouth.public {
                         Some(clients) => clients.heard(from, end_here, now),
-                        None => Some(policy.name_of(from).unwrap_or(from)),
+                        None => Some(policy.name_of(from, six).unwrap_or(from)),
                     };
                     let Some(from) = known.or_else(|| self.introduce(id, (from, end_here), policy, now))
                     else {
                         out.lost(port, DropReason::FlowLimit);
                         continue;
                     };
+                    if from.is_ipv6() != six {
+                        out.lost(port, DropReason::UnaskedDatagram);
+                        continue;
+                    }
                     let all = self.scratch.all();
                     let ends = (from, pod);
                     match kind {
@@ -442,7 +461,7 @@ impl Datagrams {
                 Heard::Error { to, by, what, len } => {
                     let Some(trouble) = trouble_of(what) else { continue };
                     let client = mouth.public.as_ref().and_then(|c| c.far_of(to));
-                    let to = client.or_else(|| policy.name_of(to)).unwrap_or(to);
+                    let to = client.or_else(|| policy.name_of(to, six)).unwrap_or(to);
                     if to.is_ipv6() != six {
                         continue;
                     }

@@ -18,7 +18,13 @@ pub trait Host {
     ///
     /// # Errors
     /// It is known at once that it cannot be.
-    fn connect(&mut self, _flow: FlowId, _to: SocketAddr, _hops: Option<u8>) -> Result<(), HostError> {
+    fn connect(
+        &mut self,
+        _flow: FlowId,
+        _to: SocketAddr,
+        _from: Option<IpAddr>,
+        _hops: Option<u8>,
+    ) -> Result<(), HostError> {
         Err(HostError::NoSockets)
     }
 

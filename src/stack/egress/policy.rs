@@ -1,6 +1,6 @@
 //! Where pods may go outside of the pod network: decided by address alone.
 
-use crate::model::DropReason;
+use crate::model::{DropReason, PortId};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,6 +16,8 @@ pub struct Mapping {
     pub to: IpAddr,
     /// The port there; the same when none.
     pub to_port: Option<u16>,
+    /// Each pod comes from a loopback address of its own (in 127.88.0.0/16), so that it can be told from others.
+    pub by_pod: bool,
 }
 
 /// What pods may reach by the host's sockets.
@@ -29,6 +31,8 @@ pub struct Policy {
     pub denied: Vec<IpNet>,
     /// The host's own addresses, beside its loopback.
     pub own: BTreeSet<IpAddr>,
+    /// UDP port of the overlay: peers would take what comes from this host there for this node's own.
+    pub overlay: Option<u16>,
     /// What is open by name.
     pub mapped: Vec<Mapping>,
 }
@@ -55,11 +59,13 @@ impl Closed {
 impl Policy {
     /// Where on the host a mapped address and port lead; none when it is not mapped.
     pub fn mapping(&self, to: SocketAddr) -> Option<SocketAddr> {
-        let found = self
-            .mapped
-            .iter()
-            .find(|m| m.from == to.ip() && m.port.is_none_or(|p| p == to.port()))?;
+        let found = self.find(to)?;
         Some(SocketAddr::new(found.to, found.to_port.unwrap_or(to.port())))
+    }
+
+    fn find(&self, to: SocketAddr) -> Option<&Mapping> {
+        let is = |m: &&Mapping| m.from == to.ip() && m.port.is_none_or(|p| p == to.port());
+        self.mapped.iter().find(is)
     }
 
     /// Whether anything of this address is mapped.
@@ -68,13 +74,18 @@ impl Policy {
     }
 
     /// The address a pod knows a host's socket by, which has sent something to it.
-    pub fn name_of(&self, host: SocketAddr) -> Option<SocketAddr> {
+    pub fn name_of(&self, host: SocketAddr, six: bool) -> Option<SocketAddr> {
         let found = self.mapped.iter().find(|m| {
-            m.to == host.ip()
-                && m.from.is_ipv4() == host.is_ipv4()
-                && m.to_port.is_none_or(|p| p == host.port())
+            m.to == host.ip() && m.from.is_ipv6() == six && m.to_port.is_none_or(|p| p == host.port())
         })?;
         Some(SocketAddr::new(found.from, found.port.unwrap_or(host.port())))
+    }
+
+    /// Which address of the host a port's packets to a mapped address come from; the host's choice when none.
+    pub fn source(&self, to: SocketAddr, port: PortId) -> Option<IpAddr> {
+        let found = self.find(to)?;
+        let [high, low] = port.0.to_be_bytes();
+        (found.by_pod && found.to.is_ipv4()).then(|| Ipv4Addr::new(127, 88, high, low).into())
     }
 
     /// Where a pod's packet to `to` goes on the host.
@@ -85,6 +96,17 @@ impl Policy {
         match self.mapping(to) {
             Some(host) => Ok(host),
             None => self.permit(to.ip()).map(|()| to),
+        }
+    }
+
+    /// The same for UDP.
+    ///
+    /// # Errors
+    /// Nowhere.
+    pub fn judge_udp(&self, to: SocketAddr) -> Result<SocketAddr, Closed> {
+        match self.mapping(to) {
+            None if self.overlay == Some(to.port()) => Err(Closed::Denied),
+            _ => self.judge(to),
         }
     }
 
@@ -129,6 +151,7 @@ mod tests {
                 "192.168.0.0/16".parse().unwrap(),
                 "169.254.169.254/32".parse().unwrap(),
             ],
+            overlay: Some(8472),
             own: ["203.0.113.7".parse().unwrap(), "2001:db8::7".parse().unwrap()].into(),
             mapped: vec![
                 Mapping {
@@ -136,12 +159,14 @@ mod tests {
                     port: Some(53),
                     to: "127.0.0.1".parse().unwrap(),
                     to_port: Some(5353),
+                    by_pod: true,
                 },
                 Mapping {
                     from: "10.244.1.0".parse().unwrap(),
                     port: None,
                     to: "127.0.0.1".parse().unwrap(),
                     to_port: None,
+                    by_pod: false,
                 },
             ],
         }
@@ -172,6 +197,11 @@ mod tests {
         ] {
             assert_eq!(p.judge(to.parse().unwrap()), Err(why), "{to}");
         }
+        let peer = "198.51.100.1:8472".parse().unwrap();
+        assert_eq!(
+            (p.judge_udp(peer), p.judge(peer)),
+            (Err(Closed::Denied), Ok(peer))
+        );
         let shut = Policy {
             open: false,
             ..policy()
@@ -189,9 +219,16 @@ mod tests {
         ] {
             let (name, host): (SocketAddr, SocketAddr) = (name.parse().unwrap(), host.parse().unwrap());
             assert_eq!(p.judge(name), Ok(host));
-            assert_eq!(p.name_of(host), Some(name));
+            assert_eq!(p.name_of(host, false), Some(name));
         }
         assert!(p.is_mapped("10.244.1.1".parse().unwrap()));
-        assert_eq!(p.name_of("127.0.0.2:9".parse().unwrap()), None);
+        assert_eq!(p.name_of("127.0.0.2:9".parse().unwrap(), false), None);
+        let port = PortId(0x0102);
+        assert_eq!(
+            p.source("10.244.1.1:53".parse().unwrap(), port),
+            Some([127, 88, 1, 2].into())
+        );
+        assert_eq!(p.source("10.244.1.0:53".parse().unwrap(), port), None);
+        assert_eq!(p.source("8.8.8.8:53".parse().unwrap(), port), None);
     }
 }

@@ -254,13 +254,13 @@ impl Flows {
                 return Err(closed.reason());
             }
         };
-        self.begin(s, to, now, out)
+        self.begin(s, (to, policy.source(s.key.far, s.port)), now, out)
     }
 
     fn begin(
         &mut self,
         s: &Segment<'_>,
-        to: SocketAddr,
+        (to, from): (SocketAddr, Option<IpAddr>),
         now: Instant,
         out: &mut impl Outside,
     ) -> Result<(), DropReason> {
@@ -288,7 +288,7 @@ impl Flows {
         let id = self.insert(s.key, s.port, socket, mss, now);
         // The host's own hops are as many as it likes, unless this is a traceroute.
         let hops = (s.hops < 30).then_some(s.hops);
-        if let Err(e) = out.connect(id, to, hops) {
+        if let Err(e) = out.connect(id, to, from, hops) {
             self.remove(id, false, out);
             return self.failed(s.port, s.packet, (e, None), now, out);
         }

@@ -74,7 +74,13 @@ struct World {
 }
 
 impl Host for World {
-    fn connect(&mut self, flow: FlowId, to: SocketAddr, hops: Option<u8>) -> Result<(), HostError> {
+    fn connect(
+        &mut self,
+        flow: FlowId,
+        to: SocketAddr,
+        _from: Option<IpAddr>,
+        hops: Option<u8>,
+    ) -> Result<(), HostError> {
         if let Some(why) = self.refuse {
             return Err(why);
         }

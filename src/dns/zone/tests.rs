@@ -1,0 +1,192 @@
+use super::*;
+use proptest::prelude::*;
+
+fn zone() -> Zone {
+    let subnets = ["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()];
+    let gateways = PodAddresses {
+        ip4: Some([10, 244, 1, 1].into()),
+        ip6: Some("fd00:1::1".parse().unwrap()),
+    };
+    Zone::new("pod".parse().unwrap(), &subnets, gateways)
+}
+
+fn pod(name: &str) -> PodName {
+    name.parse().unwrap()
+}
+
+fn ips(n: u8) -> PodAddresses {
+    PodAddresses {
+        ip4: Some([10, 244, 1, n].into()),
+        ip6: None,
+    }
+}
+
+/// What is said of a name: `10.244.1.2`, `web.default.pod.`, "none", "no such name", "elsewhere".
+fn said(zone: &Zone, name: &str, kind: RecordType) -> String {
+    let wire = name.parse::<Fqdn>().unwrap();
+    match zone.lookup(wire.wire(), kind) {
+        Found::Elsewhere => "elsewhere".into(),
+        Found::Alias { target, .. } => format!("alias of {target}"),
+        Found::Here {
+            code: ResponseCode::NXDomain,
+            authority,
+            ..
+        } => {
+            assert!(!authority.is_empty());
+            "no such name".into()
+        }
+        Found::Here {
+            answers, authority, ..
+        } if answers.is_empty() => {
+            assert!(!authority.is_empty());
+            "none".into()
+        }
+        Found::Here { answers, .. } => {
+            let mut all: Vec<String> = answers.iter().map(|r| r.data.to_string()).collect();
+            all.sort();
+            all.join(" ")
+        }
+    }
+}
+
+#[test]
+fn names_are_known_as_long_as_their_pods() {
+    use RecordType as T;
+    let mut zone = zone();
+    for (name, n) in [
+        ("web", 2),
+        ("shop/db-0", 3),
+        ("shop/db-1", 4),
+        ("shop/a.b", 5),
+        ("shop/-x", 6),
+    ] {
+        if let Ok(name) = name.parse() {
+            zone.set_pod(&name, Some(ips(n)));
+        }
+    }
+    for (name, kind, told) in [
+        ("web.default.pod", T::A, "10.244.1.2"),
+        ("web.default.pod", T::AAAA, "none"),
+        ("a.b.shop.pod", T::A, "10.244.1.5"),
+        ("b.shop.pod", T::A, "none"),
+        ("db-0.db.shop.pod", T::A, "10.244.1.3"),
+        ("db.shop.pod", T::A, "10.244.1.3 10.244.1.4"),
+        ("shop.pod", T::A, "none"),
+        ("pod", T::A, "none"),
+        ("shap.pod", T::A, "no such name"),
+        ("2.1.244.10.in-addr.arpa", T::PTR, "web.default.pod."),
+        ("9.1.244.10.in-addr.arpa", T::PTR, "no such name"),
+        ("2.2.244.10.in-addr.arpa", T::PTR, "elsewhere"),
+        ("244.10.in-addr.arpa", T::PTR, "elsewhere"),
+        ("pods", T::A, "elsewhere"),
+        ("example.com", T::A, "elsewhere"),
+        ("host.podwire.internal", T::AAAA, "fd00:1::1"),
+        ("internal", T::A, "elsewhere"),
+    ] {
+        assert_eq!(said(&zone, name, kind), told, "{name} {kind}");
+    }
+    zone.set_pod(&pod("shop/db-0"), Some(ips(30)));
+    assert_eq!(said(&zone, "db.shop.pod", T::A), "10.244.1.30 10.244.1.4");
+    assert_eq!(said(&zone, "3.1.244.10.in-addr.arpa", T::PTR), "no such name");
+    // A pod of the set's own name has it alone.
+    zone.set_pod(&pod("shop/db"), Some(ips(7)));
+    assert_eq!(said(&zone, "db.shop.pod", T::A), "10.244.1.7");
+    for name in ["shop/db", "shop/db-0", "shop/db-1", "shop/a.b"] {
+        zone.set_pod(&pod(name), None);
+    }
+    assert_eq!(said(&zone, "shop.pod", T::A), "no such name");
+    assert_eq!(said(&zone, "db.shop.pod", T::A), "no such name");
+}
+
+/// `a.b` in `c` and `a` in `b.c` have one name: it is never both.
+#[test]
+fn a_name_that_two_pods_claim_is_one_pods() {
+    let mut zone = zone();
+    zone.set_pod(&pod("c/a.b"), Some(ips(2)));
+    zone.set_pod(&pod("b.c/a"), Some(ips(3)));
+    let first = said(&zone, "a.b.c.pod", RecordType::A);
+    assert_eq!(first, "10.244.1.3");
+    zone.set_pod(&pod("b.c/a"), None);
+    assert_eq!(said(&zone, "a.b.c.pod", RecordType::A), "10.244.1.2");
+    // Names that differ in case only are one name here.
+    zone.set_pod(&pod("x/A"), Some(ips(4)));
+    zone.set_pod(&pod("x/a"), Some(ips(5)));
+    assert_eq!(said(&zone, "a.x.pod", RecordType::A), "10.244.1.4");
+}
+
+#[test]
+fn entries_stand_before_everything_and_aliases_end() {
+    use RecordType as T;
+    let mut zone = zone();
+    zone.set_pod(&pod("web"), Some(ips(2)));
+    let entries = [
+        "web.default.pod 192.0.2.1",
+        "www.internal shop.internal",
+        "shop.internal web.default.pod",
+        "out.internal example.com",
+        "round.internal round2.internal",
+        "round2.internal round.internal",
+        "_h._tcp.s.internal SRV 1 2 80 shop2.internal",
+        "shop2.internal 192.0.2.9",
+    ];
+    zone.set_entries(entries.iter().map(|e| e.parse().unwrap()).collect());
+    for (name, kind, told) in [
+        ("web.default.pod", T::A, "192.0.2.1"),
+        ("www.internal", T::A, "192.0.2.1 shop.internal. web.default.pod."),
+        ("www.internal", T::CNAME, "shop.internal."),
+        ("www.internal", T::AAAA, "shop.internal. web.default.pod."),
+        ("out.internal", T::A, "alias of example.com"),
+        ("x.internal", T::A, "elsewhere"),
+        ("9.2.0.192.in-addr.arpa", T::PTR, "shop2.internal."),
+        ("8.2.0.192.in-addr.arpa", T::PTR, "elsewhere"),
+        ("2.1.244.10.in-addr.arpa", T::PTR, "web.default.pod."),
+    ] {
+        assert_eq!(said(&zone, name, kind), told, "{name} {kind}");
+    }
+    let round: Fqdn = "round.internal".parse().unwrap();
+    let Found::Here { code, answers, .. } = zone.lookup(round.wire(), T::A) else {
+        panic!("it is the node's");
+    };
+    assert_eq!((code, answers.len()), (ResponseCode::ServFail, MAX_ALIASES));
+    let service: Fqdn = "_h._tcp.s.internal".parse().unwrap();
+    let Found::Here { additionals, .. } = zone.lookup(service.wire(), T::SRV) else {
+        panic!("it is the node's");
+    };
+    assert_eq!(additionals.len(), 1);
+    zone.set_entries(Vec::new());
+    assert_eq!(said(&zone, "web.default.pod", T::A), "10.244.1.2");
+    assert_eq!(said(&zone, "www.internal", T::A), "elsewhere");
+}
+
+proptest! {
+    /// Whatever came and went: the names are those of the pods that are there.
+    #[test]
+    fn what_is_left_is_as_if_made_anew(
+        steps in prop::collection::vec((0usize..12, prop::option::weighted(0.6, 2u8..250)), 1..60)
+    ) {
+        let names = [
+            "a", "a-0", "a-1", "x/a-0", "x/a-0.a", "x/a", "a.x/b", "x/b.a", "x/db-00", "x/A-0", "x/a..b", "x/db-0-1",
+        ];
+        let mut changed = zone();
+        let mut there: BTreeMap<usize, u8> = BTreeMap::new();
+        for (i, n) in steps {
+            changed.set_pod(&pod(names[i]), n.map(ips));
+            match n {
+                Some(n) => drop(there.insert(i, n)),
+                None => drop(there.remove(&i)),
+            }
+        }
+        let mut made = zone();
+        for (i, n) in &there {
+            made.set_pod(&pod(names[*i]), Some(ips(*n)));
+        }
+        prop_assert_eq!(changed.list(), made.list());
+        prop_assert_eq!(&changed.below, &made.below);
+        prop_assert_eq!(changed.names.len(), made.names.len());
+    }
+
+    #[test]
+    fn any_name_is_looked_up(bytes in prop::collection::vec(any::<u8>(), 0..300), kind: u16) {
+        zone().lookup(&bytes, RecordType::from(kind));
+    }
+}
