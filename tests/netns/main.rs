@@ -17,7 +17,7 @@ mod adopt;
 mod bulk;
 mod cluster;
 mod crashes;
-// mod egress;
+mod egress;
 mod fake;
 mod floods;
 mod foreign;
@@ -76,7 +76,7 @@ fn suite() -> ExitCode {
         spoof::CASES,
         hostile::CASES,
         odd::CASES,
-        // egress::CASES,
+        egress::CASES,
         fake::CASES,
         floods::CASES,
         looped::CASES,
