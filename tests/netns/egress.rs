@@ -39,7 +39,9 @@ pub const CASES: &[Case] = &[
     Case::new("the_host_is_open_by_name", mapped)
         .nodes(1)
         .node_args(&["--map-host", "gateway", "--map-host", "192.0.2.200"]),
-    Case::new("names_are_answered_at_the_gateway", names).nodes(1).pods(2),
+    Case::new("names_are_answered_at_the_gateway", names)
+        .nodes(1)
+        .pods(2),
     Case::new("without_a_way_out_there_is_none", off)
         .nodes(1)
         .node_args(&["--egress", "off"]),
@@ -615,7 +617,8 @@ fn off(world: &mut World) {
 
 /// The answer of a name server, in short.
 fn dig(pod: &Pod, server: &str, what: &[&str]) -> String {
-    let args = [&["+short", "+tries=1", "+time=5", &format!("@{server}")][..], what].concat();
+    let server = format!("@{server}");
+    let args = [&["+short", "+tries=1", "+time=5", &server][..], what].concat();
     let args: Vec<String> = args.into_iter().map(String::from).collect();
     let out = pod.run("dig", &args);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
@@ -627,8 +630,14 @@ fn names(world: &mut World) {
     for server in ["10.244.1.1", "fd00:10:244:1::1"] {
         for how in ["+notcp", "+tcp"] {
             for asks in [a, b] {
-                assert_eq!(dig(asks, server, &[how, "b1.default.pod", "A"]), b.ip4.to_string());
-                assert_eq!(dig(asks, server, &[how, "a1.default.pod", "AAAA"]), a.ip6.to_string());
+                assert_eq!(
+                    dig(asks, server, &[how, "b1.default.pod", "A"]),
+                    b.ip4.to_string()
+                );
+                assert_eq!(
+                    dig(asks, server, &[how, "a1.default.pod", "AAAA"]),
+                    a.ip6.to_string()
+                );
                 let back = dig(asks, server, &[how, "-x", &b.ip4.to_string()]);
                 assert_eq!(back, "b1.default.pod.");
                 assert_eq!(dig(asks, server, &[how, "nobody.default.pod", "A"]), "");
