@@ -383,6 +383,9 @@ impl Loop {
             }
         }
         self.accept(now);
+        for mouth in self.exits.mouths.untold() {
+            self.node.mouth_ready(mouth);
+        }
         self.busy_egress = self.node.turn_egress(now, &mut self.exits);
         if self.moved >= BULK {
             self.bulk = std::time::Instant::now();

@@ -227,6 +227,8 @@ fn set_hops(socket: impl AsFd, six: bool, hops: u8) {
 
 struct Mouth {
     socket: UdpSocket,
+    /// The error queue may have something that no call will tell of.
+    queued: bool,
     six: bool,
     hops: u8,
     may_fragment: bool,
@@ -243,6 +245,8 @@ pub struct Mouths {
     watched: Watched<Mouth>,
     send: SendBatch,
     receive: RecvBatch,
+    /// Sockets whose error queue has something that no event tells of.
+    untold: Vec<u32>,
 }
 
 impl Mouths {
@@ -252,6 +256,7 @@ impl Mouths {
             watched: Watched::new(registry, first),
             send: SendBatch::default(),
             receive: RecvBatch::default(),
+            untold: Vec::new(),
         }
     }
 
@@ -299,6 +304,7 @@ impl Mouths {
         let _ = net::may_fragment(&socket, six, false);
         let mouth_of = Mouth {
             socket,
+            queued: false,
             six,
             hops: DEFAULT_HOPS,
             may_fragment: false,
@@ -311,9 +317,11 @@ impl Mouths {
     /// # Errors
     /// Why the host did not take it.
     pub fn send(&mut self, mouth: u32, what: &Outward<'_>) -> Result<(), HostError> {
-        let Some(mouth) = self.watched.get(mouth) else {
+        let id = mouth;
+        let Some(mouth) = self.watched.get(id) else {
             return Err(HostError::Other);
         };
+        let mut told = false;
         let hops = what.hops.unwrap_or(DEFAULT_HOPS);
         if mouth.hops != hops {
             set_hops(&mouth.socket, mouth.six, hops);
@@ -336,7 +344,7 @@ impl Mouths {
                 match self.send.send(&mouth.socket, what.payload, &[message]) {
                     Ok(_) => return Ok(()),
                     // What was said of an earlier datagram: it stays in the queue, and this one was not sent.
-                    Err(e) if e.raw_os_error().is_some_and(is_of_earlier) => {}
+                    Err(e) if e.raw_os_error().is_some_and(is_of_earlier) => told = true,
                     Err(e) => return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
                 }
             }
@@ -352,13 +360,18 @@ impl Mouths {
             }
             (done, _) => done,
         };
-        done.map_err(|e| match meaning(e) {
-            HostError::TooBig(_) => {
-                let entry = errqueue::take(&mouth.socket, &mut []);
-                HostError::TooBig(entry.map_or(0, |e| u16::try_from(e.info).unwrap_or(0)))
-            }
-            other => other,
-        })
+        let why = done.err().map(meaning);
+        // The kernel puts a size that was refused there as well, and tells of it by the call only.
+        if (told || matches!(why, Some(HostError::TooBig(_)))) && !mouth.queued {
+            mouth.queued = true;
+            self.untold.push(id);
+        }
+        why.map_or(Ok(()), Err)
+    }
+
+    /// Sockets that have something to be heard although nothing happens there.
+    pub fn untold(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.untold)
     }
 
     /// Take what was heard; `None` when there is no more for now.
@@ -377,10 +390,11 @@ impl Mouths {
                         at: heard.at,
                     });
                 }
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return None,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && !mouth.queued => return None,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 // What the network said of something sent: the queue tells it better.
-                Err(_) => {
+                Err(e) => {
+                    let waits = e.kind() == std::io::ErrorKind::WouldBlock;
                     if let Some(entry) = errqueue::take(&mouth.socket, into)
                         && let Some(to) = entry.to
                     {
@@ -390,6 +404,10 @@ impl Mouths {
                             what: told(&entry),
                             len: entry.len,
                         });
+                    }
+                    if waits {
+                        mouth.queued = false;
+                        return None;
                     }
                 }
             }

@@ -98,7 +98,8 @@ fn pump(mut from: TcpStream, mut to: TcpStream, way: &Mutex<Way>, answers: bool)
         match from.read(&mut bytes) {
             Ok(0) => break,
             Ok(n) => {
-                let delay = match now {
+                // As it is now: it may have become another while these bytes were waited for.
+                let delay = match *way.lock().unwrap() {
                     Way::Slow(delay) if answers => delay,
                     _ => Duration::ZERO,
                 };

@@ -6,6 +6,7 @@ use crate::control::strict::Mistake;
 use crate::daemon::links::Host;
 use crate::stack::egress::{Mapping, Policy};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rustix::process::{Resource, getrlimit};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -100,6 +101,9 @@ impl Config {
             network: self.pod_network(),
             denied: self.egress.deny.clone(),
             overlay: self.port,
+            descriptors: getrlimit(Resource::Nofile)
+                .current
+                .map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             own: host.addresses(),
             mapped: names
                 .chain(self.hosts().into_iter().map(|from| Mapping {

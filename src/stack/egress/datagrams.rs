@@ -30,6 +30,12 @@ const IDLE: Duration = Duration::from_secs(300);
 const IDLE_DNS: Duration = Duration::from_secs(30);
 /// Addresses a mouth remembers to have sent to; after more it forgets the first ones.
 const REMOTES: usize = 64;
+/// Mouths that are looked at for one that can be closed.
+const TRIES: usize = 16;
+/// One that was silent for less is in use, and closed only if those beside it are too.
+const IN_USE: Duration = Duration::from_secs(10);
+/// How often the clients of a published port are looked through.
+const SWEEP: Duration = Duration::from_secs(60);
 /// Datagrams of a mouth before another has its turn.
 const BURST: usize = 64;
 /// As much of a datagram as is told in an error.
@@ -83,12 +89,20 @@ pub struct Datagram<'a> {
     pub may_fragment: bool,
 }
 
+/// A port's share.
+#[derive(Default)]
+struct OfPort {
+    count: usize,
+    /// Its mouths that can end, about in the order in which they were opened; some may be gone.
+    order: VecDeque<MouthId>,
+}
+
 /// All mouths of a node.
 pub struct Datagrams {
     table: Vec<Option<Mouth>>,
     free: Vec<MouthId>,
     keys: HashMap<(MouthKind, SocketAddr, bool), MouthId>,
-    ports: HashMap<PortId, usize>,
+    ports: HashMap<PortId, OfPort>,
     published: published::Mouths,
     names: Names,
     timers: BTreeSet<(Instant, MouthId)>,
@@ -126,7 +140,7 @@ impl Datagrams {
 
     /// How many mouths a port has.
     pub fn of_port(&self, port: PortId) -> usize {
-        self.ports.get(&port).copied().unwrap_or(0)
+        self.ports.get(&port).map_or(0, |p| p.count)
     }
 
     /// Whether this is a pod's published port and one of its clients.
@@ -206,7 +220,7 @@ impl Datagrams {
         let six = to.is_ipv6();
         let id = match self.keys.get(&(d.kind, d.key.pod, six)) {
             Some(id) => *id,
-            None => self.open(d, six, now, out)?,
+            None => self.open(d, six, policy, now, out)?,
         };
         let Some(Some(mouth)) = self.table.get_mut(id as usize) else {
             return Err(DropReason::NoRoute);
@@ -229,13 +243,14 @@ impl Datagrams {
         &mut self,
         d: &Datagram<'_>,
         six: bool,
+        policy: &Policy,
         now: Instant,
         out: &mut impl Outside,
     ) -> Result<MouthId, DropReason> {
-        if self.of_port(d.port) >= MAX_PER_PORT {
-            self.close_oldest(d.port, out);
+        if self.of_port(d.port) >= policy.limits().mouths_per_pod {
+            self.close_oldest(d.port, now, out);
         }
-        if self.len() >= MAX_MOUTHS {
+        if self.len() >= policy.limits().mouths {
             return Err(DropReason::FlowLimit);
         }
         let id = self.free_id();
@@ -266,7 +281,8 @@ impl Datagrams {
         public: Option<Box<Clients>>,
         now: Instant,
     ) {
-        if public.is_none() {
+        let lasts = public.is_some();
+        if !lasts {
             self.timers.insert((now + IDLE_DNS, id));
         }
         let mouth = Mouth {
@@ -282,7 +298,17 @@ impl Datagrams {
             busy: false,
         };
         self.table[id as usize] = Some(mouth);
-        *self.ports.entry(port).or_default() += 1;
+        let of_port = self.ports.entry(port).or_default();
+        of_port.count += 1;
+        if lasts {
+            return;
+        }
+        of_port.order.push_back(id);
+        if of_port.order.len() > 2 * of_port.count + TRIES {
+            let table = &self.table;
+            let is_there = |id: &MouthId| table[*id as usize].as_ref().is_some_and(|m| m.port == port);
+            of_port.order.retain(is_there);
+        }
     }
 
     /// Make the mouth of a published UDP port: clients are answered by it. What else the pod sends from that port goes
@@ -329,14 +355,26 @@ impl Datagrams {
         }
     }
 
-    fn close_oldest(&mut self, port: PortId, out: &mut impl Host) {
-        let mouths = self.table.iter().enumerate();
-        let of_port = mouths.filter_map(|(id, m)| Some((id, m.as_ref()?)));
-        let oldest = of_port
-            .filter(|(_, m)| m.port == port && m.public.is_none())
-            .min_by_key(|(_, m)| m.last);
-        if let Some((id, _)) = oldest {
-            self.remove(id as MouthId, out);
+    /// Close a mouth of a port that was silent for long: one of those opened first that is not in use now. How many
+    /// there are does not matter, so that a pod with many ports costs no more than others.
+    fn close_oldest(&mut self, port: PortId, now: Instant, out: &mut impl Host) {
+        for n in 0..TRIES {
+            let next = self.ports.get_mut(&port).and_then(|p| p.order.pop_front());
+            let Some(id) = next else { return };
+            let Some(Some(mouth)) = self.table.get(id as usize) else {
+                continue;
+            };
+            if mouth.port != port || mouth.public.is_some() {
+                continue;
+            }
+            if mouth.last + IN_USE > now && n + 1 < TRIES {
+                if let Some(of_port) = self.ports.get_mut(&port) {
+                    of_port.order.push_back(id);
+                }
+                continue;
+            }
+            self.remove(id, out);
+            return;
         }
     }
 
@@ -361,8 +399,8 @@ impl Datagrams {
         }
         self.timers.remove(&(mouth.timer, id));
         self.free.push(id);
-        if let Some(n) = self.ports.get_mut(&mouth.port) {
-            *n = n.saturating_sub(1);
+        if let Some(of_port) = self.ports.get_mut(&mouth.port) {
+            of_port.count = of_port.count.saturating_sub(1);
         }
     }
 
@@ -514,8 +552,12 @@ impl Datagrams {
         let far = names.far(client, gateway, policy, taken)?;
         self.names = names;
         let mouths = self.published.values().map(Vec::len).sum();
-        let clients = self.table.get_mut(id as usize)?.as_mut()?.public.as_mut()?;
+        let mouth = self.table.get_mut(id as usize)?.as_mut()?;
+        let clients = mouth.public.as_mut()?;
         clients.on_time(now);
+        self.timers.remove(&(mouth.timer, id));
+        mouth.timer = now + SWEEP;
+        self.timers.insert((mouth.timer, id));
         clients.insert(client, far, mouths, now);
         clients.heard(client, here, now);
         Some(far)
@@ -535,6 +577,14 @@ impl Datagrams {
             let Some(Some(mouth)) = self.table.get_mut(id as usize) else {
                 continue;
             };
+            if let Some(clients) = &mut mouth.public {
+                clients.on_time(now);
+                if clients.len() > 0 {
+                    mouth.timer = now + SWEEP;
+                    self.timers.insert((mouth.timer, id));
+                }
+                continue;
+            }
             let expires = mouth.expires();
             if expires <= now {
                 self.remove(id, out);

@@ -18,7 +18,8 @@ pub(super) struct Scratch(Box<[u8]>);
 
 impl Default for Scratch {
     fn default() -> Scratch {
-        Scratch(vec![0; ETH_LEN + LONGEST].into())
+        // The longest datagram there is does not fit an IPv6 packet, and is cut into fragments behind its headers.
+        Scratch(vec![0; ETH_LEN + LONGEST + IPV6_LEN].into())
     }
 }
 

@@ -207,7 +207,8 @@ impl Egress {
         let far = self.names.far(client, gateway, policy, taken);
         let far = far.ok_or(DropReason::FlowLimit)?;
         (self.busy, self.entered) = (true, true);
-        self.flows.accept(port, FlowKey { pod, far }, now)
+        self.flows
+            .accept(port, FlowKey { pod, far }, policy.limits(), now)
     }
 
     /// Give a pod's UDP port a socket of its own; see [`Datagrams::publish`].

@@ -1,5 +1,7 @@
 //! Where pods may go outside of the pod network: decided by address alone.
 
+use super::datagrams::{self, MAX_MOUTHS};
+use super::tcp::{self, MAX_FLOWS};
 use crate::model::{DropReason, PortId};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -33,6 +35,8 @@ pub struct Policy {
     pub own: BTreeSet<IpAddr>,
     /// UDP port of the overlay: peers would take what comes from this host there for this node's own.
     pub overlay: Option<u16>,
+    /// Descriptors the node may have; limits are as they stand when that is not known.
+    pub descriptors: Option<usize>,
     /// What is open by name.
     pub mapped: Vec<Mapping>,
 }
@@ -56,7 +60,31 @@ impl Closed {
     }
 }
 
+/// How many flows and mouths there may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// TCP flows of all pods.
+    pub flows: usize,
+    /// Of one.
+    pub flows_per_pod: usize,
+    /// Datagram sockets of all pods.
+    pub mouths: usize,
+    /// Of one.
+    pub mouths_per_pod: usize,
+}
+
 impl Policy {
+    /// The limits: so that a quarter of the node's descriptors is left for all else, and one pod leaves some to others.
+    pub fn limits(&self) -> Limits {
+        let most = self.descriptors.unwrap_or(usize::MAX);
+        Limits {
+            flows: MAX_FLOWS.min(most / 8 * 5),
+            flows_per_pod: tcp::MAX_PER_PORT.min(most / 2),
+            mouths: MAX_MOUTHS.min(most / 8),
+            mouths_per_pod: datagrams::MAX_PER_PORT.min(most / 16),
+        }
+    }
+
     /// Where on the host a mapped address and port lead; none when it is not mapped.
     pub fn mapping(&self, to: SocketAddr) -> Option<SocketAddr> {
         let found = self.find(to)?;

@@ -13,7 +13,7 @@
 
 use super::host::{Failure, FlowId, Host, Outside};
 use super::link::{Link, Scratch, mss_of, segment_size};
-use super::policy::{Closed, Policy};
+use super::policy::{Closed, Limits, Policy};
 use crate::model::{DropReason, Duration, HostError, Instant, Moved, PortId};
 use crate::stack::Trouble;
 use crate::wire::bytes::array;
@@ -254,13 +254,20 @@ impl Flows {
                 return Err(closed.reason());
             }
         };
-        self.begin(s, (to, policy.source(s.key.far, s.port)), now, out)
+        self.begin(
+            s,
+            (to, policy.source(s.key.far, s.port)),
+            policy.limits(),
+            now,
+            out,
+        )
     }
 
     fn begin(
         &mut self,
         s: &Segment<'_>,
         (to, from): (SocketAddr, Option<IpAddr>),
+        limits: Limits,
         now: Instant,
         out: &mut impl Outside,
     ) -> Result<(), DropReason> {
@@ -268,7 +275,7 @@ impl Flows {
             return Err(DropReason::BadL4Header);
         }
         let of_port = self.ports.entry(s.port).or_default();
-        if of_port.flows >= MAX_PER_PORT || self.keys.len() >= MAX_FLOWS {
+        if of_port.flows >= limits.flows_per_pod || self.keys.len() >= limits.flows {
             return Err(DropReason::FlowLimit);
         }
         if of_port.opening.len() >= MAX_OPENING
@@ -310,9 +317,18 @@ impl Flows {
     ///
     /// # Errors
     /// There are too many, or just this one.
-    pub fn accept(&mut self, port: PortId, key: FlowKey, now: Instant) -> Result<FlowId, DropReason> {
+    pub fn accept(
+        &mut self,
+        port: PortId,
+        key: FlowKey,
+        limits: Limits,
+        now: Instant,
+    ) -> Result<FlowId, DropReason> {
         let of_port = self.ports.entry(port).or_default();
-        if of_port.flows >= MAX_PER_PORT || self.keys.len() >= MAX_FLOWS || self.keys.contains_key(&key) {
+        if of_port.flows >= limits.flows_per_pod
+            || self.keys.len() >= limits.flows
+            || self.keys.contains_key(&key)
+        {
             return Err(DropReason::FlowLimit);
         }
         let mut socket = self.socket();
