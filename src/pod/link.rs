@@ -243,7 +243,8 @@ fn limits(plan: &AttachPlan) -> Vec<LinkAttribute> {
     ]
 }
 
-fn default_route(index: u32, gateway: IpAddr, onlink: bool) -> RouteNetlinkMessage {
+/// A default route by a gateway; with `onlink` the gateway need not be of a network of the interface.
+pub fn default_route(index: u32, gateway: IpAddr, onlink: bool) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(gateway);
     message.header.table = RouteHeader::RT_TABLE_MAIN;

@@ -11,6 +11,7 @@
 mod kernel;
 mod lab;
 mod measure;
+mod out;
 mod plan;
 mod report;
 
@@ -44,8 +45,13 @@ Examples:
   podwire bench                                      (about five minutes)
   podwire bench --only tcp1-cross --underlay wire
   podwire bench --only rr --only udp64 --rounds 9
-  podwire bench --quick --json | jq .ratios")]
+  podwire bench --quick --json | jq .ratios
+  podwire bench egress --quick                       (about a minute)")]
 pub struct Args {
+    /// Measure this instead: egress, the way out to the world, beside the kernel's masquerading (nft), pasta and
+    /// slirp4netns where they are installed
+    #[arg(value_name = "WHAT", conflicts_with_all = ["only", "underlay"])]
+    what: Option<What>,
     /// Only this work: tcp1, tcp4, udp64 or rr, alone or with -cross or -same; may be repeated
     #[arg(long, value_name = "WORK")]
     only: Vec<Only>,
@@ -63,6 +69,13 @@ pub struct Args {
     json: bool,
 }
 
+/// What else can be measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum What {
+    /// The way out of the pod network.
+    Egress,
+}
+
 impl Args {
     /// The command line that means this.
     fn words(&self) -> Vec<String> {
@@ -74,7 +87,13 @@ impl Args {
             .into_iter()
             .filter(|(on, _)| *on)
             .map(|(_, flag)| flag.into());
-        only.chain(underlay).chain(rounds).chain(flags).collect()
+        let what = self.what.map(|What::Egress| "egress".to_string());
+        what.into_iter()
+            .chain(only)
+            .chain(underlay)
+            .chain(rounds)
+            .chain(flags)
+            .collect()
     }
 
     fn rounds(&self) -> u8 {
@@ -126,6 +145,9 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
 /// When a contender cannot be set up, or the end was asked for.
 pub fn inside(args: &Args) -> Result<Exit, Failure> {
     let mut watch = signals(!args.json || std::io::stderr().is_terminal())?;
+    if let Some(What::Egress) = args.what {
+        return out::inside(args.rounds(), args.window(), args.json, &mut watch);
+    }
     let labs = [Lab::podwire(&mut watch)?, Lab::kernel(&mut watch)?];
     for lab in &labs {
         measure::reach(lab, &mut watch)?;
@@ -197,6 +219,7 @@ mod tests {
         };
         for line in [
             "",
+            "egress --rounds=2 --json",
             "--only=tcp1-cross --only=rr --underlay=veth --rounds=7 --quick --json",
         ] {
             let words: Vec<String> = line.split_ascii_whitespace().map(String::from).collect();

@@ -140,7 +140,8 @@ impl Report {
     }
 }
 
-fn shown(median: f64, min: f64, max: f64) -> String {
+/// A figure with its spread.
+pub fn shown(median: f64, min: f64, max: f64) -> String {
     let number = |v: f64| match v {
         v if v >= 100.0 => format!("{v:.0}"),
         v if v >= 10.0 => format!("{v:.1}"),
@@ -150,7 +151,7 @@ fn shown(median: f64, min: f64, max: f64) -> String {
 }
 
 /// Median, least and most; none of nothing.
-fn spread(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
+pub fn spread(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
     values.sort_by(f64::total_cmp);
     let (min, max) = (*values.first()?, *values.last()?);
     let half = values.len() / 2;

@@ -2,7 +2,7 @@
 
 use super::stream::{accept, connect};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// Bytes of a request and of a response.
@@ -53,10 +53,52 @@ pub fn ask(to: SocketAddr, window: Duration) -> io::Result<Times> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(LATE))?;
     let mut message = [0x5a; MESSAGE];
+    rounds(window, || {
+        stream.write_all(&message)?;
+        stream.read_exact(&mut message)
+    })
+}
+
+/// Answer datagrams until none comes for a while; `ready` is called with the port.
+///
+/// # Errors
+/// When no socket can be had.
+pub fn echo(ready: impl FnOnce(u16)) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+    socket.set_read_timeout(Some(2 * LATE))?;
+    ready(socket.local_addr()?.port());
+    let mut message = [0; MESSAGE];
+    while let Ok((n, who)) = socket.recv_from(&mut message) {
+        socket.send_to(&message[..n], who)?;
+    }
+    Ok(())
+}
+
+/// Ask by datagrams, one at a time, for the time `window`.
+///
+/// # Errors
+/// When an answer does not come.
+pub fn query(to: SocketAddr, window: Duration) -> io::Result<Times> {
+    let any: IpAddr = if to.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(LATE))?;
+    let mut message = [0x5a; MESSAGE];
+    rounds(window, || {
+        socket.send(&message)?;
+        socket.recv(&mut message).map(drop)
+    })
+}
+
+/// Time what is done again and again.
+fn rounds(window: Duration, mut work: impl FnMut() -> io::Result<()>) -> io::Result<Times> {
     let mut once = || {
         let begun = Instant::now();
-        stream.write_all(&message)?;
-        stream.read_exact(&mut message)?;
+        work()?;
         io::Result::Ok(begun.elapsed())
     };
     for _ in 0..WARM_UP {

@@ -61,6 +61,38 @@ pub enum Load {
         /// Where the other side answers.
         to: SocketAddr,
     },
+    /// Write to TCP connections that come: the port that listens.
+    Serve {
+        /// How many connections.
+        streams: u8,
+    },
+    /// Make TCP connections and measure what they bring: as [`Load::Receive`], without a port.
+    Fetch {
+        /// How many connections.
+        streams: u8,
+        /// How long to measure.
+        window: u64,
+        /// Where the other side listens.
+        to: SocketAddr,
+    },
+    /// Take TCP connections and drop them: the port that listens.
+    Admit,
+    /// Make one TCP connection after the other: `COUNT`.
+    Knock {
+        /// How long to measure.
+        window: u64,
+        /// Where the other side listens.
+        to: SocketAddr,
+    },
+    /// Answer datagrams: the port.
+    Echo,
+    /// Ask by datagrams: as [`Load::Ask`].
+    Query {
+        /// How long to measure.
+        window: u64,
+        /// Where the other side answers.
+        to: SocketAddr,
+    },
     /// Count small datagrams: first the port, then as [`Load::Receive`].
     Count {
         /// How long to measure.
@@ -90,6 +122,12 @@ impl Load {
             Load::Send { streams, to } => words("send", &[streams, to]),
             Load::Answer => words("answer", &[]),
             Load::Ask { window, to } => words("ask", &[window, to]),
+            Load::Serve { streams } => words("serve", &[streams]),
+            Load::Fetch { streams, window, to } => words("fetch", &[streams, window, to]),
+            Load::Admit => words("admit", &[]),
+            Load::Knock { window, to } => words("knock", &[window, to]),
+            Load::Echo => words("echo", &[]),
+            Load::Query { window, to } => words("query", &[window, to]),
             Load::Count { window } => words("count", &[window]),
             Load::Flood { window, to } => words("flood", &[window, to]),
         }
@@ -103,10 +141,12 @@ impl Load {
 pub fn run(args: Args) -> Result<(), Failure> {
     let what = match &args.load {
         Load::Ping { .. } | Load::Time { .. } => "no pings can be sent".into(),
-        Load::Receive { .. } => "no TCP stream came".into(),
-        Load::Send { to, .. } => format!("no TCP stream to {to}"),
-        Load::Answer => "no requests came".into(),
-        Load::Ask { to, .. } => format!("no answers from {to}"),
+        Load::Receive { .. } | Load::Serve { .. } | Load::Admit => "no TCP stream came".into(),
+        Load::Send { to, .. } | Load::Fetch { to, .. } | Load::Knock { to, .. } => {
+            format!("no TCP stream to {to}")
+        }
+        Load::Answer | Load::Echo => "no requests came".into(),
+        Load::Ask { to, .. } | Load::Query { to, .. } => format!("no answers from {to}"),
         Load::Count { .. } => "no datagrams came".into(),
         Load::Flood { to, .. } => format!("no datagrams to {to}"),
     };
@@ -127,9 +167,22 @@ fn perform(load: Load) -> io::Result<()> {
         Load::Send { streams, to } => stream::send(streams, to),
         Load::Answer => exchange::answer(port),
         Load::Ask { window, to } => {
-            let times = exchange::ask(to, Duration::from_millis(window))?;
-            let (p50, p99) = (times.p50.as_nanos(), times.p99.as_nanos());
-            tell(format_args!("{p50} {p99} {}", times.count));
+            times(&exchange::ask(to, Duration::from_millis(window))?);
+            Ok(())
+        }
+        Load::Query { window, to } => {
+            times(&exchange::query(to, Duration::from_millis(window))?);
+            Ok(())
+        }
+        Load::Echo => exchange::echo(port),
+        Load::Serve { streams } => stream::serve(streams, port),
+        Load::Fetch { streams, window, to } => {
+            figures(stream::fetch(streams, to, Duration::from_millis(window))?);
+            Ok(())
+        }
+        Load::Admit => stream::admit(port),
+        Load::Knock { window, to } => {
+            tell(stream::knock(to, Duration::from_millis(window))?);
             Ok(())
         }
         Load::Count { window } => {
@@ -138,6 +191,11 @@ fn perform(load: Load) -> io::Result<()> {
         }
         Load::Flood { window, to } => flood::flood(to, Duration::from_millis(window)),
     }
+}
+
+fn times(times: &exchange::Times) {
+    let (p50, p99) = (times.p50.as_nanos(), times.p99.as_nanos());
+    tell(format_args!("{p50} {p99} {}", times.count));
 }
 
 fn figures(m: Measured) {
@@ -186,6 +244,16 @@ mod tests {
             Load::Send { streams: 4, to },
             Load::Answer,
             Load::Ask { window: 5, to },
+            Load::Serve { streams: 8 },
+            Load::Fetch {
+                streams: 8,
+                window: 5,
+                to,
+            },
+            Load::Admit,
+            Load::Knock { window: 5, to },
+            Load::Echo,
+            Load::Query { window: 5, to },
             Load::Count { window: 5 },
             Load::Flood { window: 5, to },
         ] {

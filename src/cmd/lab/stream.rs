@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// What one write or read moves at most: as much as a super-frame several times over.
 const PIECE: usize = 256 << 10;
+/// Whose congestion control it is, so that it is the same on every machine.
+const CONGESTION: &str = "cubic";
 /// What is left out of the measurement.
 const WARM_UP: Duration = Duration::from_millis(200);
 /// A stream that stands still for so long has failed.
@@ -35,10 +37,13 @@ pub struct Measured {
 /// # Errors
 /// When nobody connects, or a stream stands still or ends too soon.
 pub fn receive(streams: u8, window: Duration, ready: impl FnOnce(u16)) -> io::Result<Measured> {
-    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+    let listener = listen()?;
     ready(listener.local_addr()?.port());
     let streams: io::Result<Vec<TcpStream>> = (0..streams.max(1)).map(|_| accept(&listener)).collect();
-    let streams = streams?;
+    measure(&streams?, window)
+}
+
+fn measure(streams: &[TcpStream], window: Duration) -> io::Result<Measured> {
     let begin = Instant::now() + WARM_UP;
     std::thread::scope(|scope| {
         let threads: Vec<_> = streams
@@ -70,9 +75,69 @@ pub fn receive(streams: u8, window: Duration, ready: impl FnOnce(u16)) -> io::Re
 /// When a connection cannot be made, or stands still.
 pub fn send(streams: u8, to: SocketAddr) -> io::Result<()> {
     let streams: io::Result<Vec<TcpStream>> = (0..streams.max(1)).map(|_| connect(to)).collect();
-    let streams = streams?;
+    all(&streams?, fill)
+}
+
+/// Write to `streams` connections that come, until the other side closes them; `ready` is called with the port.
+///
+/// # Errors
+/// When nobody connects, or a stream stands still.
+pub fn serve(streams: u8, ready: impl FnOnce(u16)) -> io::Result<()> {
+    let listener = listen()?;
+    ready(listener.local_addr()?.port());
+    let streams: io::Result<Vec<TcpStream>> = (0..streams.max(1)).map(|_| accept(&listener)).collect();
+    all(&streams?, fill)
+}
+
+/// Make `streams` connections and measure what they bring together for the time `window`.
+///
+/// # Errors
+/// When a connection cannot be made, or a stream stands still or ends too soon.
+pub fn fetch(streams: u8, to: SocketAddr, window: Duration) -> io::Result<Measured> {
+    let streams: io::Result<Vec<TcpStream>> = (0..streams.max(1)).map(|_| connect(to)).collect();
+    measure(&streams?, window)
+}
+
+/// Take connections and drop them, until none comes for a while; `ready` is called with the port.
+///
+/// # Errors
+/// When no socket can be had.
+pub fn admit(ready: impl FnOnce(u16)) -> io::Result<()> {
+    let listener = listen()?;
+    ready(listener.local_addr()?.port());
+    while let Ok(mut stream) = accept(&listener) {
+        // The client says when it has seen that it is connected.
+        let _ = stream.read(&mut [0]);
+    }
+    Ok(())
+}
+
+/// Make one connection after the other for the time `window`; how many there were.
+///
+/// # Errors
+/// When one cannot be made.
+pub fn knock(to: SocketAddr, window: Duration) -> io::Result<u64> {
+    let begun = Instant::now();
+    let mut count = 0;
+    while begun.elapsed() < window {
+        let stream = connect(to)?;
+        // Closed without waiting, so that no port is used up.
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn listen() -> io::Result<TcpListener> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+    // What it accepts has it too, see `connect`.
+    let _ = rustix::net::sockopt::set_tcp_congestion(&listener, CONGESTION);
+    Ok(listener)
+}
+
+fn all(streams: &[TcpStream], work: fn(&TcpStream) -> io::Result<()>) -> io::Result<()> {
     std::thread::scope(|scope| {
-        let threads: Vec<_> = streams.iter().map(|s| scope.spawn(move || fill(s))).collect();
+        let threads: Vec<_> = streams.iter().map(|s| scope.spawn(move || work(s))).collect();
         for thread in threads {
             let died = |_| Err(io::Error::other("a thread of the sender died"));
             thread.join().unwrap_or_else(died)?;
@@ -86,10 +151,21 @@ pub fn send(streams: u8, to: SocketAddr) -> io::Result<()> {
 /// # Errors
 /// When it cannot be made.
 pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, CONNECT)?;
-    // Some machines' default (bbr) paces, and would measure itself. One that lacks cubic keeps its default.
-    let _ = rustix::net::sockopt::set_tcp_congestion(&stream, "cubic");
-    Ok(stream)
+    use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+    let family = if to.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let stream = socket(family, SocketType::STREAM, None)?;
+    // Some machines' default (bbr) paces, and would measure itself; a socket that began with it paces ever after. One
+    // that lacks cubic keeps its default.
+    let _ = sockopt::set_tcp_congestion(&stream, CONGESTION);
+    // Linux's connect goes by the time-out of sending (socket(7)).
+    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, Some(CONNECT))?;
+    connect(&stream, &to)?;
+    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, None)?;
+    Ok(TcpStream::from(stream))
 }
 
 /// Wait longer than [`connect`] tries, by what starting it may take.

@@ -174,6 +174,7 @@ mod tests {
     fn policy() -> Policy {
         Policy {
             open: true,
+            descriptors: None,
             network: vec!["10.244.0.0/16".parse().unwrap(), "fd00:1::/48".parse().unwrap()],
             denied: vec![
                 "192.168.0.0/16".parse().unwrap(),
