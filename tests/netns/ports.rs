@@ -33,6 +33,7 @@ pub const CASES: &[Case] = &[
     Case::new("each_half_of_a_published_connection_ends_by_itself", halves).nodes(1),
     Case::new("a_forward_ends_with_its_command_and_with_the_pod", forward)
         .nodes(1)
+        .node_args(&["--dns", "off"])
         .pods(2),
     Case::new("ports_come_and_go_with_their_pod", with_the_pod).nodes(1),
     Case::new("a_node_without_descriptors_lets_clients_wait", short).nodes(1),
