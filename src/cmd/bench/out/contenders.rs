@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 
 /// Addresses of the host whose pods they are, and of the machine they reach (RFC 2544 section C.2.2).
 const HOME: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 1);
-/// The same of the router to the world, and of the world: pasta takes the router's for the host's own.
-const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 2);
-/// See above.
-pub const WORLD: Ipv4Addr = Ipv4Addr::new(198, 18, 3, 1);
+/// The same of the world.
+pub const WORLD: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 2);
+/// The host's default router, which is not there: pasta takes its address for the host's own.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 9);
 /// The host's end of the kernel's pod, and the pod.
 const KERNEL: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 2, 1), Ipv4Addr::new(198, 18, 2, 2)];
 /// MTU of all pods.
@@ -62,7 +62,7 @@ impl World {
                 batch.send()
             })?
             .map_err(refused)?;
-        for (host, at) in [(&made.home, HOME), (&made.world, ROUTER)] {
+        for (host, at) in [(&made.home, HOME), (&made.world, WORLD)] {
             host.within(|| {
                 let mut batch = Batch::default();
                 let device = index(DEVICE)?;
@@ -73,16 +73,6 @@ impl World {
             })?
             .map_err(refused)?;
         }
-        made.world
-            .within(|| {
-                let mut batch = Batch::default();
-                batch.create(
-                    "its address",
-                    address(LOOPBACK, net(WORLD), AddressScope::Universe),
-                );
-                batch.send()
-            })?
-            .map_err(refused)?;
         made.home
             .within(|| {
                 let mut batch = Batch::default();
@@ -136,7 +126,9 @@ impl Contender {
                 let exe = std::env::current_exe()
                     .map_err(|e| failed(format!("podwire does not find itself: {e}")))?;
                 let mut own = Command::new("pasta");
-                own.args(["--quiet", "--config-net", "--ipv4-only", "--mtu", &mtu, "--"])
+                own.args(["--quiet", "--config-net", "--ipv4-only", "--mtu", &mtu])
+                    // No ports of either side lead to the other.
+                    .args(["-t", "none", "-u", "none", "-T", "none", "-U", "none", "--"])
                     .arg(exe)
                     .arg(load::VERB)
                     .args(load.words())

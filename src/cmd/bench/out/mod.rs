@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   pod -- podwire node --\
-//!   pod -- veth, nftables --> home ==== veth ==== world      198.18.1.1, and 198.18.3.1 behind 198.18.1.2
+//!   pod -- veth, nftables --> home ==== veth ==== world      198.18.1.1 and 198.18.1.2
 //!   pod -- pasta         --/
 //!   pod -- slirp4netns   -/
 //! ```
