@@ -51,6 +51,8 @@ struct Mouth {
     dns: bool,
     last: Instant,
     timer: Instant,
+    /// Its place in `OfPort::silent`.
+    seen: Instant,
     busy: bool,
 }
 
@@ -58,6 +60,13 @@ impl Mouth {
     fn expires(&self) -> Instant {
         self.last + if self.dns { IDLE_DNS } else { IDLE }
     }
+}
+
+#[derive(Default)]
+struct OfPort {
+    mouths: usize,
+    /// Those that may have to give way, by when they were last looked at: not before that they said something.
+    silent: BTreeSet<(Instant, MouthId)>,
 }
 
 /// A datagram of a pod, or several.
@@ -88,7 +97,7 @@ pub struct Datagrams {
     table: Vec<Option<Mouth>>,
     free: Vec<MouthId>,
     keys: HashMap<(MouthKind, SocketAddr, bool), MouthId>,
-    ports: HashMap<PortId, usize>,
+    ports: HashMap<PortId, OfPort>,
     published: published::Mouths,
     names: Names,
     timers: BTreeSet<(Instant, MouthId)>,
@@ -126,7 +135,7 @@ impl Datagrams {
 
     /// How many mouths a port has.
     pub fn of_port(&self, port: PortId) -> usize {
-        self.ports.get(&port).copied().unwrap_or(0)
+        self.ports.get(&port).map_or(0, |p| p.mouths)
     }
 
     /// Whether this is a pod's published port and one of its clients.
@@ -212,7 +221,8 @@ impl Datagrams {
             return Err(DropReason::NoRoute);
         };
         mouth.last = now;
-        mouth.dns &= to.port() == 53;
+        // As the pod sees it: its gateway's answers come from another port of the host.
+        mouth.dns &= d.key.far.port() == 53;
         if !mouth.remotes.contains(&to.ip()) {
             if mouth.remotes.len() == REMOTES {
                 mouth.remotes.pop_front();
@@ -266,8 +276,11 @@ impl Datagrams {
         public: Option<Box<Clients>>,
         now: Instant,
     ) {
+        let of_port = self.ports.entry(port).or_default();
+        of_port.mouths += 1;
         if public.is_none() {
             self.timers.insert((now + IDLE_DNS, id));
+            of_port.silent.insert((now, id));
         }
         let mouth = Mouth {
             kind,
@@ -279,10 +292,10 @@ impl Datagrams {
             dns: true,
             last: now,
             timer: now + IDLE_DNS,
+            seen: now,
             busy: false,
         };
         self.table[id as usize] = Some(mouth);
-        *self.ports.entry(port).or_default() += 1;
     }
 
     /// Make the mouth of a published UDP port: clients are answered by it. What else the pod sends from that port goes
@@ -330,13 +343,19 @@ impl Datagrams {
     }
 
     fn close_oldest(&mut self, port: PortId, out: &mut impl Host) {
-        let mouths = self.table.iter().enumerate();
-        let of_port = mouths.filter_map(|(id, m)| Some((id, m.as_ref()?)));
-        let oldest = of_port
-            .filter(|(_, m)| m.port == port && m.public.is_none())
-            .min_by_key(|(_, m)| m.last);
-        if let Some((id, _)) = oldest {
-            self.remove(id as MouthId, out);
+        let Some(of_port) = self.ports.get_mut(&port) else {
+            return;
+        };
+        // Each of them is moved once for what it said since: no search of all for every newcomer.
+        while let Some((seen, id)) = of_port.silent.first().copied() {
+            match self.table.get_mut(id as usize) {
+                Some(Some(mouth)) if mouth.last > seen => {
+                    mouth.seen = mouth.last;
+                    of_port.silent.remove(&(seen, id));
+                    of_port.silent.insert((mouth.seen, id));
+                }
+                _ => return self.remove(id, out),
+            }
         }
     }
 
@@ -361,8 +380,9 @@ impl Datagrams {
         }
         self.timers.remove(&(mouth.timer, id));
         self.free.push(id);
-        if let Some(n) = self.ports.get_mut(&mouth.port) {
-            *n = n.saturating_sub(1);
+        if let Some(of_port) = self.ports.get_mut(&mouth.port) {
+            of_port.mouths = of_port.mouths.saturating_sub(1);
+            of_port.silent.remove(&(mouth.seen, id));
         }
     }
 
@@ -433,9 +453,13 @@ impl Datagrams {
                         out.lost(port, DropReason::UnaskedDatagram);
                         continue;
                     }
+                    let named = policy
+                        .name_of(from, six)
+                        .filter(|_| mouth.remotes.contains(&from.ip()));
                     let known = match &mut mouth.public {
-                        Some(clients) => clients.heard(from, end_here, now),
-                        None => Some(policy.name_of(from, six).unwrap_or(from)),
+                        // What the pod asked itself, of something of the host, is no client.
+                        Some(clients) => clients.heard(from, end_here, now).or(named),
+                        None => Some(named.unwrap_or(from)),
                     };
                     let Some(from) = known.or_else(|| self.introduce(id, (from, end_here), policy, now))
                     else {

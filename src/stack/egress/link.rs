@@ -18,7 +18,8 @@ pub(super) struct Scratch(Box<[u8]>);
 
 impl Default for Scratch {
     fn default() -> Scratch {
-        Scratch(vec![0; ETH_LEN + LONGEST].into())
+        // IPv6 does not count its header.
+        Scratch(vec![0; ETH_LEN + IPV6_LEN + LONGEST].into())
     }
 }
 
