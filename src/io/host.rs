@@ -230,6 +230,8 @@ struct Mouth {
     six: bool,
     hops: u8,
     may_fragment: bool,
+    /// Its error queue may have entries that no call fails for.
+    queued: bool,
 }
 
 impl AsFd for Mouth {
@@ -302,6 +304,7 @@ impl Mouths {
             six,
             hops: DEFAULT_HOPS,
             may_fragment: false,
+            queued: false,
         };
         self.watched.put(mouth, mouth_of, Interest::READABLE)
     }
@@ -324,6 +327,7 @@ impl Mouths {
             mouth.may_fragment = what.may_fragment;
         }
         let all = Span::new(0, what.payload.len());
+        let queued = &mut mouth.queued;
         let mut one = |piece: Span, segment| -> Result<(), Errno> {
             let message = Outgoing {
                 to: what.to,
@@ -336,7 +340,7 @@ impl Mouths {
                 match self.send.send(&mouth.socket, what.payload, &[message]) {
                     Ok(_) => return Ok(()),
                     // What was said of an earlier datagram: it stays in the queue, and this one was not sent.
-                    Err(e) if e.raw_os_error().is_some_and(is_of_earlier) => {}
+                    Err(e) if e.raw_os_error().is_some_and(is_of_earlier) => *queued = true,
                     Err(e) => return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
                 }
             }
@@ -354,7 +358,9 @@ impl Mouths {
         };
         done.map_err(|e| match meaning(e) {
             HostError::TooBig(_) => {
-                let entry = errqueue::take(&mouth.socket, &mut []);
+                // Each attempt left an entry, which takes of the room for what comes in.
+                mouth.queued = true;
+                let entry = errqueue::take(&mouth.socket, &mut []).filter(|e| e.errno == libc::EMSGSIZE);
                 HostError::TooBig(entry.map_or(0, |e| u16::try_from(e.info).unwrap_or(0)))
             }
             other => other,
@@ -377,11 +383,13 @@ impl Mouths {
                         at: heard.at,
                     });
                 }
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return None,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && !mouth.queued => return None,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 // What the network said of something sent: the queue tells it better.
                 Err(_) => {
-                    if let Some(entry) = errqueue::take(&mouth.socket, into)
+                    let entry = errqueue::take(&mouth.socket, into);
+                    mouth.queued = entry.is_some();
+                    if let Some(entry) = entry
                         && let Some(to) = entry.to
                     {
                         return Some(Heard::Error {
@@ -409,4 +417,40 @@ fn is_of_earlier(e: i32) -> bool {
         e,
         libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::EPROTO | libc::ENOPROTOOPT
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::Poll;
+
+    #[test]
+    fn what_the_network_said_is_told_though_a_send_came_first() {
+        let poll = Poll::new().unwrap();
+        let mut mouths = Mouths::new(poll.registry().try_clone().unwrap(), 0);
+        mouths.open(0, MouthKind::Udp, false).unwrap();
+        let there = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for to in [closed, closed, there.local_addr().unwrap()] {
+            let what = Outward {
+                to,
+                from: None,
+                hops: None,
+                class: 0,
+                segment: None,
+                may_fragment: false,
+                payload: b"hello",
+            };
+            mouths.send(0, &what).unwrap();
+        }
+        let mut into = [0; 100];
+        for _ in 0..2 {
+            let heard = mouths.hear(0, &mut into);
+            let by = Some(closed.ip());
+            let (to, what, len) = (closed, HostError::Refused, 5);
+            assert_eq!(heard, Some(Heard::Error { to, by, what, len }));
+        }
+        assert_eq!(mouths.hear(0, &mut into), None);
+        assert!(!mouths.watched.get(0).unwrap().queued);
+    }
 }
