@@ -227,11 +227,11 @@ fn set_hops(socket: impl AsFd, six: bool, hops: u8) {
 
 struct Mouth {
     socket: UdpSocket,
-    /// The error queue may have something that no call will tell of.
-    queued: bool,
     six: bool,
     hops: u8,
     may_fragment: bool,
+    /// Its error queue may have entries that no call fails for.
+    queued: bool,
 }
 
 impl AsFd for Mouth {
@@ -304,10 +304,10 @@ impl Mouths {
         let _ = net::may_fragment(&socket, six, false);
         let mouth_of = Mouth {
             socket,
-            queued: false,
             six,
             hops: DEFAULT_HOPS,
             may_fragment: false,
+            queued: false,
         };
         self.watched.put(mouth, mouth_of, Interest::READABLE)
     }
@@ -321,7 +321,7 @@ impl Mouths {
         let Some(mouth) = self.watched.get(id) else {
             return Err(HostError::Other);
         };
-        let mut told = false;
+        let told = mouth.queued;
         let hops = what.hops.unwrap_or(DEFAULT_HOPS);
         if mouth.hops != hops {
             set_hops(&mouth.socket, mouth.six, hops);
@@ -332,6 +332,7 @@ impl Mouths {
             mouth.may_fragment = what.may_fragment;
         }
         let all = Span::new(0, what.payload.len());
+        let queued = &mut mouth.queued;
         let mut one = |piece: Span, segment| -> Result<(), Errno> {
             let message = Outgoing {
                 to: what.to,
@@ -344,7 +345,7 @@ impl Mouths {
                 match self.send.send(&mouth.socket, what.payload, &[message]) {
                     Ok(_) => return Ok(()),
                     // What was said of an earlier datagram: it stays in the queue, and this one was not sent.
-                    Err(e) if e.raw_os_error().is_some_and(is_of_earlier) => told = true,
+                    Err(e) if e.raw_os_error().is_some_and(is_of_earlier) => *queued = true,
                     Err(e) => return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
                 }
             }
@@ -360,13 +361,19 @@ impl Mouths {
             }
             (done, _) => done,
         };
-        let why = done.err().map(meaning);
-        // The kernel puts a size that was refused there as well, and tells of it by the call only.
-        if (told || matches!(why, Some(HostError::TooBig(_)))) && !mouth.queued {
-            mouth.queued = true;
+        let refused = matches!(done, Err(Errno::MSGSIZE));
+        if !told && (mouth.queued || refused) {
             self.untold.push(id);
         }
-        why.map_or(Ok(()), Err)
+        done.map_err(|e| match meaning(e) {
+            HostError::TooBig(_) => {
+                // Each attempt left an entry, which takes of the room for what comes in.
+                mouth.queued = true;
+                let entry = errqueue::take(&mouth.socket, &mut []).filter(|e| e.errno == libc::EMSGSIZE);
+                HostError::TooBig(entry.map_or(0, |e| u16::try_from(e.info).unwrap_or(0)))
+            }
+            other => other,
+        })
     }
 
     /// Sockets that have something to be heard although nothing happens there.
@@ -393,9 +400,10 @@ impl Mouths {
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && !mouth.queued => return None,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 // What the network said of something sent: the queue tells it better.
-                Err(e) => {
-                    let waits = e.kind() == std::io::ErrorKind::WouldBlock;
-                    if let Some(entry) = errqueue::take(&mouth.socket, into)
+                Err(_) => {
+                    let entry = errqueue::take(&mouth.socket, into);
+                    mouth.queued = entry.is_some();
+                    if let Some(entry) = entry
                         && let Some(to) = entry.to
                     {
                         return Some(Heard::Error {
@@ -404,10 +412,6 @@ impl Mouths {
                             what: told(&entry),
                             len: entry.len,
                         });
-                    }
-                    if waits {
-                        mouth.queued = false;
-                        return None;
                     }
                 }
             }
@@ -427,4 +431,40 @@ fn is_of_earlier(e: i32) -> bool {
         e,
         libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::EPROTO | libc::ENOPROTOOPT
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::Poll;
+
+    #[test]
+    fn what_the_network_said_is_told_though_a_send_came_first() {
+        let poll = Poll::new().unwrap();
+        let mut mouths = Mouths::new(poll.registry().try_clone().unwrap(), 0);
+        mouths.open(0, MouthKind::Udp, false).unwrap();
+        let there = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for to in [closed, closed, there.local_addr().unwrap()] {
+            let what = Outward {
+                to,
+                from: None,
+                hops: None,
+                class: 0,
+                segment: None,
+                may_fragment: false,
+                payload: b"hello",
+            };
+            mouths.send(0, &what).unwrap();
+        }
+        let mut into = [0; 100];
+        for _ in 0..2 {
+            let heard = mouths.hear(0, &mut into);
+            let by = Some(closed.ip());
+            let (to, what, len) = (closed, HostError::Refused, 5);
+            assert_eq!(heard, Some(Heard::Error { to, by, what, len }));
+        }
+        assert_eq!(mouths.hear(0, &mut into), None);
+        assert!(!mouths.watched.get(0).unwrap().queued);
+    }
 }

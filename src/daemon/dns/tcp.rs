@@ -20,6 +20,8 @@ pub const SLOW: Duration = Duration::from_secs(5);
 const MAX_PENDING: usize = 32;
 /// A client that has not taken so many bytes is not read from.
 const MAX_OUTPUT: usize = 64 << 10;
+/// Most reads from one client before others have their turn.
+const READS: usize = 4;
 /// Most bytes of questions that are read ahead.
 const MAX_INPUT: usize = 2 + MAX_MESSAGE;
 
@@ -154,7 +156,7 @@ impl Clients {
 
 impl Client {
     /// Read what is there; each whole message goes to `take`, which says whether its answer is to come, and appends
-    /// what there is to say at once.
+    /// what there is to say at once. Whether there may be more, of which nothing else tells.
     ///
     /// # Errors
     /// He is to be closed.
@@ -162,9 +164,9 @@ impl Client {
         &mut self,
         now: Instant,
         mut take: impl FnMut(&[u8], &mut Vec<u8>) -> bool,
-    ) -> Result<(), End> {
+    ) -> Result<bool, End> {
         self.flush(now)?;
-        loop {
+        for reads in 0.. {
             let before = self.input.len();
             while self.is_open() {
                 let Some(message) = first(&self.input) else {
@@ -183,13 +185,16 @@ impl Client {
             self.flush(now)?;
             if !self.is_open() || first(&self.input).is_some() {
                 // He must take something first.
-                return Ok(());
+                return Ok(false);
             }
             if self.ended {
                 return match self.pending == 0 && self.output.is_empty() {
                     true => Err(End::Over),
-                    false => Ok(()),
+                    false => Ok(false),
                 };
+            }
+            if reads == READS {
+                return Ok(true);
             }
             let mut space = [0; 4096];
             match self.stream.read(&mut space) {
@@ -203,11 +208,12 @@ impl Client {
                         return Err(End::Slow);
                     }
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Err(End::Over),
             }
         }
+        Ok(true)
     }
 
     /// Give him an answer that he waits for.
@@ -246,7 +252,14 @@ impl Client {
                     self.since = now;
                     self.deadline = now + SLOW;
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    // One who always leaves something would have all of it kept.
+                    if self.sent >= MAX_OUTPUT {
+                        self.output.drain(..self.sent);
+                        self.sent = 0;
+                    }
+                    return Ok(());
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Err(End::Over),
             }
@@ -264,4 +277,74 @@ impl Client {
 fn first(input: &[u8]) -> Option<&[u8]> {
     let len = input.first_chunk().map(|b| usize::from(u16::from_be_bytes(*b)))?;
     input.get(2..2 + len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::Poll;
+    use rustix::net::sockopt;
+    use std::net::{TcpListener, TcpStream as Plain};
+
+    /// A header, and nothing else.
+    const QUESTION: [u8; 14] = [0, 12, 0, 7, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    /// A client with a small buffer, and what the node has of him.
+    fn client(clients: &mut Clients, poll: &Poll) -> Plain {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = Plain::connect(listener.local_addr().unwrap()).unwrap();
+        let (here, from) = listener.accept().unwrap();
+        sockopt::set_socket_send_buffer_size(&here, 4096).unwrap();
+        sockopt::set_socket_recv_buffer_size(&there, 4096).unwrap();
+        here.set_nonblocking(true).unwrap();
+        there.set_nonblocking(true).unwrap();
+        let here = TcpStream::from_std(here);
+        let added = clients.add(here, from, Instant::ZERO, poll.registry(), Token);
+        assert_eq!(added.unwrap(), 0);
+        there
+    }
+
+    #[test]
+    fn one_that_asks_without_end_leaves_others_their_turn() {
+        let (poll, mut clients) = (Poll::new().unwrap(), Clients::default());
+        let mut there = client(&mut clients, &poll);
+        let mut asked = 0;
+        while asked < 3000 && there.write_all(&QUESTION).is_ok() {
+            asked += 1;
+        }
+        assert!(asked > 1500, "{asked}");
+        let (mut taken, mut turns, mut more) = (0, 0, true);
+        while more {
+            let before = taken;
+            let served = clients.at(0).unwrap().serve(Instant::ZERO, |_, _| {
+                taken += 1;
+                false
+            });
+            more = served.unwrap();
+            turns += 1;
+            assert!(taken - before <= READS * 4096 / QUESTION.len() + 1);
+        }
+        assert!(taken >= asked && turns > 1, "{taken} of {asked} in {turns}");
+    }
+
+    #[test]
+    fn answers_that_are_gone_are_not_kept_for_one_who_always_leaves_some() {
+        let (poll, mut clients) = (Poll::new().unwrap(), Clients::default());
+        let mut there = client(&mut clients, &poll);
+        let (mut got, mut most) = (0, 0);
+        while got < 20 * MAX_OUTPUT {
+            let _ = there.write(&QUESTION.repeat(8));
+            let here = clients.at(0).unwrap();
+            here.serve(Instant::ZERO, |_, out| {
+                out.resize(out.len() + 1000, 7);
+                false
+            })
+            .unwrap();
+            most = most.max(here.output.len());
+            if here.output.len() - here.sent > MAX_OUTPUT / 2 {
+                got += there.read(&mut [0; 1500]).unwrap_or(0);
+            }
+        }
+        assert!(most <= 2 * MAX_OUTPUT + 4096, "{most}");
+    }
 }

@@ -69,6 +69,7 @@ pub(super) fn spawn(
         ready: VecDeque::new(),
         tcp,
         clients: Clients::default(),
+        eager: VecDeque::new(),
         upstream: Upstream::new(UPSTREAM),
         follow: None,
         unfollowed: None,
@@ -101,6 +102,8 @@ struct Server {
     ready: VecDeque<usize>,
     tcp: Vec<TcpListener>,
     clients: Clients,
+    /// Places of those that may have asked more than was taken.
+    eager: VecDeque<usize>,
     upstream: Upstream,
     /// None when the resolvers are given.
     follow: Option<Follow>,
@@ -196,6 +199,11 @@ impl Server {
                     self.serve(place);
                 }
             }
+            for _ in 0..self.eager.len() {
+                if let Some(place) = self.eager.pop_front() {
+                    self.converse(place);
+                }
+            }
             let now = self.now();
             if self.resolver.deadline().is_some_and(|at| at <= now) {
                 let dice = &mut self.dice;
@@ -216,7 +224,7 @@ impl Server {
     }
 
     fn patience(&self) -> Option<Duration> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || !self.eager.is_empty() {
             return Some(Duration::ZERO);
         }
         let at = [self.resolver.deadline(), self.clients.deadline()]
@@ -377,7 +385,10 @@ impl Server {
         let end = client.serve(now, |bytes, out| {
             resolver.ask(bytes, who, now, &mut || dice.roll(), out) == Outcome::Waits
         });
-        self.part(place, end);
+        if end == Ok(true) && !self.eager.contains(&place) {
+            self.eager.push_back(place);
+        }
+        self.part(place, end.map(|_| ()));
     }
 
     fn part(&mut self, place: usize, end: Result<(), End>) {

@@ -30,10 +30,6 @@ const IDLE: Duration = Duration::from_secs(300);
 const IDLE_DNS: Duration = Duration::from_secs(30);
 /// Addresses a mouth remembers to have sent to; after more it forgets the first ones.
 const REMOTES: usize = 64;
-/// Mouths that are looked at for one that can be closed.
-const TRIES: usize = 16;
-/// One that was silent for less is in use, and closed only if those beside it are too.
-const IN_USE: Duration = Duration::from_secs(10);
 /// How often the clients of a published port are looked through.
 const SWEEP: Duration = Duration::from_secs(60);
 /// Datagrams of a mouth before another has its turn.
@@ -57,6 +53,8 @@ struct Mouth {
     dns: bool,
     last: Instant,
     timer: Instant,
+    /// Its place in `OfPort::silent`.
+    seen: Instant,
     busy: bool,
 }
 
@@ -64,6 +62,13 @@ impl Mouth {
     fn expires(&self) -> Instant {
         self.last + if self.dns { IDLE_DNS } else { IDLE }
     }
+}
+
+#[derive(Default)]
+struct OfPort {
+    mouths: usize,
+    /// Those that may have to give way, by when they were last looked at: not before that they said something.
+    silent: BTreeSet<(Instant, MouthId)>,
 }
 
 /// A datagram of a pod, or several.
@@ -87,14 +92,6 @@ pub struct Datagram<'a> {
     pub segment: Option<u16>,
     /// It may be cut on its way.
     pub may_fragment: bool,
-}
-
-/// A port's share.
-#[derive(Default)]
-struct OfPort {
-    count: usize,
-    /// Its mouths that can end, about in the order in which they were opened; some may be gone.
-    order: VecDeque<MouthId>,
 }
 
 /// All mouths of a node.
@@ -140,7 +137,7 @@ impl Datagrams {
 
     /// How many mouths a port has.
     pub fn of_port(&self, port: PortId) -> usize {
-        self.ports.get(&port).map_or(0, |p| p.count)
+        self.ports.get(&port).map_or(0, |p| p.mouths)
     }
 
     /// Whether this is a pod's published port and one of its clients.
@@ -226,7 +223,8 @@ impl Datagrams {
             return Err(DropReason::NoRoute);
         };
         mouth.last = now;
-        mouth.dns &= to.port() == 53;
+        // As the pod sees it: its gateway's answers come from another port of the host.
+        mouth.dns &= d.key.far.port() == 53;
         if !mouth.remotes.contains(&to.ip()) {
             if mouth.remotes.len() == REMOTES {
                 mouth.remotes.pop_front();
@@ -248,7 +246,7 @@ impl Datagrams {
         out: &mut impl Outside,
     ) -> Result<MouthId, DropReason> {
         if self.of_port(d.port) >= policy.limits().mouths_per_pod {
-            self.close_oldest(d.port, now, out);
+            self.close_oldest(d.port, out);
         }
         if self.len() >= policy.limits().mouths {
             return Err(DropReason::FlowLimit);
@@ -281,9 +279,11 @@ impl Datagrams {
         public: Option<Box<Clients>>,
         now: Instant,
     ) {
-        let lasts = public.is_some();
-        if !lasts {
+        let of_port = self.ports.entry(port).or_default();
+        of_port.mouths += 1;
+        if public.is_none() {
             self.timers.insert((now + IDLE_DNS, id));
+            of_port.silent.insert((now, id));
         }
         let mouth = Mouth {
             kind,
@@ -295,20 +295,10 @@ impl Datagrams {
             dns: true,
             last: now,
             timer: now + IDLE_DNS,
+            seen: now,
             busy: false,
         };
         self.table[id as usize] = Some(mouth);
-        let of_port = self.ports.entry(port).or_default();
-        of_port.count += 1;
-        if lasts {
-            return;
-        }
-        of_port.order.push_back(id);
-        if of_port.order.len() > 2 * of_port.count + TRIES {
-            let table = &self.table;
-            let is_there = |id: &MouthId| table[*id as usize].as_ref().is_some_and(|m| m.port == port);
-            of_port.order.retain(is_there);
-        }
     }
 
     /// Make the mouth of a published UDP port: clients are answered by it. What else the pod sends from that port goes
@@ -355,26 +345,20 @@ impl Datagrams {
         }
     }
 
-    /// Close a mouth of a port that was silent for long: one of those opened first that is not in use now. How many
-    /// there are does not matter, so that a pod with many ports costs no more than others.
-    fn close_oldest(&mut self, port: PortId, now: Instant, out: &mut impl Host) {
-        for n in 0..TRIES {
-            let next = self.ports.get_mut(&port).and_then(|p| p.order.pop_front());
-            let Some(id) = next else { return };
-            let Some(Some(mouth)) = self.table.get(id as usize) else {
-                continue;
-            };
-            if mouth.port != port || mouth.public.is_some() {
-                continue;
-            }
-            if mouth.last + IN_USE > now && n + 1 < TRIES {
-                if let Some(of_port) = self.ports.get_mut(&port) {
-                    of_port.order.push_back(id);
-                }
-                continue;
-            }
-            self.remove(id, out);
+    fn close_oldest(&mut self, port: PortId, out: &mut impl Host) {
+        let Some(of_port) = self.ports.get_mut(&port) else {
             return;
+        };
+        // Each of them is moved once for what it said since: no search of all for every newcomer.
+        while let Some((seen, id)) = of_port.silent.first().copied() {
+            match self.table.get_mut(id as usize) {
+                Some(Some(mouth)) if mouth.last > seen => {
+                    mouth.seen = mouth.last;
+                    of_port.silent.remove(&(seen, id));
+                    of_port.silent.insert((mouth.seen, id));
+                }
+                _ => return self.remove(id, out),
+            }
         }
     }
 
@@ -400,7 +384,8 @@ impl Datagrams {
         self.timers.remove(&(mouth.timer, id));
         self.free.push(id);
         if let Some(of_port) = self.ports.get_mut(&mouth.port) {
-            of_port.count = of_port.count.saturating_sub(1);
+            of_port.mouths = of_port.mouths.saturating_sub(1);
+            of_port.silent.remove(&(mouth.seen, id));
         }
     }
 
@@ -471,9 +456,13 @@ impl Datagrams {
                         out.lost(port, DropReason::UnaskedDatagram);
                         continue;
                     }
+                    let named = policy
+                        .name_of(from, six)
+                        .filter(|_| mouth.remotes.contains(&from.ip()));
                     let known = match &mut mouth.public {
-                        Some(clients) => clients.heard(from, end_here, now),
-                        None => Some(policy.name_of(from, six).unwrap_or(from)),
+                        // What the pod asked itself, of something of the host, is no client.
+                        Some(clients) => clients.heard(from, end_here, now).or(named),
+                        None => Some(named.unwrap_or(from)),
                     };
                     let Some(from) = known.or_else(|| self.introduce(id, (from, end_here), policy, now))
                     else {

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 
 /// Packets that are being put together; the oldest gives way.
 const PARTIAL: usize = 64;
+/// Those of one sender, so that one pod does not spoil what others send.
+const PARTIAL_OF_ONE: usize = 8;
 /// How long all parts may take (RFC 1122 section 3.3.2 and RFC 8200 say 60 s; Linux waits for 30 s).
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest IP packet.
@@ -122,8 +124,14 @@ impl Reassembly {
         let at = match self.partial.iter().position(|p| p.name == part.name) {
             Some(at) => at,
             None => {
-                if self.partial.len() == PARTIAL {
-                    self.partial.remove(0);
+                let own = |p: &Partial| p.name.src == part.name.src;
+                let oldest = match self.partial.iter().filter(|p| own(p)).count() {
+                    PARTIAL_OF_ONE.. => self.partial.iter().position(own),
+                    _ if self.partial.len() == PARTIAL => Some(0),
+                    _ => None,
+                };
+                if let Some(oldest) = oldest {
+                    self.partial.remove(oldest);
                 }
                 self.partial.push(Partial {
                     name: part.name,
@@ -358,6 +366,18 @@ mod tests {
             r.input(&cut(false, &[1; 3000], 1280, n)[0], Instant::ZERO)
                 .unwrap();
         }
-        assert_eq!(r.partial.len(), PARTIAL);
+        assert_eq!(r.partial.len(), PARTIAL_OF_ONE);
+    }
+
+    #[test]
+    fn one_sender_spoils_nothing_of_another() {
+        let mut r = Reassembly::default();
+        let parts = cut(true, &[1; 2000], 1280, 5);
+        assert_eq!(r.input(&parts[0], Instant::ZERO), Ok(None));
+        for n in 0..2 * PARTIAL as u32 {
+            let first = &cut(false, &[1; 3000], 1280, n)[0];
+            assert_eq!(r.input(first, Instant::ZERO), Ok(None));
+        }
+        assert!(r.input(&parts[1], Instant::ZERO).unwrap().is_some());
     }
 }

@@ -18,8 +18,8 @@ pub(super) struct Scratch(Box<[u8]>);
 
 impl Default for Scratch {
     fn default() -> Scratch {
-        // The longest datagram there is does not fit an IPv6 packet, and is cut into fragments behind its headers.
-        Scratch(vec![0; ETH_LEN + LONGEST + IPV6_LEN].into())
+        // IPv6 does not count its header.
+        Scratch(vec![0; ETH_LEN + IPV6_LEN + LONGEST].into())
     }
 }
 

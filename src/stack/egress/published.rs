@@ -18,6 +18,9 @@ const MIN_SHARE: usize = 16;
 const IDLE: Duration = Duration::from_secs(300);
 /// The first port of the gateway that stands for a client.
 const FIRST: u16 = 1024;
+/// How many names are tried for a client: they go round, so that where so many in a row are taken there are hardly others,
+/// and whoever comes then shall not cost more than others.
+const TRIES: usize = 256;
 
 /// A socket of the host for a pod's UDP port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +61,7 @@ impl Default for Names {
 }
 
 impl Names {
-    /// What a pod is to see of a client; none when all of the gateway's ports are `taken`.
+    /// What a pod is to see of a client; none when the gateway's next ports are all `taken`.
     pub fn far(
         &mut self,
         client: SocketAddr,
@@ -70,7 +73,7 @@ impl Names {
             // Without scope and flow label, which the pod cannot tell.
             return Some(SocketAddr::new(client.ip(), client.port()));
         }
-        for _ in FIRST..=u16::MAX {
+        for _ in 0..TRIES {
             let far = SocketAddr::new(gateway, self.next);
             self.next = self.next.checked_add(1).unwrap_or(FIRST);
             if !taken(far) {
@@ -245,10 +248,23 @@ mod tests {
         }
         assert_eq!(names.far(at("127.0.0.1:1"), gateway, &policy, |_| true), None);
         let one = at("10.244.1.1:65535");
+        let tried = std::cell::Cell::new(0);
+        let found = (0..=u16::MAX).find_map(|_| {
+            names.far(at("127.0.0.1:1"), gateway, &policy, |far| {
+                tried.set(tried.get() + 1);
+                far != one
+            })
+        });
+        assert_eq!(found, Some(one));
+        tried.set(0);
         assert_eq!(
-            names.far(at("127.0.0.1:1"), gateway, &policy, |far| far != one),
-            Some(one)
+            names.far(at("127.0.0.1:1"), gateway, &policy, |_| {
+                tried.set(tried.get() + 1);
+                true
+            }),
+            None
         );
+        assert!(tried.get() <= TRIES, "a stranger costs {} look-ups", tried.get());
     }
 
     fn clients() -> Clients {

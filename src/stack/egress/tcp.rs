@@ -84,6 +84,10 @@ struct Flow {
     ended: bool,
     /// The host was told that the pod sends no more.
     shut: bool,
+    /// The stream is broken; the pod is told behind what was read before.
+    broken: bool,
+    /// What the pod sent and the host has not taken yet, once both sides have ended: smoltcp does not keep it.
+    rest: Vec<u8>,
     /// It waits in `Flows::dirty`.
     dirty: bool,
     /// Something moved last.
@@ -380,6 +384,8 @@ impl Flows {
             writable: true,
             ended: false,
             shut: false,
+            broken: false,
+            rest: Vec::new(),
             dirty: false,
             last: now,
             timer: None,
@@ -524,48 +530,50 @@ impl Flows {
         let Some(Some(flow)) = self.table.get_mut(id as usize) else {
             return false;
         };
-        if flow.syn.is_some() {
+        if flow.syn.is_some() || flow.broken {
             return false;
         }
         let flow = flow.as_mut();
         let socket = flow.sockets.get_mut::<Socket>(flow.handle);
-        let mut broken = None;
-        while flow.writable && socket.can_recv() && broken.is_none() {
-            let taken = socket.recv(|bytes| match out.write(id, bytes) {
-                Moved::Bytes(n) => {
-                    let n = n.min(bytes.len());
-                    flow.writable = n == bytes.len();
-                    (n, ())
+        let mut writable = flow.writable;
+        let mut write = |bytes: &[u8]| {
+            let (n, writable) = match out.write(id, bytes) {
+                Moved::Bytes(n) => (n.min(bytes.len()), n >= bytes.len()),
+                Moved::Blocked => (0, false),
+                Moved::End | Moved::Failed(_) => {
+                    flow.broken = true;
+                    (0, false)
                 }
-                Moved::Blocked => {
-                    flow.writable = false;
-                    (0, ())
-                }
-                Moved::End => {
-                    broken = Some(HostError::Reset);
-                    (0, ())
-                }
-                Moved::Failed(why) => {
-                    broken = Some(why);
-                    (0, ())
-                }
-            });
-            if taken.is_err() {
-                break;
+            };
+            flow.writable = writable;
+            (n, writable)
+        };
+        while writable && socket.can_recv() {
+            match socket.recv(|bytes| write(bytes)) {
+                Ok(goes_on) => writable = goes_on,
+                Err(_) => break,
             }
             flow.last = now;
         }
-        let over = matches!(
-            socket.state(),
-            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
-        );
-        if over && socket.recv_queue() == 0 && !flow.shut {
+        let rested = !flow.rest.is_empty();
+        while writable && !flow.rest.is_empty() {
+            let (n, goes_on) = write(&flow.rest);
+            flow.rest.drain(..n);
+            (flow.last, writable) = (now, goes_on);
+        }
+        let over = rested
+            || matches!(
+                socket.state(),
+                State::CloseWait | State::LastAck | State::Closing | State::TimeWait
+            );
+        if over && socket.recv_queue() == 0 && flow.rest.is_empty() && !flow.shut && !flow.broken {
             flow.shut = true;
             out.shut(id);
         }
         let mut more = false;
         let mut taken = 0;
-        while flow.readable && !flow.ended && socket.can_send() && broken.is_none() {
+        // Also of a stream that takes nothing more: what it has to say is often why.
+        while flow.readable && !flow.ended && socket.can_send() {
             if taken >= CHUNK {
                 more = true;
                 break;
@@ -586,8 +594,8 @@ impl Flows {
                         flow.ended = true;
                         (0, ())
                     }
-                    Moved::Failed(why) => {
-                        broken = Some(why);
+                    Moved::Failed(_) => {
+                        (flow.readable, flow.broken) = (false, true);
                         (0, ())
                     }
                 }
@@ -597,10 +605,21 @@ impl Flows {
             }
             flow.last = now;
         }
-        if broken.is_some() {
-            socket.abort();
-        } else if flow.ended && matches!(socket.state(), State::Established | State::CloseWait) {
+        if flow.broken {
+            flow.rest = Vec::new();
+            return false;
+        }
+        if flow.ended && matches!(socket.state(), State::Established | State::CloseWait) {
             socket.close();
+        }
+        if flow.ended && matches!(socket.state(), State::LastAck | State::Closing | State::TimeWait) {
+            // The pod's last acknowledgement, or some seconds, would be the end of it, however slow the host is.
+            let rest = &mut flow.rest;
+            let mut take = |bytes: &mut [u8]| {
+                rest.extend_from_slice(bytes);
+                (bytes.len(), bytes.len())
+            };
+            while socket.recv(&mut take).is_ok_and(|n| n > 0) {}
         }
         more
     }
@@ -651,8 +670,17 @@ impl Flows {
         let Some(Some(flow)) = self.table.get_mut(id as usize) else {
             return;
         };
+        if flow.broken {
+            // What was read is on its way, as far as the pod has room for it; now it is told.
+            flow.socket().abort();
+            self.dispatch(id, now, out);
+            self.remove(id, true, out);
+            return;
+        }
         let (ended, shut) = (flow.ended, flow.shut);
         match flow.socket().state() {
+            // The host is to have the rest of it.
+            State::Closed if !flow.rest.is_empty() => self.wake_at(id, now),
             // In good order when both sides said so; else one of them broke it off.
             State::Closed => self.remove(id, !(ended && shut), out),
             // The last acknowledgement cannot be lost between here and the pod.

@@ -210,3 +210,47 @@ fn a_pod_that_leaks_mouths_closes_its_own_oldest() {
     lab.egress.remove_port(PORT, &mut lab.world);
     assert!(lab.world.mouths.is_empty());
 }
+
+#[test]
+fn a_question_for_a_name_holds_its_socket_only_for_a_while() {
+    let mut lab = Lab::new();
+    let gateway: IpAddr = "10.244.1.1".parse().unwrap();
+    lab.egress.set_policy(Arc::new(Policy {
+        mapped: vec![Mapping {
+            from: gateway,
+            port: Some(53),
+            to: Ipv4Addr::LOCALHOST.into(),
+            to_port: Some(40_053),
+            by_pod: true,
+        }],
+        ..policy()
+    }));
+    for port in [500, 501] {
+        lab.input(&udp_to(false, port, SocketAddr::new(gateway, 53), b"?"))
+            .unwrap();
+    }
+    lab.input(&udp(false, 501, 1000, b"other")).unwrap();
+    lab.later(Duration::from_secs(31));
+    assert_eq!(lab.world.mouths.len(), 1, "the gateway's is a name server as any");
+    lab.later(Duration::from_secs(300));
+    assert!(lab.world.mouths.is_empty());
+}
+
+#[test]
+fn the_longest_datagram_is_not_cut_short() {
+    for (six, longest) in [(false, 65_507), (true, 65_527)] {
+        let mut lab = Lab::new();
+        lab.input(&udp(six, 500, 1000, b"how long")).unwrap();
+        let heard = Heard::Datagram {
+            from: SocketAddr::new(ends(six).1, 1000),
+            len: longest,
+            segment: None,
+            class: 0,
+            at: None,
+        };
+        lab.heard(0, heard, &vec![9; longest]);
+        let head = if six { 48 } else { 20 };
+        let parts = lab.world.to_pod.iter().map(|(p, _)| p.len() - head);
+        assert_eq!(parts.sum::<usize>(), 8 + longest);
+    }
+}

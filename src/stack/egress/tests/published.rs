@@ -149,3 +149,28 @@ fn answers_go_by_the_socket_the_client_came_to_whatever_the_policy() {
     lab.egress.remove_port(PORT, &mut lab.world);
     assert_eq!(lab.egress.counts(), (0, 0));
 }
+
+#[test]
+fn what_a_pod_asks_of_the_host_from_a_published_port_is_answered_by_its_name() {
+    let mut lab = Lab::new();
+    let name = SocketAddr::new(gateway(false), 53);
+    lab.egress.set_policy(Arc::new(Policy {
+        mapped: vec![Mapping {
+            from: name.ip(),
+            port: Some(53),
+            to: Ipv4Addr::LOCALHOST.into(),
+            to_port: Some(40_053),
+            by_pod: true,
+        }],
+        ..policy()
+    }));
+    let id = published(&mut lab, 5353, "0.0.0.0:5353");
+    lab.input(&udp_to(false, 5353, name, b"?")).unwrap();
+    assert_eq!(lab.world.sent[0].mouth, id);
+    lab.heard(id, from("127.0.0.1:40053"), b"!");
+    let (packet, _) = lab.world.to_pod.pop().unwrap();
+    assert_eq!((be16(&packet, 20), packet.last()), (53, Some(&b'!')));
+    assert_eq!(lab.egress.clients(id), (0, 0), "it is no client");
+    lab.heard(id, from("127.0.0.1:7"), b"q");
+    assert_eq!(lab.egress.clients(id), (1, 1));
+}

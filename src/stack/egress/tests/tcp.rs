@@ -221,3 +221,73 @@ fn a_pod_has_its_limit_and_a_flood_gives_way() {
     assert_eq!(lab.egress.counts(), (0, 0));
     assert!(lab.world.streams.values().all(|s| s.closed == Some(true)));
 }
+
+#[test]
+fn a_slow_host_gets_every_byte_though_both_sides_have_ended() {
+    for pod_first in [false, true] {
+        let mut lab = Lab::new();
+        let (mut pod, id) = Pod::connected(&mut lab, false, 4000);
+        lab.stream(id).room = 10;
+        let all: Vec<u8> = (0..50_000).map(|i| (i / 3) as u8).collect();
+        pod.send(&mut lab, ACK, &all).unwrap();
+        if pod_first {
+            pod.send(&mut lab, FIN | ACK, b"").unwrap();
+        }
+        lab.stream(id).end = Some(Moved::End);
+        lab.ready(id);
+        let (flags, _) = pod.take(&mut lab);
+        assert_eq!(flags.last().unwrap() & FIN, FIN);
+        pod.send(&mut lab, ACK, b"").unwrap();
+        if !pod_first {
+            pod.send(&mut lab, FIN | ACK, b"").unwrap();
+        }
+        // Longer than TIME-WAIT is in smoltcp.
+        lab.later(Duration::from_secs(30));
+        assert_eq!((lab.stream(id).closed, lab.stream(id).shut), (None, false));
+        for _ in 0..3 {
+            lab.stream(id).room = 20_000;
+            lab.ready(id);
+        }
+        assert!(
+            lab.stream(id).got == all,
+            "{pod_first}: {}",
+            lab.stream(id).got.len()
+        );
+        assert_eq!((lab.stream(id).closed, lab.stream(id).shut), (Some(false), true));
+        assert_eq!((lab.egress.counts().0, lab.egress.deadline()), (0, None));
+    }
+    // One that never goes on is broken off in its time.
+    let mut lab = Lab::new();
+    let (mut pod, id) = Pod::connected(&mut lab, false, 4000);
+    lab.stream(id).room = 10;
+    pod.send(&mut lab, ACK, &[1; 5000]).unwrap();
+    pod.send(&mut lab, FIN | ACK, b"").unwrap();
+    lab.stream(id).end = Some(Moved::End);
+    lab.ready(id);
+    pod.take(&mut lab);
+    pod.send(&mut lab, ACK, b"").unwrap();
+    lab.later(Duration::from_secs(241));
+    assert_eq!(lab.stream(id).closed, Some(true));
+    assert_eq!((lab.egress.counts().0, lab.egress.deadline()), (0, None));
+}
+
+#[test]
+fn what_a_host_said_before_it_broke_off_reaches_the_pod() {
+    for writes_fail in [false, true] {
+        let mut lab = Lab::new();
+        let (mut pod, id) = Pod::connected(&mut lab, false, 4000);
+        if writes_fail {
+            lab.stream(id).room = 0;
+            pod.send(&mut lab, ACK, b"a long request").unwrap();
+            pod.take(&mut lab);
+        }
+        lab.stream(id).incoming.push_back(b"too long".to_vec());
+        lab.stream(id).end = Some(Moved::Failed(HostError::Reset));
+        lab.ready(id);
+        let (flags, got) = pod.take(&mut lab);
+        assert_eq!(got, b"too long");
+        assert_eq!(flags.last().unwrap() & RST, RST);
+        assert_eq!(lab.stream(id).closed, Some(true));
+        assert_eq!((lab.egress.counts().0, lab.egress.deadline()), (0, None));
+    }
+}
