@@ -541,8 +541,10 @@ fn parts_while_waiting(world: &mut World) {
     world.store_mut().kill();
     std::fs::remove_file(kept.with_file_name("state")).expect("it is there");
     world.nodes[0].begin(&world.underlay.hosts[0].netns);
+    // Not only that nobody answers yet: before it does, a signal ends it at once.
     eventually("it waits", SOON, || {
-        world.nodes[0].podwire(&["status"]).status.code() == Some(4)
+        let said = world.nodes[0].podwire(&["status"]);
+        said.status.code() == Some(4) && String::from_utf8_lossy(&said.stderr).contains("has no subnet yet")
     });
     world.pods[0][0].netns.ask("ip", &["link", "show", "eth0"]);
     world.nodes[0].stop();
