@@ -48,7 +48,7 @@ Examples:
   podwire bench --quick --json | jq .ratios
   podwire bench egress --quick                       (about a minute)")]
 pub struct Args {
-    /// Measure this instead: egress, the way out to the world, beside the kernel's masquerading (nft), pasta and
+    /// Measure this instead: egress, the way out to the world, beside the kernel's masquerading (nft) and
     /// slirp4netns where they are installed
     #[arg(value_name = "WHAT", conflicts_with_all = ["only", "underlay"])]
     what: Option<What>,

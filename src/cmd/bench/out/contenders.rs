@@ -1,8 +1,9 @@
-//! Who is measured: podwire, the kernel's own masquerading, and the programs that do it without root.
+//! Who is measured: podwire, the kernel's own masquerading, and slirp4netns. pasta is not
+//! here yet: one that is killed leaves a process behind that never rests.
 
 use super::super::lab::{failed, index, net, pod_name, veth};
 use crate::cmd::Failure;
-use crate::cmd::lab::load::{self, Load, whole_lines};
+use crate::cmd::lab::load::{Load, whole_lines};
 use crate::cmd::lab::nodes::{NodeSpec, Nodes};
 use crate::cmd::lab::pod::{IFNAME, Pod};
 use crate::cmd::lab::watch::{Job, Watch};
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 const HOME: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 1);
 /// The same of the world.
 pub const WORLD: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 2);
-/// The host's default router, which is not there: pasta takes its address for the host's own.
+/// The host's default router, which is not there: what is measured is on the link.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 9);
 /// The host's end of the kernel's pod, and the pod.
 const KERNEL: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 2, 1), Ipv4Addr::new(198, 18, 2, 2)];
@@ -96,8 +97,6 @@ pub enum Contender {
     Podwire(Pod, #[allow(dead_code)] Nodes),
     /// The kernel's: a veth, and masquerading.
     Kernel(Pod),
-    /// pasta makes a namespace for each command.
-    Pasta,
     /// slirp4netns's, with its process.
     Slirp(Pod, #[allow(dead_code)] Job),
 }
@@ -108,7 +107,6 @@ impl Contender {
         match self {
             Contender::Podwire(..) => "podwire",
             Contender::Kernel(_) => "kernel",
-            Contender::Pasta => "pasta",
             Contender::Slirp(..) => "slirp4netns",
         }
     }
@@ -117,25 +115,9 @@ impl Contender {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(&self, load: &Load, world: &World) -> Result<Job, Failure> {
+    pub fn start(&self, load: &Load) -> Result<Job, Failure> {
         match self {
             Contender::Podwire(pod, _) | Contender::Kernel(pod) | Contender::Slirp(pod, _) => pod.start(load),
-            Contender::Pasta => {
-                let mtu = MTU.to_string();
-                // Its own executable would be meant there.
-                let exe = std::env::current_exe()
-                    .map_err(|e| failed(format!("podwire does not find itself: {e}")))?;
-                let mut own = Command::new("pasta");
-                own.args(["--quiet", "--config-net", "--ipv4-only", "--mtu", &mtu])
-                    // No ports of either side lead to the other.
-                    .args(["-t", "none", "-u", "none", "-T", "none", "-U", "none", "--"])
-                    .arg(exe)
-                    .arg(load::VERB)
-                    .args(load.words())
-                    .stderr(Stdio::null());
-                let started = world.home.within(|| Job::spawn(&mut own))?;
-                started.map_err(|e| failed(format!("pasta could not be started: {e}")))
-            }
         }
     }
 
@@ -150,7 +132,7 @@ impl Contender {
                 window: 1,
                 to: (WORLD, port).into(),
             };
-            let mut client = self.start(&load, world)?;
+            let mut client = self.start(&load)?;
             watch.gather(&mut [&mut client], deadline, Job::ended)?;
             let reached = whole_lines(&client.said()).next().is_some();
             Job::end(&mut [&mut client, &mut server], Duration::from_secs(1));
@@ -172,7 +154,6 @@ pub fn all(world: &World, watch: &mut Watch) -> Result<(Vec<Contender>, Vec<Stri
     let (mut there, mut absent) = (vec![podwire], Vec::new());
     for (name, made) in [
         ("the kernel's masquerading", kernel(world)),
-        ("pasta", installed("pasta").map(|()| Contender::Pasta)),
         ("slirp4netns", slirp(world)),
     ] {
         match made {

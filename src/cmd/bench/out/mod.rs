@@ -3,8 +3,7 @@
 //! ```text
 //!   pod -- podwire node --\
 //!   pod -- veth, nftables --> home ==== veth ==== world      198.18.1.1 and 198.18.1.2
-//!   pod -- pasta         --/
-//!   pod -- slirp4netns   -/
+//!   pod -- slirp4netns   --/
 //! ```
 //!
 //! All stand at the same time and take turns within each round; the servers run in `world`.
@@ -189,7 +188,7 @@ fn measure(
         return Ok(Vec::new());
     };
     let at = SocketAddr::from((contenders::WORLD, port as u16));
-    client = contender.start(&work.client(ms, at), world)?;
+    client = contender.start(&work.client(ms, at))?;
     let teller = match work {
         Work::Up(_) => &mut server,
         _ => &mut client,
