@@ -59,7 +59,7 @@ impl Lab {
     /// When a part does not come up.
     pub fn podwire(watch: &mut Watch) -> Result<Lab, Failure> {
         watch.stage("making two hosts with a podwire node each");
-        let hosts = hosts()?;
+        let hosts = hosts(DEVICE, HOSTS)?;
         let mut peers = String::new();
         let mut specs = Vec::new();
         for (n, (netns, at)) in (1..).zip(hosts.iter().zip(HOSTS)) {
@@ -102,7 +102,7 @@ impl Lab {
     /// When the kernel lacks one of them.
     pub fn kernel(watch: &mut Watch) -> Result<Lab, Failure> {
         watch.stage("making two hosts with a kernel bridge and a VXLAN device each");
-        let hosts = hosts()?;
+        let hosts = hosts(DEVICE, HOSTS)?;
         let pods = kernel::set_up(&hosts, HOSTS)?;
         Ok(Lab {
             contender: "kernel",
@@ -174,24 +174,27 @@ pub fn pod_name(name: &str) -> PodName {
     }
 }
 
-/// Two network namespaces with a veth between them.
-fn hosts() -> Result<[NetNs; 2], Failure> {
+/// Two network namespaces with a veth between them, `device` in each with its address.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn hosts(device: &str, addresses: [Ipv4Addr; 2]) -> Result<[NetNs; 2], Failure> {
     let hosts = [NetNs::make()?, NetNs::make()?];
     let refused = |e: NetlinkError| failed(format!("no veth can be made: {e}"));
     hosts[0]
         .within(|| {
             let mut batch = Batch::default();
-            batch.create("a veth pair", veth(DEVICE, DEVICE, hosts[1].fd()));
+            batch.create("a veth pair", veth(device, device, hosts[1].fd()));
             batch.send()
         })?
         .map_err(refused)?;
-    for (host, at) in hosts.iter().zip(HOSTS) {
+    for (host, at) in hosts.iter().zip(addresses) {
         host.within(|| {
             let mut batch = Batch::default();
-            let device = index(DEVICE)?;
+            let index = index(device)?;
             batch.set("lo up", up(LOOPBACK));
-            batch.set("the veth up", up(device));
-            batch.create("its address", address(device, net(at), AddressScope::Universe));
+            batch.set("the veth up", up(index));
+            batch.create("its address", address(index, net(at), AddressScope::Universe));
             batch.send()
         })?
         .map_err(refused)?;

@@ -9,7 +9,7 @@ use super::fragment::fragments;
 use super::host::{Host, MouthId, Outside};
 use super::link::Scratch;
 use super::packet::{Ip, ip_len, transport_sum, write_ip, write_udp};
-use super::policy::{Closed, Policy};
+use super::policy::{Closed, Limits, Policy};
 use super::published::{self, Clients, Entrance, Names};
 use super::tcp::FlowKey;
 use crate::model::{DropReason, Duration, Heard, HostError, Instant, LocalEnd, MouthKind, Outward, PortId};
@@ -32,6 +32,8 @@ const IDLE_DNS: Duration = Duration::from_secs(30);
 const REMOTES: usize = 64;
 /// How often the clients of a published port are looked through.
 const SWEEP: Duration = Duration::from_secs(60);
+/// Names of the host's sockets that a mouth remembers.
+const ASKED: usize = 16;
 /// Datagrams of a mouth before another has its turn.
 const BURST: usize = 64;
 /// As much of a datagram as is told in an error.
@@ -47,6 +49,8 @@ struct Mouth {
     port: PortId,
     /// The addresses of the host's side it has sent to.
     remotes: VecDeque<IpAddr>,
+    /// By which names the pod has asked something of the host, which may have several.
+    asked: VecDeque<(SocketAddr, SocketAddr)>,
     /// Anybody may send to it, and it has no end: a published port, with those that have.
     public: Option<Box<Clients>>,
     /// It never sent anything but to port 53.
@@ -59,6 +63,13 @@ struct Mouth {
 }
 
 impl Mouth {
+    /// The address the pod knows something of the host by: that which it asked, if it did.
+    fn name_of(&self, host: SocketAddr, policy: &Policy) -> Option<SocketAddr> {
+        let asked = self.asked.iter().find(|(at, _)| *at == host);
+        let named = || policy.name_of(host, self.pod.is_ipv6());
+        asked.map(|(_, name)| *name).or_else(named)
+    }
+
     fn expires(&self) -> Instant {
         self.last + if self.dns { IDLE_DNS } else { IDLE }
     }
@@ -231,6 +242,13 @@ impl Datagrams {
             }
             mouth.remotes.push_back(to.ip());
         }
+        if to != d.key.far {
+            mouth.asked.retain(|(host, _)| *host != to);
+            if mouth.asked.len() == ASKED {
+                mouth.asked.pop_front();
+            }
+            mouth.asked.push_back((to, d.key.far));
+        }
         let from = policy
             .source(d.key.far, d.port)
             .map(|ip| LocalEnd { ip, interface: 0 });
@@ -291,6 +309,7 @@ impl Datagrams {
             six,
             port,
             remotes: VecDeque::new(),
+            asked: VecDeque::new(),
             public,
             dns: true,
             last: now,
@@ -311,10 +330,11 @@ impl Datagrams {
         &mut self,
         port: PortId,
         entrance: Entrance,
+        limits: Limits,
         now: Instant,
         out: &mut impl Host,
     ) -> Result<MouthId, DropReason> {
-        if self.len() >= MAX_MOUTHS {
+        if self.len() >= limits.mouths {
             return Err(DropReason::FlowLimit);
         }
         let Entrance { pod, at, .. } = entrance;
@@ -456,8 +476,13 @@ impl Datagrams {
                         out.lost(port, DropReason::UnaskedDatagram);
                         continue;
                     }
-                    let named = policy
-                        .name_of(from, six)
+                    if mouth.public.is_some() && policy.overlay == Some(from.port()) {
+                        // The answer to a forged one would speak to a peer's VXLAN socket for this node.
+                        out.lost(port, DropReason::EgressDenied);
+                        continue;
+                    }
+                    let named = mouth
+                        .name_of(from, policy)
                         .filter(|_| mouth.remotes.contains(&from.ip()));
                     let known = match &mut mouth.public {
                         // What the pod asked itself, of something of the host, is no client.
@@ -488,7 +513,7 @@ impl Datagrams {
                 Heard::Error { to, by, what, len } => {
                     let Some(trouble) = trouble_of(what) else { continue };
                     let client = mouth.public.as_ref().and_then(|c| c.far_of(to));
-                    let to = client.or_else(|| policy.name_of(to, six)).unwrap_or(to);
+                    let to = client.or_else(|| mouth.name_of(to, policy)).unwrap_or(to);
                     if to.is_ipv6() != six {
                         continue;
                     }

@@ -223,7 +223,8 @@ impl Egress {
         out: &mut impl Host,
     ) -> Result<MouthId, DropReason> {
         self.entered = true;
-        self.datagrams.publish(port, entrance, now, out)
+        self.datagrams
+            .publish(port, entrance, self.policy.limits(), now, out)
     }
 
     /// Close the socket of a published UDP port.

@@ -1,7 +1,7 @@
 //! Who is measured: podwire, the kernel's own masquerading, and slirp4netns. pasta is not
 //! here yet: one that is killed leaves a process behind that never rests.
 
-use super::super::lab::{failed, index, net, pod_name, veth};
+use super::super::lab::{failed, hosts, index, net, pod_name, veth};
 use crate::cmd::Failure;
 use crate::cmd::lab::load::{Load, whole_lines};
 use crate::cmd::lab::nodes::{NodeSpec, Nodes};
@@ -50,30 +50,9 @@ impl World {
     /// When the kernel refuses.
     pub fn make(watch: &mut Watch) -> Result<World, Failure> {
         watch.stage("making a host and a world outside of it");
-        let made = World {
-            home: NetNs::make()?,
-            world: NetNs::make()?,
-        };
-        let refused = |e: NetlinkError| failed(format!("no veth can be made: {e}"));
-        let there = made.world.fd();
-        made.home
-            .within(|| {
-                let mut batch = Batch::default();
-                batch.create("a veth pair", veth(DEVICE, DEVICE, there));
-                batch.send()
-            })?
-            .map_err(refused)?;
-        for (host, at) in [(&made.home, HOME), (&made.world, WORLD)] {
-            host.within(|| {
-                let mut batch = Batch::default();
-                let device = index(DEVICE)?;
-                batch.set("lo up", up(LOOPBACK));
-                batch.set("the veth up", up(device));
-                batch.create("its address", address(device, net(at), AddressScope::Universe));
-                batch.send()
-            })?
-            .map_err(refused)?;
-        }
+        let [home, world] = hosts(DEVICE, [HOME, WORLD])?;
+        let made = World { home, world };
+        let refused = |e: NetlinkError| failed(format!("no route can be made: {e}"));
         made.home
             .within(|| {
                 let mut batch = Batch::default();
@@ -92,33 +71,22 @@ impl World {
 }
 
 /// A pod with its way out.
-pub enum Contender {
-    /// Podwire's, with its node.
-    Podwire(Pod, #[allow(dead_code)] Nodes),
-    /// The kernel's: a veth, and masquerading.
-    Kernel(Pod),
-    /// slirp4netns's, with its process.
-    Slirp(Pod, #[allow(dead_code)] Job),
+pub struct Contender {
+    /// What it is called.
+    pub name: &'static str,
+    // In this order: the pod goes before what it hangs on.
+    pod: Pod,
+    _nodes: Option<Nodes>,
+    _job: Option<Job>,
 }
 
 impl Contender {
-    /// What it is called.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Contender::Podwire(..) => "podwire",
-            Contender::Kernel(_) => "kernel",
-            Contender::Slirp(..) => "slirp4netns",
-        }
-    }
-
     /// Begin `load` in its pod.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(&self, load: &Load) -> Result<Job, Failure> {
-        match self {
-            Contender::Podwire(pod, _) | Contender::Kernel(pod) | Contender::Slirp(pod, _) => pod.start(load),
-        }
+        self.pod.start(load)
     }
 
     fn reaches(&self, world: &World, watch: &mut Watch) -> Result<bool, Failure> {
@@ -163,7 +131,7 @@ pub fn all(world: &World, watch: &mut Watch) -> Result<(Vec<Contender>, Vec<Stri
     }
     let mut reaching = Vec::new();
     for contender in there {
-        let name = contender.name();
+        let name = contender.name;
         if contender.reaches(world, watch)? {
             reaching.push(contender);
         } else if name == "podwire" {
@@ -201,7 +169,12 @@ fn podwire(world: &World, watch: &mut Watch) -> Result<Contender, Failure> {
     };
     let nodes = Nodes::start(&[spec], "", watch)?;
     let pod = Pod::attach(pod_name("podwire"), &nodes.socket("n1"))?;
-    Ok(Contender::Podwire(pod, nodes))
+    Ok(Contender {
+        name: "podwire",
+        pod,
+        _nodes: Some(nodes),
+        _job: None,
+    })
 }
 
 fn kernel(world: &World) -> Result<Contender, Failure> {
@@ -256,7 +229,12 @@ fn kernel(world: &World) -> Result<Contender, Failure> {
             batch.send()
         })?
         .map_err(refused)?;
-    Ok(Contender::Kernel(pod))
+    Ok(Contender {
+        name: "kernel",
+        pod,
+        _nodes: None,
+        _job: None,
+    })
 }
 
 fn slirp(world: &World) -> Result<Contender, Failure> {
@@ -272,7 +250,12 @@ fn slirp(world: &World) -> Result<Contender, Failure> {
         .stderr(Stdio::null());
     let started = world.home.within(|| Job::spawn(&mut command))?;
     let job = started.map_err(|e| failed(format!("slirp4netns could not be started: {e}")))?;
-    Ok(Contender::Slirp(pod, job))
+    Ok(Contender {
+        name: "slirp4netns",
+        pod,
+        _nodes: None,
+        _job: Some(job),
+    })
 }
 
 /// Whether a program is there.

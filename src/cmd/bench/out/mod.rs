@@ -125,7 +125,7 @@ impl Work {
 pub fn inside(rounds: u8, window: Duration, json: bool, watch: &mut Watch) -> Result<Exit, Failure> {
     let world = World::make(watch)?;
     let (contenders, absent) = contenders::all(&world, watch)?;
-    let names: Vec<&'static str> = contenders.iter().map(Contender::name).collect();
+    let names: Vec<&'static str> = contenders.iter().map(|c| c.name).collect();
     let mut report = Report::new(names.clone());
     for (n, work) in (1..).zip(Work::ALL) {
         watch.stage(format!(
@@ -137,10 +137,10 @@ pub fn inside(rounds: u8, window: Duration, json: bool, watch: &mut Watch) -> Re
             for contender in &contenders {
                 let figures = measure(contender, work, &world, window, watch)?;
                 if figures.is_empty() {
-                    let who = contender.name();
+                    let who = contender.name;
                     report.failed(format!("{}: {who} gave nothing in round {round}", work.name()));
                 }
-                report.add(contender.name(), figures);
+                report.add(contender.name, figures);
             }
             report.next_round();
         }

@@ -254,3 +254,33 @@ fn the_longest_datagram_is_not_cut_short() {
         assert_eq!(parts.sum::<usize>(), 8 + longest);
     }
 }
+
+#[test]
+fn the_host_answers_by_the_name_it_was_asked_by() {
+    let mut lab = Lab::new();
+    let host: IpAddr = [127, 0, 0, 1].into();
+    let names: [IpAddr; 2] = [[198, 51, 100, 1].into(), ends(false).1];
+    let mapping = |from| Mapping {
+        from,
+        port: None,
+        to: host,
+        to_port: None,
+        by_pod: false,
+    };
+    lab.egress.set_policy(Arc::new(Policy {
+        mapped: names.map(mapping).into(),
+        ..policy()
+    }));
+    // By the second of its names.
+    lab.input(&udp(false, 500, 1000, b"question")).unwrap();
+    assert_eq!(lab.world.sent[0].to, SocketAddr::new(host, 1000));
+    let heard = Heard::Datagram {
+        from: SocketAddr::new(host, 1000),
+        len: 1,
+        segment: None,
+        class: 0,
+        at: None,
+    };
+    lab.heard(0, heard, b"a");
+    assert_eq!(lab.world.to_pod[0].0[12..16], [198, 51, 100, 9]);
+}

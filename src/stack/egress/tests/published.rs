@@ -174,3 +174,21 @@ fn what_a_pod_asks_of_the_host_from_a_published_port_is_answered_by_its_name() {
     lab.heard(id, from("127.0.0.1:7"), b"q");
     assert_eq!(lab.egress.clients(id), (1, 1));
 }
+
+/// Whoever can forge a peer's address could have the pod speak to the peer's VXLAN socket, from this host.
+#[test]
+fn nobody_is_a_client_at_the_port_of_the_overlay() {
+    let mut lab = Lab::new();
+    lab.egress.set_policy(Arc::new(Policy {
+        overlay: Some(8472),
+        ..policy()
+    }));
+    let id = published(&mut lab, 53, "0.0.0.0:53");
+    for client in ["10.244.9.9:8472", "169.254.7.7:8472", "198.51.100.9:8472"] {
+        lab.heard(id, from(client), b"q");
+    }
+    assert!(lab.world.to_pod.is_empty());
+    assert_eq!(lab.world.lost, [DropReason::EgressDenied; 3]);
+    lab.heard(id, from("198.51.100.9:8471"), b"q");
+    assert_eq!(lab.world.to_pod.len(), 1);
+}
