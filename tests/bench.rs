@@ -104,6 +104,31 @@ fn one_work_over_one_underlay_as_a_table() {
 }
 
 #[test]
+fn the_way_out_is_measured_and_nothing_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = bench(dir.path(), &["egress", "--quick", "--rounds", "1", "--json"]);
+    let pid = child.id();
+    let out = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+    assert!(out.status.success(), "{report:#}\n{said}");
+    let rows = report["rows"].as_array().unwrap();
+    let of = |contender: &str| rows.iter().filter(|r| r["contender"] == contender).count();
+    // Four bulks with what they cost, connections, and two exchanges with rate, median and p99.
+    assert_eq!((of("podwire"), of("kernel")), (15, 15), "{report:#}");
+    assert!(
+        rows.iter().all(|r| r["median"].as_f64().unwrap() > 0.0),
+        "{report:#}"
+    );
+    let over = |r: &&Value| r["over"] == "kernel";
+    assert_eq!(
+        report["ratios"].as_array().unwrap().iter().filter(over).count(),
+        15
+    );
+    assert_nothing_is_left(dir.path(), pid);
+}
+
+#[test]
 fn interrupted_it_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = bench(dir.path(), &["--rounds", "50"]);

@@ -146,13 +146,15 @@ pub fn inside(rounds: u8, window: Duration, json: bool, watch: &mut Watch) -> Re
         }
     }
     report.remarks = remarks(rounds, window, absent);
+    let report = report.finish();
+    let whole = report.failures.is_empty();
     if json {
-        let text = serde_json::to_string(&report.finish()).map_err(|e| Failure::new(Exit::Failed, e))?;
+        let text = serde_json::to_string(&report).map_err(|e| Failure::new(Exit::Failed, e))?;
         say(&format!("{text}\n"))?;
     } else {
-        say(&report.finish().page())?;
+        say(&report.page())?;
     }
-    Ok(Exit::Ok)
+    Ok(if whole { Exit::Ok } else { Exit::Failed })
 }
 
 fn remarks(rounds: u8, window: Duration, absent: Vec<String>) -> Vec<String> {
