@@ -62,6 +62,7 @@ fn everything_podwire_needs_is_looked_at() {
         "loopback",
         "namespaces",
         "open files",
+        "ping",
         "receive buffer",
         "send buffer",
     ];
@@ -86,6 +87,21 @@ fn a_pods_host_may_hold_pods() {
     assert!(remedy.contains("ip link set lo up"), "{remedy}");
     let (_, checks) = with("ip link set lo up");
     assert_eq!(check(&checks, "loopback")["verdict"], "ok");
+}
+
+#[test]
+fn a_host_that_forbids_pings_is_told() {
+    // As a network namespace begins.
+    let (code, checks) = with("true");
+    let ping = check(&checks, "ping");
+    assert_eq!(ping["verdict"], "warn");
+    assert!(ping["remedy"].as_str().unwrap().contains("ping_group_range"));
+    assert!(
+        code == 0 || checks.iter().any(|c| c["verdict"] == "fail"),
+        "a warning is no failure"
+    );
+    let (_, checks) = with("echo 0 0 > /proc/sys/net/ipv4/ping_group_range");
+    assert_eq!(check(&checks, "ping")["verdict"], "ok");
 }
 
 #[test]

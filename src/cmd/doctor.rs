@@ -98,6 +98,7 @@ pub fn run(args: &Args, socket: Option<&Path>) -> Result<Exit, Failure> {
     checks.push(port(args.port, &host.links, socket));
     checks.push(loopback(&host.links));
     checks.extend(mtus(&host));
+    checks.push(ping());
     checks.push(files());
     if args.json {
         let text = serde_json::to_string_pretty(&checks);
@@ -409,6 +410,21 @@ fn loopback(links: &[Link]) -> Check {
         "lo is down, as in a new network namespace",
         remedy,
     )
+}
+
+/// Whether pods can ping the world: their requests leave by ping sockets (icmp(7)).
+fn ping() -> Check {
+    const NAME: &str = "ping";
+    let (four, icmp) = (rustix::net::AddressFamily::INET, rustix::net::ipproto::ICMP);
+    match rustix::net::socket(four, rustix::net::SocketType::DGRAM, Some(icmp)) {
+        Ok(_) => Check::ok(NAME, "pods can ping the world"),
+        Err(e) => Check::bad(
+            NAME,
+            Verdict::Warn,
+            format!("pods cannot ping the world: {e}"),
+            "as root: sysctl -w net.ipv4.ping_group_range=\"0 2147483647\" (lets all groups send echo requests)",
+        ),
+    }
 }
 
 fn mtus(host: &Host) -> Vec<Check> {
