@@ -8,6 +8,7 @@ mod mac;
 mod peer;
 mod pod;
 mod publish;
+mod service;
 mod store;
 
 pub use counters::{NodeCounters, PortCounters};
@@ -20,5 +21,9 @@ pub use peer::{
 };
 pub use pod::{OffloadMode, PodMtu, PodName, PortId, PortSpec, TapCaps};
 pub use publish::{HostPort, MAX_RANGE, PortMapping, PortMappingError, Protocol};
+pub use service::{
+    Backend, BackendPhase, Frontend, Scheduler, ServiceChange, ServiceName, ServiceNameError, Transport,
+    VirtualServer, is_dns_label,
+};
 pub use smoltcp::time::{Duration, Instant};
 pub use store::{LeaseInfo, StoreStatus};
