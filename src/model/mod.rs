@@ -22,8 +22,8 @@ pub use peer::{
 pub use pod::{OffloadMode, PodMtu, PodName, PortId, PortSpec, TapCaps};
 pub use publish::{HostPort, MAX_RANGE, PortMapping, PortMappingError, Protocol};
 pub use service::{
-    Backend, BackendPhase, Frontend, Scheduler, ServiceChange, ServiceName, ServiceNameError, Transport,
-    VirtualServer, is_dns_label,
+    Backend, BackendPhase, Frontend, Scheduler, ServiceChange, ServiceName, Transport, VirtualServer,
+    is_dns_label,
 };
 pub use smoltcp::time::{Duration, Instant};
 pub use store::{LeaseInfo, StoreStatus};
