@@ -191,7 +191,7 @@ fn a_warm_forwarding_path_takes_no_memory() {
             };
             let mut memory = std::mem::take(&mut wire.memory);
             b.from_peer(&mut memory, &message, now, &mut wire);
-            b.deliver_trains(&mut memory, &mut wire);
+            b.deliver_trains(&mut memory, now, &mut wire);
             wire.memory = memory;
         }
         std::mem::take(&mut wire.to_pods)

@@ -298,6 +298,6 @@ impl Receiving {
         };
         self.node
             .from_peer(&mut self.memory, &message, now, &mut self.sink);
-        self.node.deliver_trains(&mut self.memory, &mut self.sink);
+        self.node.deliver_trains(&mut self.memory, now, &mut self.sink);
     }
 }

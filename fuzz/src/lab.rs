@@ -301,7 +301,7 @@ impl Lab {
             self.node
                 .from_peer(&mut memory, message, self.now, &mut self.watch);
         }
-        self.node.deliver_trains(&mut memory, &mut self.watch);
+        self.node.deliver_trains(&mut memory, self.now, &mut self.watch);
     }
 
     fn message(&self, input: &mut Input, memory: &mut Vec<u8>) -> Received {

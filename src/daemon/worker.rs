@@ -456,7 +456,7 @@ impl Loop {
                 self.moved += message.span.len();
                 self.node.from_peer(memory, message, now, &mut self.exits);
             }
-            self.node.deliver_trains(memory, &mut self.exits);
+            self.node.deliver_trains(memory, now, &mut self.exits);
             if !outcome.more {
                 return false;
             }

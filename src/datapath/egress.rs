@@ -2,9 +2,9 @@
 
 use super::from_pod::Parsed;
 use super::{Exits, Node};
-use crate::buf::{Arena, Span};
+use crate::buf::Span;
 use crate::model::{
-    DropReason, Heard, HostError, Instant, MouthKind, Moved, Outward, PodMtu, PodName, PortId,
+    DropReason, Heard, HostError, Instant, Mac, MouthKind, Moved, Outward, PodMtu, PodName, PortId,
 };
 use crate::stack::Trouble;
 use crate::stack::egress::{
@@ -86,7 +86,11 @@ impl<E: Exits> Outside for Beside<'_, E> {
     }
 
     fn mtu(&self, port: PortId) -> PodMtu {
-        self.node.ports.spec(port).map_or(MIN_MTU, |s| s.mtu.max(MIN_MTU))
+        let mtu = match port {
+            PortId::SERVICES => Some(self.node.settings.local.pod_mtu),
+            _ => self.node.ports.spec(port).map(|s| s.mtu),
+        };
+        mtu.map_or(MIN_MTU, |mtu| mtu.max(MIN_MTU))
     }
 }
 
@@ -113,12 +117,12 @@ impl Node {
     pub(super) fn out(
         &mut self,
         port: PortId,
-        arena: &mut Arena,
+        memory: &[u8],
         f: &Parsed,
         now: Instant,
         exits: &mut impl Exits,
     ) -> Result<(), DropReason> {
-        let frame = f.span.of(arena.memory());
+        let frame = f.span.of(memory);
         self.check_hop(Some(port), frame, &f.h, now)?;
         if self.is_tunnel(frame, &f.h) {
             self.complain(port, Trouble::Prohibited, &frame[ETH_LEN..f.h.end], now);
@@ -178,7 +182,11 @@ impl Node {
         segment: Option<u16>,
         exits: &mut impl Exits,
     ) -> Result<(), DropReason> {
-        let mac = self.ports.spec(port).ok_or(DropReason::PortGone)?.mac;
+        let mac = match port {
+            // Known when a backend is.
+            PortId::SERVICES => Mac([0; 6]),
+            _ => self.ports.spec(port).ok_or(DropReason::PortGone)?.mac,
+        };
         put(frame, 0, &mac.0);
         put(frame, 6, &self.settings.local.gateway_mac.0);
         let six = frame.get(ETH_LEN).is_some_and(|b| b >> 4 == 6);
@@ -196,6 +204,9 @@ impl Node {
             vnet.hdr_len = (h.l4 + h.l4_len(frame)) as u16;
         }
         let whole = Span::new(0, frame.len());
+        if port == PortId::SERVICES {
+            return self.onward(frame, &Parsed { span: whole, h, vnet }, exits);
+        }
         self.deliver(port, frame, &h, &vnet, &[whole], exits)
     }
 

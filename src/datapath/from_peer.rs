@@ -17,7 +17,8 @@ use std::net::IpAddr;
 
 /// Where an inner packet goes.
 enum Inbound {
-    Pod(PortId),
+    /// A pod, or [`PortId::SERVICES`].
+    Port(PortId),
     Stack,
 }
 
@@ -60,13 +61,13 @@ impl Node {
     }
 
     /// Deliver the merged frames of this batch.
-    pub fn deliver_trains(&mut self, memory: &mut [u8], exits: &mut impl Exits) {
+    pub fn deliver_trains(&mut self, memory: &mut [u8], now: Instant, exits: &mut impl Exits) {
         if self.coalescer.is_empty() {
             return;
         }
         let mut coalescer = std::mem::take(&mut self.coalescer);
         coalescer.drain(memory, |memory, port, h, vnet, pieces| {
-            if let Err(reason) = self.hand_over(port, memory, h, vnet, pieces, exits) {
+            if let Err(reason) = self.hand_over(port, memory, (h, vnet), pieces, now, exits) {
                 self.drops.add(reason, 1);
             }
         });
@@ -97,12 +98,17 @@ impl Node {
         let (peer, inbound) = self.inbound(frame.of(memory), &h, message.from, now)?;
         match inbound {
             Inbound::Stack => self.stack(memory, &Parsed::plain(frame, h), now)?,
-            Inbound::Pod(port) => {
-                let caps = self.ports.spec(port).ok_or(DropReason::PortGone)?.caps;
+            Inbound::Port(port) => {
+                let alone = match port {
+                    PortId::SERVICES => false,
+                    _ => !takes(
+                        &self.ports.spec(port).ok_or(DropReason::PortGone)?.caps,
+                        Gso::of(&h),
+                    ),
+                };
                 if self.coalescer.is_full() {
-                    self.deliver_trains(memory, exits);
+                    self.deliver_trains(memory, now, exits);
                 }
-                let alone = !takes(&caps, Gso::of(&h));
                 self.coalescer.open(memory, from, frame, &h, alone, port);
             }
         }
@@ -136,10 +142,10 @@ impl Node {
         let (peer, inbound) = self.inbound(frame, &h, message.from, now)?;
         self.heard((peer, h.l3 == L3::Ipv6), span.len() + VXLAN_LEN, now);
         // What came before must not be overtaken.
-        self.deliver_trains(memory, exits);
+        self.deliver_trains(memory, now, exits);
         let port = match inbound {
             Inbound::Stack => return self.stack(memory, &Parsed::plain(span, h), now),
-            Inbound::Pod(port) => port,
+            Inbound::Port(port) => port,
         };
         let frame = span.of_mut(memory);
         let headers = h.l4 - ETH_LEN + h.l4_len(frame);
@@ -147,7 +153,7 @@ impl Node {
         // The kernel tells the inner segment size as that of the message; without it the pod MTU bounds it.
         let segment = if step < span.len() { step } else { fits };
         let vnet = coalesce::already(frame, &h, segment).unwrap_or_default();
-        self.hand_over(port, memory, &h, &vnet, &[span], exits)
+        self.hand_over(port, memory, (&h, &vnet), &[span], now, exits)
     }
 
     /// Where an inner packet goes, once its sender has proven to be the peer it claims to be.
@@ -177,7 +183,11 @@ impl Node {
         }
         let packet = &frame[ETH_LEN..h.end];
         if local.owns(dst) {
-            return Ok((peer, Inbound::Stack));
+            let inbound = match self.leaves(frame, h) {
+                true => Inbound::Port(PortId::SERVICES),
+                false => Inbound::Stack,
+            };
+            return Ok((peer, inbound));
         }
         if !is_routable(dst) {
             return Err(DropReason::NotRoutable);
@@ -195,7 +205,7 @@ impl Node {
             self.complain_to_peer(Trouble::TtlExceeded, packet, now);
             return Err(DropReason::TtlExceeded);
         }
-        Ok((peer, Inbound::Pod(port)))
+        Ok((peer, Inbound::Port(port)))
     }
 
     /// The last hop: new MACs, TTL less one, and into the pod.
@@ -203,11 +213,14 @@ impl Node {
         &mut self,
         port: PortId,
         memory: &mut [u8],
-        h: &Headers,
-        vnet: &VnetHdr,
+        (h, vnet): (&Headers, &VnetHdr),
         pieces: &[Span],
+        now: Instant,
         exits: &mut impl Exits,
     ) -> Result<(), DropReason> {
+        if port == PortId::SERVICES {
+            return self.inward(memory, vnet, pieces, now, exits);
+        }
         let mac = self.ports.spec(port).ok_or(DropReason::PortGone)?.mac;
         let gateway = self.settings.local.gateway_mac;
         let frame = pieces.first().copied().unwrap_or_default().of_mut(memory);

@@ -97,8 +97,8 @@ impl Node {
             Ok(Way::Switch(to)) => self.local(Some(port), to, arena, &f, false, now, exits),
             Ok(Way::Route(to)) => self.local(Some(port), to, arena, &f, true, now, exits),
             Ok(Way::Tunnel(peer)) => self.tunnel(Some(port), peer, arena, &f, now, exits),
-            Ok(Way::Out) => self.out(port, arena, &f, now, exits),
-            Ok(Way::Stack) if self.leaves(frame, &h) => self.out(port, arena, &f, now, exits),
+            Ok(Way::Out) => self.out(port, arena.memory(), &f, now, exits),
+            Ok(Way::Stack) if self.leaves(frame, &h) => self.out(port, arena.memory(), &f, now, exits),
             Ok(Way::Stack) => self.stack(arena.memory_mut(), &f, now),
             Err(unreachable) => {
                 if let Some(trouble) = unreachable.trouble {

@@ -22,6 +22,7 @@ mod from_pod;
 mod originate;
 mod outbox;
 mod probes;
+mod services;
 mod to_pod;
 mod way;
 
@@ -43,6 +44,7 @@ use crate::switch::{PortConflict, Ports, TokenBucket};
 use crate::wire::{VNET_HDR_LEN, VnetHdr};
 use originate::Originated;
 use probes::Watch;
+use services::Onward;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -115,6 +117,7 @@ pub struct Node {
     coalescer: Coalescer<PortId>,
     outbox: Outbox,
     originated: Originated,
+    onward: Onward,
     watch: Watch,
     peer_errors: TokenBucket,
     /// The first peer that has its turn when peers are probed.
@@ -146,6 +149,7 @@ impl Node {
             coalescer: Coalescer::default(),
             outbox: Outbox::default(),
             originated: Originated::default(),
+            onward: Onward::default(),
             watch: Watch::default(),
             peer_errors: TokenBucket::new(PEER_ERROR_LIMIT.0, PEER_ERROR_LIMIT.1),
             probe_first: PeerId(0),

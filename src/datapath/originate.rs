@@ -53,6 +53,7 @@ impl Originated {
 impl Node {
     /// Let the gateway work, and send all packets of the node itself. To be called after each burst.
     pub fn send_own(&mut self, arena: &mut Arena, now: Instant, exits: &mut impl Exits) {
+        self.send_onward(arena, now, exits);
         if !self.gateway.is_idle() {
             let (gateway, originated) = (&mut self.gateway, &mut self.originated);
             let (mut made, mut lost) = (0, 0);

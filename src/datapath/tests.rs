@@ -195,7 +195,7 @@ impl Lab {
         };
         self.node
             .from_peer(&mut memory, &message, self.now, &mut self.out);
-        self.node.deliver_trains(&mut memory, &mut self.out);
+        self.node.deliver_trains(&mut memory, self.now, &mut self.out);
         self.settle();
     }
 
@@ -764,7 +764,7 @@ proptest! {
                 class: byte,
             };
             b.node.from_peer(&mut memory, &message, NOW, &mut b.out);
-            b.node.deliver_trains(&mut memory, &mut b.out);
+            b.node.deliver_trains(&mut memory, NOW, &mut b.out);
             b.settle();
         }
         b.balanced();

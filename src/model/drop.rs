@@ -109,6 +109,8 @@ reasons! {
     NotPeersAddress = "not_peers_address",
     /// Outer congestion mark on a packet that cannot carry it (RFC 6040 section 4.2).
     EcnCongested = "ecn_congested",
+    /// A packet that a peer's pod sent to a socket of the host has a wrong TCP or UDP checksum.
+    BadChecksum = "bad_checksum",
     /// The kernel threw the datagram away: the receive buffer was full, or the UDP checksum wrong.
     ReceiveOverflow = "receive_overflow",
     // Limits and outputs.

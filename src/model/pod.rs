@@ -72,6 +72,11 @@ impl<'de> Deserialize<'de> for PodName {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct PortId(pub u16);
 
+impl PortId {
+    /// No pod's: what the node itself carries between the host's sockets and Services.
+    pub const SERVICES: PortId = PortId(u16::MAX);
+}
+
 /// MTU of a pod's interface: the largest IP packet, in bytes, a pod may send.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(transparent)]

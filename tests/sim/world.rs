@@ -471,7 +471,7 @@ impl World {
                 .node
                 .from_peer(&mut memory, &message, now, &mut out);
         }
-        self.members[to].node.deliver_trains(&mut memory, &mut out);
+        self.members[to].node.deliver_trains(&mut memory, now, &mut out);
         self.finish_turn(to, out);
     }
 

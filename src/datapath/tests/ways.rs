@@ -282,7 +282,7 @@ impl Dual {
                             class: 0,
                         };
                         to.node.from_peer(&mut datagram, &message, to.now, &mut to.out);
-                        to.node.deliver_trains(&mut datagram, &mut to.out);
+                        to.node.deliver_trains(&mut datagram, to.now, &mut to.out);
                         to.settle();
                     }
                 }
@@ -387,7 +387,7 @@ fn what_is_merged_was_heard_along_its_own_path() {
         };
         b.node.from_peer(&mut memory, &message, b.now, &mut b.out);
     }
-    b.node.deliver_trains(&mut memory, &mut b.out);
+    b.node.deliver_trains(&mut memory, b.now, &mut b.out);
     assert_eq!(b.node.counters().coalesced, 1);
     let (_, state) = b.node.peers().iter().next().unwrap();
     let heard = [false, true].map(|six| state.path(six).last_heard);
