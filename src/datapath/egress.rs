@@ -263,20 +263,25 @@ impl Node {
         (to, client): (SocketAddr, SocketAddr),
         now: Instant,
     ) -> Result<FlowId, DropReason> {
-        let gateway = self.gateway_of(to);
-        let taken = self
-            .ports
-            .by_name(pod)
-            .ok_or(DropReason::PortGone)
-            .and_then(|port| {
-                let egress = self.egress.as_mut().zip(gateway);
-                let (egress, gateway) = egress.ok_or(DropReason::NoRoute)?;
-                egress.accept(port, (to, client), gateway, now)
-            });
+        let port = self.ports.by_name(pod).ok_or(DropReason::PortGone);
+        let taken = port.and_then(|port| self.let_in(port, (to, client), now));
         taken.inspect_err(|reason| {
             self.counters.originated += 1;
             self.drops.add(*reason, 1);
         })
+    }
+
+    /// Take in a client at a port's address and TCP port.
+    pub(super) fn let_in(
+        &mut self,
+        port: PortId,
+        (to, client): (SocketAddr, SocketAddr),
+        now: Instant,
+    ) -> Result<FlowId, DropReason> {
+        let gateway = self.gateway_of(to);
+        let egress = self.egress.as_mut().zip(gateway);
+        let (egress, gateway) = egress.ok_or(DropReason::NoRoute)?;
+        egress.accept(port, (to, client), gateway, now)
     }
 
     /// Give a pod's UDP port the socket of the host that is bound to `at`; the number it is to have.

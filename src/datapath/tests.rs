@@ -2,6 +2,7 @@
 
 mod many_peers;
 mod refused;
+mod services;
 mod super_frames;
 mod ways;
 
