@@ -313,7 +313,11 @@ impl<'w> Admin<'w> {
         let (reply, answer) = bounded(1);
         let ports = sockets.iter().map(|s| s.port).collect();
         let pod = pod.clone();
-        self.worker.send(Command::Publish { pod, sockets, reply })?;
+        self.worker.send(Command::Publish {
+            pod: Some(pod),
+            sockets,
+            reply,
+        })?;
         answer.recv_timeout(PATIENCE).unwrap_or_else(|_| {
             // It may still come to it; this is behind it in the same queue.
             self.shut(ports);

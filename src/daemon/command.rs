@@ -30,10 +30,10 @@ pub enum Command {
         /// Gets the TAP, if there was one, to be closed.
         reply: Sender<Option<OwnedFd>>,
     },
-    /// Put sockets to work for a pod's published ports, all or none.
+    /// Put sockets to work for published ports, all or none.
     Publish {
-        /// The pod.
-        pod: PodName,
+        /// The pod whose ports they lead to; none when they lead to Services.
+        pod: Option<PodName>,
         /// The sockets.
         sockets: Vec<Socket>,
         /// Gets the sentence why not.

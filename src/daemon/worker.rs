@@ -522,7 +522,7 @@ impl Loop {
                     let _ = reply.send(self.remove_port(&pod));
                 }
                 Command::Publish { pod, sockets, reply } => {
-                    let _ = reply.send(self.publish(&pod, sockets));
+                    let _ = reply.send(self.publish(pod.as_ref(), sockets));
                 }
                 Command::Unpublish { ports, reply } => {
                     self.unpublish(&ports);

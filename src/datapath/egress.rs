@@ -253,22 +253,32 @@ impl Node {
         self.egress.as_deref()
     }
 
-    /// A client from outside connected to a port of the host that is this pod's; the number its stream is to have.
+    /// A client from outside connected to a port of the host that leads to this pod, or to a Service; the number its
+    /// stream is to have.
     ///
     /// # Errors
     /// There is no such pod, or no room; it is counted.
     pub fn accept(
         &mut self,
-        pod: &PodName,
+        pod: Option<&PodName>,
         (to, client): (SocketAddr, SocketAddr),
         now: Instant,
     ) -> Result<FlowId, DropReason> {
-        let port = self.ports.by_name(pod).ok_or(DropReason::PortGone);
-        let taken = port.and_then(|port| self.let_in(port, (to, client), now));
+        let taken = self
+            .port_of(pod)
+            .and_then(|port| self.let_in(port, (to, client), now));
         taken.inspect_err(|reason| {
             self.counters.originated += 1;
             self.drops.add(*reason, 1);
         })
+    }
+
+    /// The port of a pod, or of Services.
+    fn port_of(&self, pod: Option<&PodName>) -> Result<PortId, DropReason> {
+        match pod {
+            Some(pod) => self.ports.by_name(pod).ok_or(DropReason::PortGone),
+            None => Ok(PortId::SERVICES),
+        }
     }
 
     /// Take in a client at a port's address and TCP port.
@@ -284,18 +294,18 @@ impl Node {
         egress.accept(port, (to, client), gateway, now)
     }
 
-    /// Give a pod's UDP port the socket of the host that is bound to `at`; the number it is to have.
+    /// Give a UDP port of a pod, or of a Service, the socket of the host that is bound to `at`; the number it is to have.
     ///
     /// # Errors
     /// There is no such pod, or no room.
     pub fn publish(
         &mut self,
-        pod: &PodName,
+        pod: Option<&PodName>,
         (to, at): (SocketAddr, SocketAddr),
         now: Instant,
         exits: &mut impl Exits,
     ) -> Result<MouthId, DropReason> {
-        let port = self.ports.by_name(pod).ok_or(DropReason::PortGone)?;
+        let port = self.port_of(pod)?;
         let gateway = self.gateway_of(to);
         let egress = self.egress.as_mut().zip(gateway);
         let (egress, gateway) = egress.ok_or(DropReason::NoRoute)?;

@@ -21,7 +21,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 struct Published {
     port: HostPort,
-    pod: PodName,
+    /// The pod it leads to; none when that is a Service.
+    pod: Option<PodName>,
     to: SocketAddr,
     /// The mouth of a UDP port.
     mouth: Option<MouthId>,
@@ -118,7 +119,10 @@ impl Entrances {
     /// Forget those of a pod; its mouths go with its port.
     pub fn remove_pod(&mut self, pod: &PodName) {
         for n in 0..self.slots.len() as u32 {
-            if self.slots[n as usize].as_ref().is_some_and(|p| p.pod == *pod) {
+            if self.slots[n as usize]
+                .as_ref()
+                .is_some_and(|p| p.pod.as_ref() == Some(pod))
+            {
                 self.remove(n);
             }
         }
@@ -128,7 +132,7 @@ impl Entrances {
 
 impl Loop {
     /// Put sockets to work, all or none.
-    pub(super) fn publish(&mut self, pod: &PodName, sockets: Vec<Socket>) -> Result<(), String> {
+    pub(super) fn publish(&mut self, pod: Option<&PodName>, sockets: Vec<Socket>) -> Result<(), String> {
         let mut done = Vec::new();
         for socket in sockets {
             let port = socket.port;
@@ -143,12 +147,12 @@ impl Loop {
         Ok(())
     }
 
-    fn publish_one(&mut self, pod: &PodName, socket: Socket) -> Result<(), String> {
+    fn publish_one(&mut self, pod: Option<&PodName>, socket: Socket) -> Result<(), String> {
         let Socket { port, to, fd } = socket;
         let now = self.now();
         let mut published = Published {
             port,
-            pod: pod.clone(),
+            pod: pod.cloned(),
             to,
             mouth: None,
             counts: PublishedCounts::default(),
@@ -237,7 +241,9 @@ impl Loop {
             let Some(Some(published)) = entrances.slots.get_mut(n as usize) else {
                 return Ok(false);
             };
-            let taken = self.node.accept(&published.pod, (published.to, client), now);
+            let taken = self
+                .node
+                .accept(published.pod.as_ref(), (published.to, client), now);
             let Ok(flow) = taken else {
                 turn_away(stream);
                 published.counts.refused += 1;
