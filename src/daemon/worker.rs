@@ -328,7 +328,13 @@ impl Loop {
         let asked = if self.blocked { None } else { self.node.deadline() };
         let flows = self.node.egress().and_then(|egress| egress.deadline());
         let clients = self.exits.entrances.deadline();
-        let deadline = asked.into_iter().chain(flows).chain(clients).min();
+        let services = self.node.services().next_deadline();
+        let deadline = asked
+            .into_iter()
+            .chain(flows)
+            .chain(clients)
+            .chain(services)
+            .min();
         let begun = std::time::Instant::now();
         let linger = self.soon && !self.blocked && begun - self.bulk > BULK_LASTS;
         while linger && begun.elapsed() < self.linger {
@@ -386,7 +392,7 @@ impl Loop {
         for mouth in self.exits.mouths.untold() {
             self.node.mouth_ready(mouth);
         }
-        self.busy_egress = self.node.turn_egress(now, &mut self.exits);
+        self.busy_egress = self.node.turn_egress(now, &mut self.exits) | self.node.turn_services(now);
         if self.moved >= BULK {
             self.bulk = std::time::Instant::now();
         }
@@ -514,6 +520,10 @@ impl Loop {
                             log::warn!("{what}");
                         }
                     }
+                }
+                Command::Services(changes) => {
+                    let now = self.now();
+                    self.node.apply_services(changes, now);
                 }
                 Command::AddPort { spec, tap, reply } => {
                     let _ = reply.send(self.add_port(spec, tap));

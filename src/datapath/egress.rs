@@ -4,7 +4,8 @@ use super::from_pod::Parsed;
 use super::{Exits, Node};
 use crate::buf::Span;
 use crate::model::{
-    DropReason, Heard, HostError, Instant, Mac, MouthKind, Moved, Outward, PodMtu, PodName, PortId,
+    DropReason, Frontend, Heard, HostError, Instant, Mac, MouthKind, Moved, Outward, PodMtu, PodName, PortId,
+    Transport,
 };
 use crate::stack::Trouble;
 use crate::stack::egress::{
@@ -67,7 +68,7 @@ impl<E: Exits> Host for Beside<'_, E> {
 impl<E: Exits> Outside for Beside<'_, E> {
     fn emit(&mut self, port: PortId, frame: &mut [u8], segment: Option<u16>) {
         self.node.counters.originated += 1;
-        if let Err(reason) = self.node.emit(port, frame, segment, self.exits) {
+        if let Err(reason) = self.node.emit(port, frame, segment, self.now, self.exits) {
             self.node.drops.add(reason, 1);
         }
     }
@@ -145,6 +146,13 @@ impl Node {
         Ok(())
     }
 
+    /// Answer a pod's TCP packet by a reset.
+    pub(super) fn break_off(&mut self, port: PortId, packet: &[u8], now: Instant, exits: &mut impl Exits) {
+        self.beside(now, exits, |egress, beside| {
+            egress.refuse(port, packet, now, beside);
+        });
+    }
+
     /// Whether a packet would reach a peer's VXLAN socket, which takes what comes from this host for this node's. Ports
     /// are unknown in fragments.
     fn is_tunnel(&self, frame: &[u8], h: &Headers) -> bool {
@@ -180,6 +188,7 @@ impl Node {
         port: PortId,
         frame: &mut [u8],
         segment: Option<u16>,
+        now: Instant,
         exits: &mut impl Exits,
     ) -> Result<(), DropReason> {
         let mac = match port {
@@ -205,9 +214,9 @@ impl Node {
         }
         let whole = Span::new(0, frame.len());
         if port == PortId::SERVICES {
-            return self.onward(frame, &Parsed { span: whole, h, vnet }, exits);
+            return self.onward(frame, &Parsed { span: whole, h, vnet }, now, exits);
         }
-        self.deliver(port, frame, &h, &vnet, &[whole], exits)
+        self.deliver(port, frame, (&h, &vnet), &[whole], now, exits)
     }
 
     /// Something happened at a flow's stream.
@@ -233,11 +242,12 @@ impl Node {
 
     /// Go on with the flows that leave the node. To be called after each burst. Whether there is more to do at once.
     pub fn turn_egress(&mut self, now: Instant, exits: &mut impl Exits) -> bool {
-        self.beside(now, exits, |egress, beside| {
+        let busy = self.beside(now, exits, |egress, beside| {
             egress.turn(now, beside);
             egress.is_busy()
-        })
-        .unwrap_or(false)
+        });
+        self.tell_resets(now, exits);
+        busy.unwrap_or(false)
     }
 
     /// Pods may reach something else from now on.
@@ -265,7 +275,7 @@ impl Node {
         now: Instant,
     ) -> Result<FlowId, DropReason> {
         let taken = self
-            .port_of(pod)
+            .port_of(pod, to)
             .and_then(|port| self.let_in(port, (to, client), now));
         taken.inspect_err(|reason| {
             self.counters.originated += 1;
@@ -273,11 +283,15 @@ impl Node {
         })
     }
 
-    /// The port of a pod, or of Services.
-    fn port_of(&self, pod: Option<&PodName>) -> Result<PortId, DropReason> {
-        match pod {
-            Some(pod) => self.ports.by_name(pod).ok_or(DropReason::PortGone),
-            None => Ok(PortId::SERVICES),
+    /// The port of a pod, or of Services, where a client's flow to `at` leads.
+    fn port_of(&self, pod: Option<&PodName>, at: SocketAddr) -> Result<PortId, DropReason> {
+        if let Some(pod) = pod {
+            return self.ports.by_name(pod).ok_or(DropReason::PortGone);
+        }
+        let transport = Transport::Tcp;
+        match self.services.has_backend(&Frontend { at, transport }) {
+            true => Ok(PortId::SERVICES),
+            false => Err(DropReason::NoBackend),
         }
     }
 
@@ -305,7 +319,10 @@ impl Node {
         now: Instant,
         exits: &mut impl Exits,
     ) -> Result<MouthId, DropReason> {
-        let port = self.port_of(pod)?;
+        let port = match pod {
+            Some(pod) => self.ports.by_name(pod).ok_or(DropReason::PortGone)?,
+            None => PortId::SERVICES,
+        };
         let gateway = self.gateway_of(to);
         let egress = self.egress.as_mut().zip(gateway);
         let (egress, gateway) = egress.ok_or(DropReason::NoRoute)?;

@@ -183,7 +183,7 @@ impl Node {
         }
         let packet = &frame[ETH_LEN..h.end];
         if local.owns(dst) {
-            let inbound = match self.leaves(frame, h) {
+            let inbound = match self.is_for_client(frame, h, now) {
                 true => Inbound::Port(PortId::SERVICES),
                 false => Inbound::Stack,
             };
@@ -227,7 +227,7 @@ impl Node {
         put(frame, 0, &mac.0);
         put(frame, 6, &gateway.0);
         hop(frame, h);
-        self.deliver(port, memory, h, vnet, pieces, exits)
+        self.deliver(port, memory, (h, vnet), pieces, now, exits)
     }
 
     fn heard(&mut self, id: PathId, bytes: usize, now: Instant) {

@@ -93,16 +93,42 @@ impl Node {
             return self.flood(port, arena, &f, now, exits);
         }
         let dst = h.dst(frame);
-        match self.way(FlowKey { port, mac, dst }) {
-            Ok(Way::Switch(to)) => self.local(Some(port), to, arena, &f, false, now, exits),
-            Ok(Way::Route(to)) => self.local(Some(port), to, arena, &f, true, now, exits),
-            Ok(Way::Tunnel(peer)) => self.tunnel(Some(port), peer, arena, &f, now, exits),
-            Ok(Way::Out) => self.out(port, arena.memory(), &f, now, exits),
-            Ok(Way::Stack) if self.leaves(frame, &h) => self.out(port, arena.memory(), &f, now, exits),
-            Ok(Way::Stack) => self.stack(arena.memory_mut(), &f, now),
+        let key = FlowKey { port, mac, dst };
+        if self.way(key) == Ok(Way::Service) {
+            return self.serve(port, arena, &f, now, exits);
+        }
+        self.go(port, key, arena, &f, now, exits)
+    }
+
+    /// A unicast frame goes its way.
+    pub(super) fn go(
+        &mut self,
+        port: PortId,
+        key: FlowKey,
+        arena: &mut Arena,
+        f: &Parsed,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
+        let way = self.way(key);
+        if matches!(way, Ok(Way::Out | Way::Stack))
+            && let Some(done) = self.return_to_client(port, arena, f, now, exits)
+        {
+            return done;
+        }
+        let frame = f.span.of(arena.memory());
+        match way {
+            Ok(Way::Switch(to)) => self.local(Some(port), to, arena, f, false, now, exits),
+            Ok(Way::Route(to)) => self.local(Some(port), to, arena, f, true, now, exits),
+            Ok(Way::Tunnel(peer)) => self.tunnel(Some(port), peer, arena, f, now, exits),
+            Ok(Way::Out) => self.out(port, arena.memory(), f, now, exits),
+            Ok(Way::Stack) if self.leaves(frame, &f.h) => self.out(port, arena.memory(), f, now, exits),
+            Ok(Way::Stack) => self.stack(arena.memory_mut(), f, now),
+            // The backend of a Service is no other Service.
+            Ok(Way::Service) => Err(DropReason::NoRoute),
             Err(unreachable) => {
                 if let Some(trouble) = unreachable.trouble {
-                    self.complain(port, trouble, &frame[ETH_LEN..h.end], now);
+                    self.complain(port, trouble, &frame[ETH_LEN..f.h.end], now);
                 }
                 Err(unreachable.reason)
             }
@@ -214,7 +240,7 @@ impl Node {
 
     /// To a pod of this node. `from` is told when the packet is too big; none for copies of a broadcast.
     #[allow(clippy::too_many_arguments)]
-    fn local(
+    pub(super) fn local(
         &mut self,
         from: Option<PortId>,
         to: PortId,
@@ -236,7 +262,7 @@ impl Node {
             put(frame, 6, &gateway.0);
             hop(frame, &f.h);
         }
-        self.deliver(to, arena.memory_mut(), &f.h, &f.vnet, &[f.span], exits)
+        self.deliver(to, arena.memory_mut(), (&f.h, &f.vnet), &[f.span], now, exits)
     }
 
     /// Each packet of a frame must fit the next hop. The sender is told also without DF, as hosts take it for

@@ -38,6 +38,7 @@ use crate::model::{
 };
 use crate::offload::Coalescer;
 use crate::overlay::{PeerState, Peers};
+use crate::service::{Limits, Services};
 use crate::stack::Gateway;
 use crate::stack::egress::{Egress, Host, Policy};
 use crate::switch::{PortConflict, Ports, TokenBucket};
@@ -114,6 +115,7 @@ pub struct Node {
     gateway: Gateway,
     /// The way out; taken while it works.
     egress: Option<Box<Egress>>,
+    services: Services,
     coalescer: Coalescer<PortId>,
     outbox: Outbox,
     originated: Originated,
@@ -142,6 +144,7 @@ impl Node {
         Node {
             gateway: Gateway::new(&own, l.pod_mtu, settings.seed),
             egress: Some(Box::new(Egress::new(settings.egress.clone(), settings.seed))),
+            services: Services::new(Limits::default(), settings.seed, l.gateway4(), l.gateway6()),
             ports: Ports::default(),
             states: Vec::new(),
             peers: Peers::default(),

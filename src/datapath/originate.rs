@@ -203,6 +203,8 @@ impl Node {
             let frame = span.of_mut(arena.memory_mut());
             put(frame, 0, &mac.0);
             put(frame, 6, &gateway.0);
+            // An error may be about a packet to a Service, which the pod knows by its virtual address.
+            self.services.reverse(frame, &h, None, now);
             self.write_own(port, span.of(arena.memory()), exits);
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use super::{Exits, Node};
 use crate::buf::Span;
-use crate::model::{DropReason, PortId, TapCaps};
+use crate::model::{DropReason, Instant, PortId, TapCaps};
 use crate::offload::{self, Segments, segment};
 use crate::wire::bytes::{be16, put_be16};
 use crate::wire::{Gso, Headers, VnetHdr};
@@ -27,24 +27,25 @@ impl Node {
         &mut self,
         to: PortId,
         memory: &mut [u8],
-        h: &Headers,
-        vnet: &VnetHdr,
+        (h, vnet): (&Headers, &VnetHdr),
         pieces: &[Span],
+        now: Instant,
         exits: &mut impl Exits,
     ) -> Result<(), DropReason> {
         let caps = self.ports.spec(to).ok_or(DropReason::PortGone)?.caps;
+        let first = pieces.first().copied().unwrap_or_default();
+        self.services.reverse(first.of_mut(memory), h, vnet.partial, now);
         let bytes: u64 = pieces.iter().map(|p| u64::from(p.len)).sum();
-        let one = pieces.first().copied().unwrap_or_default();
         let ok = if !takes(&caps, vnet.gso) {
-            self.split(to, memory, h, vnet, one, exits)?
+            self.split(to, memory, h, vnet, first, exits)?
         } else if vnet.gso == Gso::None
             && vnet.partial.is_some()
             && !(caps.csum && self.settings.partial_checksums)
         {
             let partial = vnet.partial.unwrap_or_default();
-            let field = one.start() + usize::from(partial.0) + usize::from(partial.1);
+            let field = first.start() + usize::from(partial.0) + usize::from(partial.1);
             let unfinished = be16(memory, field);
-            offload::complete(one.of_mut(memory), h, partial)?;
+            offload::complete(first.of_mut(memory), h, partial)?;
             let ok = exits.to_pod(to, &VnetHdr::default(), &[], memory, pieces);
             // A broadcast goes on to other ports, which expect it as it was.
             put_be16(memory, field, unfinished);

@@ -20,6 +20,8 @@ pub enum Way {
     Stack,
     /// Out of the pod network, by the host's sockets.
     Out,
+    /// To a virtual address, which leads elsewhere.
+    Service,
 }
 
 /// It goes nowhere.
@@ -56,6 +58,9 @@ impl Node {
                     trouble: None,
                 }),
             };
+        }
+        if self.services.has_address(key.dst) {
+            return Ok(Way::Service);
         }
         let local = &self.settings.local;
         if local.owns(key.dst) {

@@ -1,6 +1,7 @@
 //! Clients at sockets of the host whose backends are pods of peers.
 
 use super::*;
+use crate::model::{Backend, BackendPhase, Frontend, Scheduler, ServiceChange, Transport, VirtualServer};
 
 /// What node 2's pod at `.2` answers to a segment from port 80: `flags`, and everything acknowledged.
 fn answer(to: &[u8], flags: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
@@ -84,4 +85,236 @@ fn a_pod_of_a_peer_serves_a_client_of_a_socket_here() {
     assert_eq!(a.node.egress().unwrap().counts().0, 0);
     a.balanced();
     b.balanced();
+}
+
+const VIP: [u8; 4] = [10, 96, 0, 1];
+
+/// A Service at [`VIP`] with these backends, port 80 to port 8080.
+fn service(backends: &[(Ipv4Addr, bool)]) -> ServiceChange {
+    let frontend = Frontend {
+        at: (VIP, 80).into(),
+        transport: Transport::Tcp,
+    };
+    let what = VirtualServer {
+        service: "web".parse().unwrap(),
+        port: String::new(),
+        scheduler: Scheduler::RoundRobin,
+        affinity: None,
+        local_only: false,
+        backends: backends
+            .iter()
+            .map(|(ip, local)| Backend {
+                at: (*ip, 8080).into(),
+                phase: BackendPhase::Ready,
+                local: *local,
+            })
+            .collect(),
+    };
+    ServiceChange::Set(frontend, Arc::new(what))
+}
+
+/// A super-frame of pod `2` of node 1 to `dst`, with the flags of an opening segment if it is to open.
+fn to_service(lab: &Lab, payload: usize, opens: bool) -> (VnetHdr, Vec<u8>) {
+    let (vnet, mut frame) = bulk(lab.gateway(), VIP.into(), payload);
+    if opens {
+        frame[34 + 13] = 2;
+    }
+    (vnet, frame)
+}
+
+fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
+    let h = Headers::parse(frame).unwrap();
+    let (from, to) = h.ports(frame);
+    (
+        SocketAddr::new(h.src(frame), from),
+        SocketAddr::new(h.dst(frame), to),
+    )
+}
+
+fn at(ip: Ipv4Addr, port: u16) -> SocketAddr {
+    (ip, port).into()
+}
+
+/// What the pod with `mac`, on the node with `gateway`, answers to a frame, with a checksum left to the device.
+fn reply(frame: &[u8], gateway: Mac, mac: Mac, flags: u8) -> (VnetHdr, Vec<u8>) {
+    let (client, backend) = ends(frame);
+    let (IpAddr::V4(client_ip), IpAddr::V4(backend_ip)) = (client.ip(), backend.ip()) else {
+        panic!("IPv4")
+    };
+    let mut f = ipv4(gateway, 2, client_ip, 6, &[0; 20]);
+    f[6..12].copy_from_slice(&mac.0);
+    f[26..30].copy_from_slice(&backend_ip.octets());
+    put_be16(&mut f, 24, 0);
+    let sum = Sum::default().with(&f[14..34]).finish();
+    put_be16(&mut f, 24, sum);
+    put_be16(&mut f, 34, backend.port());
+    put_be16(&mut f, 36, client.port());
+    f[46..48].copy_from_slice(&[0x50, flags]);
+    let h = Headers::parse(&f).unwrap();
+    let sum = pseudo(&f, &h, h.end - h.l4).fold();
+    put_be16(&mut f, 50, sum);
+    let vnet = VnetHdr {
+        partial: Some((34, 16)),
+        ..VnetHdr::default()
+    };
+    (vnet, f)
+}
+
+#[test]
+fn a_virtual_address_leads_to_a_pod_here_and_back() {
+    let mut a = Lab::new(1);
+    let (client, backend) = (spec(1, 2).ip4.unwrap(), spec(1, 3).ip4.unwrap());
+    a.node.apply_services(vec![service(&[(backend, true)])], NOW);
+    for (payload, opens) in [(0, true), (60_000, false)] {
+        let (vnet, frame) = to_service(&a, payload, opens);
+        a.send(0, &vnet, &frame);
+        let (port, out, got) = a.out.to_pods.pop().expect("it is there");
+        assert_eq!((port, out), (PortId(1), vnet), "a super-frame stays one");
+        assert_eq!(ends(&got), (at(client, 12345), at(backend, 8080)));
+        let h = Headers::parse(&got).unwrap();
+        assert_eq!(be16(&got, 50), pseudo(&got, &h, h.end - h.l4).fold());
+        assert_eq!(got[54..], frame[54..]);
+        // The answer stays on the node's switch.
+        let (vnet, answer) = reply(&got, spec(1, 2).mac, spec(1, 3).mac, 0x12);
+        a.send(1, &vnet, &answer);
+        let (port, _, got) = a.out.to_pods.pop().expect("an answer");
+        assert_eq!(port, PortId(0));
+        assert_eq!(ends(&got), (at(VIP.into(), 80), at(client, 12345)));
+    }
+    a.balanced();
+}
+
+#[test]
+fn a_virtual_address_leads_to_a_pod_of_a_peer_and_back() {
+    let (mut a, mut b) = (Lab::new(1), Lab::new(2));
+    let (client, backend) = (spec(1, 2).ip4.unwrap(), spec(2, 2).ip4.unwrap());
+    a.node.apply_services(vec![service(&[(backend, false)])], NOW);
+    let (vnet, frame) = to_service(&a, 0, true);
+    a.send(0, &vnet, &frame);
+    carry(&mut a, 1, &mut b);
+    let (_, _, got) = b.out.to_pods.pop().expect("it is there");
+    assert_eq!(
+        ends(&got),
+        (at(client, 12345), at(backend, 8080)),
+        "the client's own address"
+    );
+    assert!(transport_is_right(&got, &Headers::parse(&got).unwrap()));
+    let (vnet, answer) = reply(&got, b.gateway(), spec(2, 2).mac, 0x12);
+    b.send(0, &vnet, &answer);
+    carry(&mut b, 2, &mut a);
+    let (_, _, got) = a.out.to_pods.pop().expect("an answer");
+    assert_eq!(ends(&got), (at(VIP.into(), 80), at(client, 12345)));
+    assert!(transport_is_right(&got, &Headers::parse(&got).unwrap()));
+    a.balanced();
+    b.balanced();
+}
+
+#[test]
+fn a_pod_reaches_itself_through_a_virtual_address() {
+    let mut a = Lab::new(1);
+    let own = spec(1, 2).ip4.unwrap();
+    a.node.apply_services(vec![service(&[(own, true)])], NOW);
+    let (vnet, frame) = to_service(&a, 0, true);
+    a.send(0, &vnet, &frame);
+    let (port, _, got) = a.out.to_pods.pop().expect("it is there");
+    assert_eq!(port, PortId(0));
+    let (from, to) = ends(&got);
+    assert_eq!((from.ip(), to), ([10, 244, 1, 1].into(), at(own, 8080)));
+    let (vnet, answer) = reply(&got, a.gateway(), spec(1, 2).mac, 0x12);
+    a.send(0, &vnet, &answer);
+    let (port, _, got) = a.out.to_pods.pop().expect("an answer");
+    assert_eq!(port, PortId(0));
+    assert_eq!(ends(&got), (at(VIP.into(), 80), at(own, 12345)));
+    a.balanced();
+}
+
+#[test]
+fn who_is_not_served_is_told_at_once() {
+    let mut a = Lab::new(1);
+    a.node.apply_services(vec![service(&[])], NOW);
+    let (vnet, frame) = to_service(&a, 0, true);
+    a.send(0, &vnet, &frame);
+    let (_, _, got) = a.out.to_pods.pop().expect("a reset");
+    assert_eq!(ends(&got).0, at(VIP.into(), 80));
+    assert_eq!(got[34 + 13] & 4, 4);
+    assert_eq!(a.dropped(DropReason::NoBackend), 1);
+    // Another port of the address, by UDP.
+    let udp = [[0x30, 0x39, 0, 53, 0, 9, 0, 0].as_slice(), b"x"].concat();
+    let frame = ipv4(a.gateway(), 2, VIP.into(), 17, &udp);
+    a.send(0, &VnetHdr::default(), &frame);
+    let (_, _, got) = a.out.to_pods.pop().expect("an ICMP error");
+    assert_eq!((got[23], got[34], got[35]), (1, 3, 3), "port unreachable");
+    assert_eq!(a.dropped(DropReason::NoService), 1);
+    // An echo request is answered.
+    let mut echo = vec![8, 0, 0, 0, 0, 1, 0, 1, 7, 7];
+    let sum = Sum::default().with(&echo).finish();
+    put_be16(&mut echo, 2, sum);
+    let frame = ipv4(a.gateway(), 2, VIP.into(), 1, &echo);
+    a.send(0, &VnetHdr::default(), &frame);
+    let (_, _, got) = a.out.to_pods.pop().expect("an echo reply");
+    let h = Headers::parse(&got).unwrap();
+    assert_eq!((h.src(&got), got[34]), (IpAddr::from(VIP), 0));
+    assert_eq!(Sum::default().with(&got[34..]).finish(), 0);
+    a.balanced();
+}
+
+#[test]
+fn a_client_of_a_socket_reaches_a_backend_here_and_one_of_a_peer() {
+    for local in [true, false] {
+        let (mut a, mut b) = (Lab::new(1), Lab::new(2));
+        let backend = spec(if local { 1 } else { 2 }, 2).ip4.unwrap();
+        a.node.apply_services(vec![service(&[(backend, local)])], NOW);
+        let client: SocketAddr = "198.51.100.9:5000".parse().unwrap();
+        let vip = at(VIP.into(), 80);
+        a.node.accept(None, (vip, client), NOW).unwrap();
+        a.node.turn_egress(a.now, &mut a.out);
+        a.settle();
+        carry(&mut a, 1, &mut b);
+        let to = if local { &mut a } else { &mut b };
+        let (_, _, syn) = to.out.to_pods.pop().expect("a SYN");
+        let (from, dest) = ends(&syn);
+        assert_eq!(dest, at(backend, 8080));
+        match local {
+            true => assert_eq!(from, client, "the client's own address"),
+            false => assert_eq!(from.ip(), IpAddr::from([10, 244, 1, 1]), "its answers come here"),
+        }
+        // The backend refuses.
+        let n = if local { 1 } else { 2 };
+        let seq = u32::from_be_bytes(syn[38..42].try_into().unwrap());
+        let (vnet, mut rst) = reply(&syn, to.gateway(), spec(n, 2).mac, 0x14);
+        rst[42..46].copy_from_slice(&(seq + 1).to_be_bytes());
+        to.send(0, &vnet, &rst);
+        carry(&mut b, 2, &mut a);
+        a.node.turn_egress(a.now, &mut a.out);
+        assert_eq!(a.node.egress().unwrap().counts().0, 0, "local: {local}");
+        a.balanced();
+        b.balanced();
+    }
+}
+
+#[test]
+fn a_client_of_a_socket_is_told_when_its_backend_is_gone() {
+    let mut a = Lab::new(1);
+    let backend = spec(1, 3).ip4.unwrap();
+    a.node.apply_services(vec![service(&[(backend, true)])], NOW);
+    let vip = at(VIP.into(), 80);
+    a.node
+        .accept(None, (vip, "198.51.100.9:5000".parse().unwrap()), NOW)
+        .unwrap();
+    a.node.turn_egress(a.now, &mut a.out);
+    let (_, _, syn) = a.out.to_pods.pop().expect("a SYN");
+    let seq = u32::from_be_bytes(syn[38..42].try_into().unwrap());
+    let (vnet, mut answer) = reply(&syn, a.gateway(), spec(1, 3).mac, 0x12);
+    answer[42..46].copy_from_slice(&(seq + 1).to_be_bytes());
+    a.send(1, &vnet, &answer);
+    a.node.apply_services(vec![service(&[])], NOW);
+    // Its acknowledgement finds nobody.
+    a.node.turn_egress(a.now, &mut a.out);
+    a.node.turn_egress(a.now, &mut a.out);
+    assert_eq!(a.node.egress().unwrap().counts().0, 0);
+    let refused = a
+        .node
+        .accept(None, (vip, "198.51.100.9:5001".parse().unwrap()), NOW);
+    assert_eq!(refused, Err(DropReason::NoBackend));
+    a.balanced();
 }

@@ -242,6 +242,11 @@ impl Egress {
         self.datagrams.clients(mouth)
     }
 
+    /// Answer a TCP packet of a pod by a reset, unless it is one.
+    pub fn refuse(&mut self, port: PortId, packet: &[u8], now: Instant, out: &mut impl Outside) {
+        self.flows.refuse(port, packet, now, out);
+    }
+
     /// Something happened at a flow's stream.
     pub fn stream_ready(
         &mut self,

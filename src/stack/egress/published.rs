@@ -16,8 +16,10 @@ const MAX_CLIENTS: usize = 65_536;
 const MIN_SHARE: usize = 16;
 /// How long a client may be silent, and not be sent anything, as any mouth (RFC 4787 REQ-5).
 const IDLE: Duration = Duration::from_secs(300);
-/// The first port of the gateway that stands for a client.
+/// Ports of the gateway that stand for clients, from this one on.
 const FIRST: u16 = 1024;
+/// The last one: those behind it stand for clients of Services (`service`).
+const LAST: u16 = 32_767;
 /// How many names are tried for a client: they go round, so that where so many in a row are taken there are hardly others,
 /// and whoever comes then shall not cost more than others.
 const TRIES: usize = 256;
@@ -75,7 +77,7 @@ impl Names {
         }
         for _ in 0..TRIES {
             let far = SocketAddr::new(gateway, self.next);
-            self.next = self.next.checked_add(1).unwrap_or(FIRST);
+            self.next = if self.next < LAST { self.next + 1 } else { FIRST };
             if !taken(far) {
                 return Some(far);
             }
@@ -247,7 +249,7 @@ mod tests {
             assert_eq!(far, Some(SocketAddr::new(gateway, FIRST + n as u16)), "{told}");
         }
         assert_eq!(names.far(at("127.0.0.1:1"), gateway, &policy, |_| true), None);
-        let one = at("10.244.1.1:65535");
+        let one = at("10.244.1.1:32767");
         let tried = std::cell::Cell::new(0);
         let found = (0..=u16::MAX).find_map(|_| {
             names.far(at("127.0.0.1:1"), gateway, &policy, |far| {

@@ -435,7 +435,7 @@ impl Flows {
     }
 
     /// Answer a packet that belongs to no flow with a reset, unless it is one.
-    fn refuse(&mut self, port: PortId, packet: &[u8], now: Instant, out: &mut impl Outside) {
+    pub fn refuse(&mut self, port: PortId, packet: &[u8], now: Instant, out: &mut impl Outside) {
         let interface = match packet.first().map(|b| b >> 4) {
             Some(4) => &mut self.four,
             _ => &mut self.six,
