@@ -8,7 +8,7 @@
 //! | layer | modules | rule |
 //! |---|---|---|
 //! | foundations | [`model`], [`wire`], [`buf`] | words, bytes and memory; no I/O, no clock |
-//! | cores | [`offload`], [`switch`], [`overlay`], [`stack`], [`dns`] | pure state machines; frames and `now` in, verdicts out |
+//! | cores | [`offload`], [`switch`], [`overlay`], [`stack`], [`service`], [`dns`] | pure state machines; frames and `now` in, verdicts out |
 //! | composition | [`datapath`] | parse once, decide once; still no I/O |
 //! | shell | [`sys`], [`io`] | system calls (all `unsafe` lives in `sys`), and safe owners over them |
 //! | edges | [`control`], [`pod`], [`daemon`], [`api`], [`cmd`] | files, namespaces, sockets, people |
@@ -34,6 +34,7 @@ pub mod model;
 pub mod offload;
 pub mod overlay;
 pub mod pod;
+pub mod service;
 pub mod stack;
 pub mod switch;
 pub mod sys;

@@ -18,11 +18,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("switch", &["model", "wire", "buf"]),
     ("overlay", &["model", "wire", "buf"]),
     ("stack", &["model", "wire", "buf"]),
+    ("service", &["model", "wire", "buf"]),
     ("dns", &["model"]),
     // Composition, still without I/O.
     (
         "datapath",
-        &["model", "wire", "buf", "offload", "switch", "overlay", "stack"],
+        &[
+            "model", "wire", "buf", "offload", "switch", "overlay", "stack", "service",
+        ],
     ),
     // Shell. A span of `buf` is what a system call gathers.
     ("sys", &["model", "wire", "buf"]),
@@ -34,8 +37,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "model", "wire", "buf", "offload", "switch", "overlay", "stack", "dns", "datapath", "sys", "io",
-            "control", "api", "pod",
+            "model", "wire", "buf", "offload", "switch", "overlay", "stack", "service", "dns", "datapath",
+            "sys", "io", "control", "api", "pod",
         ],
     ),
     // Everything but what only a worker may bring together.

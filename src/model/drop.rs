@@ -96,6 +96,19 @@ reasons! {
     BadFragment = "bad_fragment",
     /// A datagram from outside that no pod had asked for.
     UnaskedDatagram = "unasked_datagram",
+    // Services.
+    /// The node has as many connections to Services as it may, and none of them gives way.
+    ConntrackFull = "conntrack_full",
+    /// The client has as many connections to Services as it may, and none of them gives way.
+    ConntrackLimit = "conntrack_limit",
+    /// The gateway has no port left to stand for a client of a Service.
+    GatewayPorts = "gateway_ports",
+    /// Only TCP, UDP, SCTP (not in fragments) and echo requests go to a Service.
+    ServiceProtocol = "service_protocol",
+    /// A fragment to a Service that came before the first one of its packet, which has the ports.
+    EarlyFragment = "early_fragment",
+    /// The end of a connection to a Service, or an error about one, that is not known.
+    UnknownConnection = "unknown_connection",
     // What the underlay brought.
     /// The datagram came from an address that is no peer.
     UnknownPeer = "unknown_peer",

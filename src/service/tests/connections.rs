@@ -1,0 +1,490 @@
+//! The life of connections, and what bounds them.
+
+use super::*;
+
+const VIP: &str = "10.96.0.1:80";
+const A: &str = "10.244.2.10:8080";
+const B: &str = "10.244.3.10:8080";
+const CLIENT: &str = "10.244.1.2:5000";
+
+fn with(transport: Transport, backends: &[&str], limits: Limits) -> Services {
+    let mut s = services(limits);
+    set(&mut s, frontend(VIP, transport), &Spec::of(backends), at(0));
+    s
+}
+
+fn change(s: &mut Services, transport: Transport, backends: &[Backend]) {
+    let mut spec = Spec::of(&[]);
+    spec.backends = backends.to_vec();
+    set(s, frontend(VIP, transport), &spec, at(0));
+}
+
+/// Turn until nothing is left to do at a time.
+fn settle(s: &mut Services, now: Instant) {
+    let mut turns = 0;
+    while s.turn(now) {
+        turns += 1;
+        assert!(turns < 10_000);
+    }
+    assert!(s.next_deadline().is_none_or(|next| next > now));
+}
+
+#[test]
+fn a_connection_keeps_its_backend_and_its_client_sees_the_virtual_address() {
+    let mut s = with(Transport::Tcp, &[A, B], Limits::default());
+    let first = connect(&mut s, CLIENT, VIP, at(0)).unwrap();
+    let second = connect(&mut s, "10.244.1.2:5001", VIP, at(0)).unwrap();
+    assert_ne!(first, second);
+    for _ in 0..3 {
+        assert_eq!(send(&mut s, Transport::Tcp, CLIENT, VIP, ACK, at(1)), Ok(first));
+    }
+    let (seen, count) = s.list(&Filter::default(), 10, at(3));
+    assert_eq!(count, 2);
+    let seen = seen.iter().find(|c| c.client == end(CLIENT)).unwrap();
+    assert_eq!(
+        (seen.frontend, seen.backend, seen.masked),
+        (end(VIP), first, None)
+    );
+    assert_eq!((seen.state, seen.answered), (ConnState::Open, true));
+    assert_eq!(
+        (seen.age.secs(), seen.idle.secs(), seen.left.secs()),
+        (3, 2, 7438)
+    );
+    // Others' packets are left alone.
+    assert_eq!(
+        answer(
+            &mut s,
+            Transport::Tcp,
+            end("10.244.2.11:8080"),
+            CLIENT,
+            ACK,
+            at(1)
+        ),
+        None
+    );
+    assert_eq!(answer(&mut s, Transport::Udp, first, CLIENT, 0, at(1)), None);
+    assert_eq!(
+        answer(&mut s, Transport::Tcp, first, "10.244.1.3:5000", ACK, at(1)),
+        None
+    );
+}
+
+#[test]
+fn packets_without_a_connection() {
+    let mut s = with(Transport::Tcp, &[A], Limits::default());
+    let table = [
+        (ACK, Verdict::Reset),
+        (SYN | ACK, Verdict::Reset),
+        (FIN | ACK, Verdict::Reset),
+        (RST, Verdict::Drop(DropReason::UnknownConnection)),
+    ];
+    for (flags, verdict) in table {
+        let sent = send(&mut s, Transport::Tcp, CLIENT, VIP, flags, at(0));
+        assert_eq!(sent, Err(verdict), "{flags:#x}");
+    }
+    assert!(s.is_idle());
+}
+
+#[test]
+fn a_backend_that_leaves_takes_its_connections_along() {
+    for settled in [false, true] {
+        let mut s = with(Transport::Tcp, &[A], Limits::default());
+        for port in 0..1000 {
+            connect(&mut s, &format!("10.244.1.2:{}", 5000 + port), VIP, at(0)).unwrap();
+        }
+        change(&mut s, Transport::Tcp, &[ready(B)]);
+        if settled {
+            settle(&mut s, at(0));
+            assert!(s.is_idle());
+        }
+        // The last ones: the change itself closes the first.
+        assert_eq!(
+            send(&mut s, Transport::Tcp, "10.244.1.2:5999", VIP, ACK, at(1)),
+            Err(Verdict::Reset)
+        );
+        assert_eq!(
+            answer(&mut s, Transport::Tcp, end(A), "10.244.1.2:5998", ACK, at(1)),
+            None
+        );
+        assert_eq!(
+            send(&mut s, Transport::Tcp, "10.244.1.2:5998", VIP, SYN, at(1)),
+            Ok(end(B))
+        );
+        settle(&mut s, at(1));
+        assert_eq!(s.connections(None), 1);
+        let seen = s.describe(&frontend(VIP, Transport::Tcp)).unwrap();
+        assert_eq!((seen.open, seen.opened, seen.failed), (1, 1001, 0));
+        assert_eq!(s.table.slots.len(), 1);
+    }
+}
+
+#[test]
+fn a_backend_that_comes_back_is_another_one() {
+    let mut s = with(Transport::Tcp, &[A], Limits::default());
+    connect(&mut s, CLIENT, VIP, at(0)).unwrap();
+    change(&mut s, Transport::Tcp, &[]);
+    change(&mut s, Transport::Tcp, &[ready(A)]);
+    assert_eq!(
+        send(&mut s, Transport::Tcp, CLIENT, VIP, ACK, at(0)),
+        Err(Verdict::Reset)
+    );
+}
+
+#[test]
+fn udp_and_sctp_choose_anew() {
+    for transport in [Transport::Udp, Transport::Sctp] {
+        let mut s = with(transport, &[A], Limits::default());
+        assert_eq!(send(&mut s, transport, CLIENT, VIP, 0, at(0)), Ok(end(A)));
+        change(&mut s, transport, &[ready(B)]);
+        assert_eq!(send(&mut s, transport, CLIENT, VIP, 0, at(0)), Ok(end(B)));
+        assert_eq!(answer(&mut s, transport, end(A), CLIENT, 0, at(0)), None);
+        assert_eq!(
+            answer(&mut s, transport, end(B), CLIENT, 0, at(0)),
+            Some(end(VIP))
+        );
+        change(&mut s, transport, &[]);
+        assert_eq!(
+            send(&mut s, transport, CLIENT, VIP, 0, at(0)),
+            Err(Verdict::NoBackend)
+        );
+    }
+}
+
+#[test]
+fn draining_keeps_what_there_is() {
+    for transport in [Transport::Tcp, Transport::Udp, Transport::Sctp] {
+        let mut s = with(transport, &[A], Limits::default());
+        assert_eq!(send(&mut s, transport, CLIENT, VIP, SYN, at(0)), Ok(end(A)));
+        change(&mut s, transport, &[draining(A), ready(B)]);
+        assert_eq!(
+            send(&mut s, transport, CLIENT, VIP, ACK, at(0)),
+            Ok(end(A)),
+            "{transport}"
+        );
+        assert_eq!(
+            answer(&mut s, transport, end(A), CLIENT, ACK, at(0)),
+            Some(end(VIP))
+        );
+        assert_eq!(
+            send(&mut s, transport, "10.244.1.2:5001", VIP, SYN, at(0)),
+            Ok(end(B))
+        );
+    }
+}
+
+#[test]
+fn a_frontend_that_goes_takes_all_along() {
+    let mut s = with(Transport::Tcp, &[A, B], Limits::default());
+    connect(&mut s, CLIENT, VIP, at(0)).unwrap();
+    s.apply(ServiceChange::Gone(frontend(VIP, Transport::Tcp)), at(0));
+    assert_eq!(
+        send(&mut s, Transport::Tcp, CLIENT, VIP, ACK, at(0)),
+        Err(Verdict::Unserved)
+    );
+    settle(&mut s, at(0));
+    assert!(s.is_idle());
+    assert_eq!((s.table.servers.len(), s.table.slots.len()), (0, 0));
+}
+
+#[test]
+fn time_outs() {
+    // What passes, and for how many seconds the connection is there afterwards.
+    let hours = 2 * 3600 + 240;
+    type Steps = &'static [(bool, u8)];
+    let table: &[(Transport, Steps, i64)] = &[
+        (Transport::Tcp, &[(true, SYN)], 240),
+        (Transport::Tcp, &[(true, SYN), (false, SYN | ACK)], 240),
+        (
+            Transport::Tcp,
+            &[(true, SYN), (false, SYN | ACK), (true, ACK)],
+            hours,
+        ),
+        (
+            Transport::Tcp,
+            &[
+                (true, SYN),
+                (false, SYN | ACK),
+                (true, ACK),
+                (true, FIN | ACK),
+                (false, FIN | ACK),
+            ],
+            240,
+        ),
+        (
+            Transport::Tcp,
+            &[(true, SYN), (false, SYN | ACK), (true, ACK), (false, RST)],
+            240,
+        ),
+        (Transport::Udp, &[(true, 0)], 30),
+        (Transport::Udp, &[(true, 0), (false, 0)], 300),
+        (Transport::Sctp, &[(true, INIT), (false, 2), (true, 10)], hours),
+    ];
+    for (transport, steps, secs) in table {
+        let mut s = with(*transport, &[A], Limits::default());
+        for (forth, kind) in *steps {
+            match forth {
+                true => _ = send(&mut s, *transport, CLIENT, VIP, *kind, at(10)).unwrap(),
+                false => assert!(answer(&mut s, *transport, end(A), CLIENT, *kind, at(10)).is_some()),
+            }
+        }
+        settle(&mut s, at(10 + secs - 1));
+        assert_eq!(s.connections(None), 1, "{transport} {steps:?}");
+        settle(&mut s, at(10 + secs));
+        assert_eq!(s.connections(None), 0, "{transport} {steps:?}");
+        assert_eq!(s.next_deadline(), None);
+    }
+}
+
+#[test]
+fn what_passes_keeps_it_alive_and_nobody_wakes_more_than_needed() {
+    let mut s = with(Transport::Udp, &[A], Limits::default());
+    for n in 0..100 {
+        send(&mut s, Transport::Udp, CLIENT, VIP, 0, at(20 * n)).unwrap();
+        settle(&mut s, at(20 * n));
+        assert_eq!(s.connections(None), 1);
+    }
+    // From deadline to deadline: an open TCP connection is looked at each 512 s or so.
+    let mut s = with(Transport::Tcp, &[A], Limits::default());
+    connect(&mut s, CLIENT, VIP, at(0)).unwrap();
+    let mut wakes = 0;
+    while let Some(next) = s.next_deadline() {
+        settle(&mut s, next);
+        wakes += 1;
+    }
+    assert!((14..=17).contains(&wakes), "{wakes}");
+}
+
+#[test]
+fn a_port_used_again_is_another_connection() {
+    let mut s = with(Transport::Tcp, &[A, B], Limits::default());
+    let first = connect(&mut s, CLIENT, VIP, at(0)).unwrap();
+    send(&mut s, Transport::Tcp, CLIENT, VIP, FIN | ACK, at(0)).unwrap();
+    answer(&mut s, Transport::Tcp, first, CLIENT, FIN | ACK, at(0)).unwrap();
+    // The last acknowledgement still gets there.
+    assert_eq!(send(&mut s, Transport::Tcp, CLIENT, VIP, ACK, at(0)), Ok(first));
+    let second = connect(&mut s, CLIENT, VIP, at(1)).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(s.connections(None), 1);
+}
+
+#[test]
+fn what_never_came_about_is_told() {
+    let mut s = with(Transport::Tcp, &[A], Limits::default());
+    let failed = |s: &Services| s.describe(&frontend(VIP, Transport::Tcp)).unwrap().failed;
+    send(&mut s, Transport::Tcp, "10.244.1.2:1", VIP, SYN, at(0)).unwrap();
+    answer(&mut s, Transport::Tcp, end(A), "10.244.1.2:1", RST | ACK, at(0)).unwrap();
+    assert_eq!(failed(&s), 1, "refused");
+    send(&mut s, Transport::Tcp, "10.244.1.2:2", VIP, SYN, at(0)).unwrap();
+    connect(&mut s, "10.244.1.2:3", VIP, at(0)).unwrap();
+    settle(&mut s, at(10_000));
+    assert_eq!(failed(&s), 2, "never answered");
+    change(&mut s, Transport::Tcp, &[]);
+    send(&mut s, Transport::Tcp, "10.244.1.2:4", VIP, SYN, at(0)).unwrap_err();
+    assert_eq!(failed(&s), 3, "no backend");
+}
+
+#[test]
+fn a_full_table_lets_go_of_what_is_not_open() {
+    let limits = Limits {
+        connections: 4,
+        per_client: 4,
+        ..Limits::default()
+    };
+    let mut s = with(Transport::Tcp, &[A], limits);
+    for port in 1..=2 {
+        connect(&mut s, &format!("10.244.1.2:{port}"), VIP, at(0)).unwrap();
+    }
+    for port in 3..=9 {
+        send(
+            &mut s,
+            Transport::Tcp,
+            &format!("10.244.1.3:{port}"),
+            VIP,
+            SYN,
+            at(0),
+        )
+        .unwrap();
+        assert!(s.connections(None) <= 4);
+    }
+    // The oldest gave way.
+    let (seen, _) = s.list(&Filter::default(), 10, at(0));
+    let mut ports: Vec<u16> = seen.iter().map(|c| c.client.port()).collect();
+    ports.sort();
+    assert_eq!(ports, [1, 2, 8, 9]);
+    for port in 8..=9 {
+        connect(&mut s, &format!("10.244.1.3:{port}"), VIP, at(0)).unwrap();
+    }
+    assert_eq!(
+        send(&mut s, Transport::Tcp, "10.244.1.4:1", VIP, SYN, at(0)),
+        Err(Verdict::Drop(DropReason::ConntrackFull))
+    );
+    send(&mut s, Transport::Tcp, "10.244.1.3:9", VIP, RST, at(0)).unwrap();
+    send(&mut s, Transport::Tcp, "10.244.1.4:1", VIP, SYN, at(0)).unwrap();
+}
+
+#[test]
+fn one_client_cannot_take_all() {
+    let limits = Limits {
+        connections: 100,
+        per_client: 3,
+        ..Limits::default()
+    };
+    let mut s = with(Transport::Tcp, &[A], limits);
+    let other = connect(&mut s, "10.244.1.9:1", VIP, at(0));
+    assert!(other.is_ok());
+    send(&mut s, Transport::Tcp, "10.244.1.9:2", VIP, SYN, at(0)).unwrap();
+    for port in 1..=2 {
+        connect(&mut s, &format!("10.244.1.2:{port}"), VIP, at(0)).unwrap();
+    }
+    // Its own half-open ones give way, never another's.
+    for port in 3..=9 {
+        send(
+            &mut s,
+            Transport::Tcp,
+            &format!("10.244.1.2:{port}"),
+            VIP,
+            SYN,
+            at(0),
+        )
+        .unwrap();
+    }
+    assert_eq!(s.connections(Some("10.244.1.2".parse().unwrap())), 3);
+    assert_eq!(s.connections(Some("10.244.1.9".parse().unwrap())), 2);
+    connect(&mut s, "10.244.1.2:9", VIP, at(0)).unwrap();
+    assert_eq!(
+        send(&mut s, Transport::Tcp, "10.244.1.2:10", VIP, SYN, at(0)),
+        Err(Verdict::Drop(DropReason::ConntrackLimit))
+    );
+}
+
+#[test]
+fn a_hundred_thousand() {
+    let mut s = with(Transport::Udp, &[A, B], Limits::default());
+    let empty = s.memory();
+    let client = |n: u32| {
+        SocketAddr::new(
+            Ipv4Addr::from(0x0af4_0100 + n / 1000).into(),
+            1000 + (n % 1000) as u16,
+        )
+    };
+    let mut f = packet(Transport::Udp, client(0), end(VIP), 0, b"x", Check::Complete);
+    let total = 100_000;
+    for n in 0..total {
+        let from = client(n);
+        f[26..30].copy_from_slice(&match from.ip() {
+            IpAddr::V4(a) => a.octets(),
+            IpAddr::V6(_) => unreachable!(),
+        });
+        put(&mut f, 30, &[10, 96, 0, 1]);
+        put_be16(&mut f, 34, from.port());
+        put_be16(&mut f, 36, 80);
+        put_be16(&mut f, 24, 0);
+        let header = !fold(sum(&f[14..34]));
+        put_be16(&mut f, 24, header);
+        assert_eq!(forward(&mut s, &mut f, at(0)), Verdict::Translated);
+    }
+    assert_eq!(s.connections(None), total as usize);
+    let each = (s.memory() - empty) / total as usize;
+    assert!(each < 300, "{each} bytes each");
+    for n in (0..total).step_by(997) {
+        let (seen, _) = s.list(
+            &Filter {
+                client: Some(client(n).ip()),
+                client_port: Some(client(n).port()),
+                ..Filter::default()
+            },
+            1,
+            at(0),
+        );
+        let back = answer(
+            &mut s,
+            Transport::Udp,
+            seen[0].backend,
+            &client(n).to_string(),
+            0,
+            at(0),
+        );
+        assert_eq!(back, Some(end(VIP)));
+    }
+    settle(&mut s, at(31));
+    assert_eq!(s.connections(None), total as usize / 997 + 1);
+    assert_eq!(s.kill(&Filter::default()), total as usize / 997 + 1);
+    assert!(s.is_idle() && s.next_deadline().is_none());
+}
+
+#[test]
+fn filters_and_kills() {
+    let mut s = with(Transport::Tcp, &[A, B], Limits::default());
+    for port in 1..=4 {
+        connect(&mut s, &format!("10.244.1.2:{port}"), VIP, at(0)).unwrap();
+    }
+    let filters = [
+        (
+            Filter {
+                transport: Some(Transport::Udp),
+                ..Filter::default()
+            },
+            0,
+        ),
+        (
+            Filter {
+                service: Some("web".parse().unwrap()),
+                ..Filter::default()
+            },
+            4,
+        ),
+        (
+            Filter {
+                service: Some("other".parse().unwrap()),
+                ..Filter::default()
+            },
+            0,
+        ),
+        (
+            Filter {
+                client_port: Some(1),
+                ..Filter::default()
+            },
+            1,
+        ),
+        (
+            Filter {
+                frontend: Some(end(VIP).ip()),
+                frontend_port: Some(80),
+                ..Filter::default()
+            },
+            4,
+        ),
+        (
+            Filter {
+                backend: Some(end(A).ip()),
+                backend_port: Some(8080),
+                ..Filter::default()
+            },
+            2,
+        ),
+        (
+            Filter {
+                state: Some(ConnState::Closing),
+                ..Filter::default()
+            },
+            0,
+        ),
+    ];
+    for (filter, count) in &filters {
+        let (seen, all) = s.list(filter, 1, at(0));
+        assert_eq!((seen.len(), all), ((*count).min(1), *count), "{filter:?}");
+    }
+    assert_eq!(s.kill(&filters[5].0), 2);
+    let resets = (1..=4).filter(|port| {
+        send(
+            &mut s,
+            Transport::Tcp,
+            &format!("10.244.1.2:{port}"),
+            VIP,
+            ACK,
+            at(0),
+        ) == Err(Verdict::Reset)
+    });
+    assert_eq!(resets.count(), 2);
+}

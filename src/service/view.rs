@@ -1,0 +1,209 @@
+//! What people see of Services and connections.
+
+use super::Services;
+use super::conntrack::{Conn, age, second};
+use super::state::ConnState;
+use super::table::Server;
+use crate::model::{Backend, Duration, Frontend, Instant, ServiceName, Transport};
+use std::net::{IpAddr, SocketAddr};
+
+/// A connection through a virtual address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Connection {
+    /// Its protocol.
+    pub transport: Transport,
+    /// The Service.
+    pub service: ServiceName,
+    /// Who opened it.
+    pub client: SocketAddr,
+    /// The virtual address it was opened to.
+    pub frontend: SocketAddr,
+    /// The backend it goes to.
+    pub backend: SocketAddr,
+    /// What the backend sees in place of the client, if anything.
+    pub masked: Option<SocketAddr>,
+    /// How far it has come.
+    pub state: ConnState,
+    /// The backend has answered.
+    pub answered: bool,
+    /// Time since it was opened.
+    pub age: Duration,
+    /// Time since something passed.
+    pub idle: Duration,
+    /// Time until it is forgotten if nothing passes.
+    pub left: Duration,
+}
+
+/// Which connections are meant: those for which all that is given is so.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Filter {
+    /// Of this protocol.
+    pub transport: Option<Transport>,
+    /// To this Service.
+    pub service: Option<ServiceName>,
+    /// Of this client.
+    pub client: Option<IpAddr>,
+    /// From this port of the client.
+    pub client_port: Option<u16>,
+    /// To this virtual address.
+    pub frontend: Option<IpAddr>,
+    /// To this port of the virtual address.
+    pub frontend_port: Option<u16>,
+    /// To this backend.
+    pub backend: Option<IpAddr>,
+    /// To this port of the backend.
+    pub backend_port: Option<u16>,
+    /// That have come so far.
+    pub state: Option<ConnState>,
+}
+
+/// A Service's port, for people and metrics.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceView {
+    /// The Service.
+    pub service: ServiceName,
+    /// Name of the port.
+    pub port: String,
+    /// Where it is reached.
+    pub frontend: Frontend,
+    /// Flows that are open through this node.
+    pub open: u64,
+    /// Flows there have been.
+    pub opened: u64,
+    /// Flows that no backend was there for, that it refused, or that it never answered (UDP counts only the former two).
+    pub failed: u64,
+    /// Its backends.
+    pub backends: Vec<BackendView>,
+}
+
+/// A backend, for people and metrics.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BackendView {
+    /// The backend.
+    pub backend: Backend,
+    /// New flows go to it.
+    pub usable: bool,
+    /// Flows that are open to it through this node.
+    pub open: u32,
+    /// Flows there have been.
+    pub opened: u64,
+}
+
+impl Services {
+    /// The connections that are meant, `limit` at most, and how many there are of them. It looks at all connections,
+    /// which takes some milliseconds for 100,000.
+    pub fn list(&self, filter: &Filter, limit: usize, now: Instant) -> (Vec<Connection>, usize) {
+        let mut found = Vec::new();
+        let mut count = 0;
+        for (_, conn) in self.conntrack.conns.iter() {
+            let Some(server) = self.server_of(conn).filter(|s| filter.matches(conn, s)) else {
+                continue;
+            };
+            count += 1;
+            if found.len() < limit {
+                found.push(view(conn, server, second(now)));
+            }
+        }
+        (found, count)
+    }
+
+    /// Close the connections that are meant; how many. The next packet of TCP is answered by a reset, that of UDP and
+    /// SCTP goes to a backend that is chosen anew.
+    pub fn kill(&mut self, filter: &Filter) -> usize {
+        let all = self.conntrack.conns.iter();
+        let meant = all.filter(|(_, c)| self.server_of(c).is_some_and(|s| filter.matches(c, s)));
+        let meant: Vec<u32> = meant.map(|(n, _)| n).collect();
+        meant.iter().for_each(|n| self.close(*n, false));
+        meant.len()
+    }
+
+    /// How many connections there are, and how many are of a client.
+    pub fn connections(&self, client: Option<IpAddr>) -> usize {
+        match client {
+            None => self.conntrack.conns.len(),
+            Some(ip) => self.conntrack.of_client(ip),
+        }
+    }
+
+    /// What stands behind a frontend.
+    pub fn describe(&self, frontend: &Frontend) -> Option<ServiceView> {
+        let server = self.table.servers.get(self.table.lookup(frontend)?)?;
+        Some(self.service_view(server))
+    }
+
+    /// All frontends, in no order, each handed to `each`.
+    pub fn describe_all(&self, mut each: impl FnMut(ServiceView)) {
+        for (_, server) in self.table.servers.iter().filter(|(_, s)| s.alive) {
+            each(self.service_view(server));
+        }
+    }
+
+    /// How many frontends there are.
+    pub fn frontends(&self) -> usize {
+        self.table.len()
+    }
+
+    fn service_view(&self, server: &Server) -> ServiceView {
+        let slots = server.slots.iter().filter_map(|n| self.table.slots.get(*n));
+        let backends = slots.filter_map(|s| {
+            Some(BackendView {
+                backend: Backend {
+                    at: s.at,
+                    phase: s.phase?,
+                    local: s.local,
+                },
+                usable: s.usable,
+                open: s.open,
+                opened: s.opened,
+            })
+        });
+        ServiceView {
+            service: server.what.service.clone(),
+            port: server.what.port.clone(),
+            frontend: server.frontend,
+            open: server.open,
+            opened: server.opened,
+            failed: server.failed,
+            backends: backends.collect(),
+        }
+    }
+
+    fn server_of(&self, conn: &Conn) -> Option<&Server> {
+        let slot = self.table.slots.get(conn.backend)?;
+        self.table.servers.get(slot.server)
+    }
+}
+
+impl Filter {
+    fn matches(&self, conn: &Conn, server: &Server) -> bool {
+        fn fits<T: PartialEq>(wanted: &Option<T>, is: &T) -> bool {
+            wanted.as_ref().is_none_or(|w| w == is)
+        }
+        let (client, frontend, backend) = (conn.original.src, conn.original.dst, conn.reply.src);
+        fits(&self.transport, &conn.original.transport)
+            && fits(&self.service, &server.what.service)
+            && fits(&self.client, &client.ip)
+            && fits(&self.client_port, &client.port)
+            && fits(&self.frontend, &frontend.ip)
+            && fits(&self.frontend_port, &frontend.port)
+            && fits(&self.backend, &backend.ip)
+            && fits(&self.backend_port, &backend.port)
+            && fits(&self.state, &conn.course.state)
+    }
+}
+
+fn view(conn: &Conn, server: &Server, now: u32) -> Connection {
+    Connection {
+        transport: conn.original.transport,
+        service: server.what.service.clone(),
+        client: conn.original.src.into(),
+        frontend: conn.original.dst.into(),
+        backend: conn.reply.src.into(),
+        masked: conn.is_masked().then(|| conn.reply.dst.into()),
+        state: conn.course.state,
+        answered: conn.course.answered,
+        age: age(now, conn.since),
+        idle: age(now, conn.seen),
+        left: age(conn.ends_at(), now),
+    }
+}
