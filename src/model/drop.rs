@@ -97,6 +97,10 @@ reasons! {
     /// A datagram from outside that no pod had asked for.
     UnaskedDatagram = "unasked_datagram",
     // Services.
+    /// No Service has this port of the virtual address; the sender is told at once.
+    NoService = "no_service",
+    /// The Service has no backend; the sender is told at once.
+    NoBackend = "no_backend",
     /// The node has as many connections to Services as it may, and none of them gives way.
     ConntrackFull = "conntrack_full",
     /// The client has as many connections to Services as it may, and none of them gives way.

@@ -49,6 +49,11 @@ impl Choice {
         }
     }
 
+    /// Whether no backend is usable.
+    pub fn is_empty(&self) -> bool {
+        self.usable.is_empty()
+    }
+
     /// Bytes allocated.
     pub fn memory(&self) -> usize {
         self.usable.capacity() * 4 + self.maglev.as_ref().map_or(0, Maglev::memory)

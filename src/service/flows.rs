@@ -27,8 +27,8 @@ type Partial = Option<(u16, u16)>;
 
 impl Services {
     /// Take a frame to a virtual address. `partial` is its virtio-net header's; the frame is changed in place only when
-    /// it is [translated](Verdict::Translated). A client that is not a pod of this node is masked, since its answers
-    /// would not pass here otherwise.
+    /// it is [translated](Verdict::Translated). A client that is not a pod of this node is masked where the
+    /// backend is not one either, since its answers would not pass here otherwise.
     pub fn forward(
         &mut self,
         frame: &mut [u8],
@@ -104,6 +104,15 @@ impl Services {
             },
         };
         wanted.is_some_and(|t| self.conntrack.find(Direction::Reply, &t).is_some())
+    }
+
+    /// Whether a new flow to a frontend would get a backend.
+    pub fn has_backend(&self, frontend: &Frontend) -> bool {
+        let server = self
+            .table
+            .lookup(frontend)
+            .and_then(|n| self.table.servers.get(n));
+        server.is_some_and(|s| !s.choice.is_empty())
     }
 
     /// A backend for a flow that others carry, as the node's own sockets for a node port. It counts as open until it is
@@ -203,7 +212,8 @@ impl Services {
         }
         let victim = self.conntrack.room(from.src.ip).map_err(Verdict::Drop)?;
         let slot = self.choose(&frontend, from.src, now)?;
-        let backend: End = self.table.slots.get(slot).ok_or(Verdict::NoBackend)?.at.into();
+        let it = self.table.slots.get(slot).ok_or(Verdict::NoBackend)?;
+        let (backend, is_local): (End, bool) = (it.at.into(), is_local || it.local);
         let reply = self.reply(from, backend, is_local).map_err(Verdict::Drop)?;
         if let Some(victim) = victim {
             self.close(victim, true);
