@@ -1,7 +1,7 @@
 //! What the control thread asks of the worker, over one bounded channel with a waker.
 
 use crate::api::{EgressInfo, NodeCounters, OffloadInfo, PeerInfo, PortCounters};
-use crate::model::{Change, Drops, HostPort, PodName, PortId, PortSpec};
+use crate::model::{Change, Drops, HostPort, PodName, PortId, PortSpec, ServiceChange};
 use crate::stack::egress::Policy;
 use crossbeam_channel::Sender;
 use std::collections::HashMap;
@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub enum Command {
     /// Apply what the control plane learned, in this order, between two turns.
     Changes(Vec<Change>),
+    /// Apply what is different about Services, in this order, between two turns.
+    Services(Vec<ServiceChange>),
     /// Put a pod's TAP to work.
     AddPort {
         /// The pod's port.

@@ -515,6 +515,8 @@ impl Loop {
                         }
                     }
                 }
+                // The data path does not balance yet: what it is told is dropped here.
+                Command::Services(_) => {}
                 Command::AddPort { spec, tap, reply } => {
                     let _ = reply.send(self.add_port(spec, tap));
                 }
