@@ -125,6 +125,8 @@ fn request(n: usize) -> AttachRequest {
         netns: None,
         holder: None,
         publish: Vec::new(),
+        labels: Default::default(),
+        ports: Vec::new(),
     }
 }
 

@@ -79,6 +79,11 @@ fn store() {
 }
 
 #[test]
+fn manifest() {
+    replay("manifest");
+}
+
+#[test]
 fn config() {
     replay("config");
 }

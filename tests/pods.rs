@@ -325,6 +325,8 @@ fn crowd(node: &Node, pods: usize) -> Vec<(AttachRequest, Sandbox)> {
             netns: None,
             holder: None,
             publish: Vec::new(),
+            labels: Default::default(),
+            ports: Vec::new(),
         };
         let mut spec = Spec::new("crowd");
         spec.program = PODWIRE.into();

@@ -17,6 +17,7 @@ pub mod dns;
 pub mod egress;
 pub mod input;
 pub mod lab;
+pub mod manifest;
 pub mod neighbour;
 pub mod node;
 pub mod offload;
@@ -40,5 +41,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("neighbour", neighbour::run),
     ("dns", dns::run),
     ("store", store::run),
+    ("manifest", manifest::run),
     ("config", config::run),
 ];

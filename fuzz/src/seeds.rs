@@ -25,6 +25,7 @@ pub fn of(target: &str) -> Vec<Seed> {
         "neighbour" => neighbour(),
         "dns" => super::dns::seeds(),
         "store" => store(),
+        "manifest" => super::manifest::seeds(),
         "config" => config(),
         _ => Vec::new(),
     }

@@ -14,7 +14,10 @@ pub use client::{ApiError, Client};
 pub use conn::{Connection, MAX_REQUEST, Received};
 pub use line::{Broken, MAX_FDS};
 
-use crate::model::{Mac, OffloadMode, PodMtu, PodName, PortId, PortMapping, Protocol, StoreStatus, TapCaps};
+use crate::model::{
+    LabelChange, Labels, Mac, NamedPort, OffloadMode, PodMtu, PodName, PodState, PortId, PortMapping,
+    Protocol, ServiceInfo, ServiceName, StoreStatus, TapCaps,
+};
 pub use crate::model::{NodeCounters, PortCounters};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -95,6 +98,44 @@ pub enum Request {
         /// The pod.
         pod: Option<PodName>,
     },
+    /// Change a pod's labels, all or none. Answered by [`Reply::Pod`].
+    Label {
+        /// The pod.
+        pod: PodName,
+        /// In this order.
+        changes: Vec<LabelChange>,
+    },
+    /// Say whether a pod is ready; one that is drains no longer. Answered by [`Reply::Pod`].
+    Ready {
+        /// The pod.
+        pod: PodName,
+        /// Whether it is.
+        ready: bool,
+    },
+    /// Have a pod get no new flows. Answered by [`Reply::Pod`].
+    Drain {
+        /// The pod.
+        pod: PodName,
+        /// Milliseconds until its port is removed; none leaves that to somebody else.
+        grace_ms: Option<u64>,
+    },
+    /// All Services. Answered by [`Reply::Services`], without what stands behind each.
+    Services,
+    /// One Service. Answered by [`Reply::Service`].
+    Service {
+        /// Its name.
+        name: ServiceName,
+    },
+    /// Have the objects of a manifest, all or none. Answered by [`Reply::Applied`].
+    Apply {
+        /// YAML or JSON, of one document or more.
+        text: String,
+    },
+    /// Delete a Service, and the EndpointSlices about it. Answered by [`Reply::Applied`].
+    DeleteService {
+        /// Its name.
+        name: ServiceName,
+    },
 }
 
 /// What a pod asks for at attach.
@@ -120,6 +161,12 @@ pub struct AttachRequest {
     /// Ports of the host that shall lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PortMapping>,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// Its ports that have names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<NamedPort>,
 }
 
 /// What the attaching helper must configure in the pod's namespace.
@@ -173,6 +220,18 @@ pub struct PodInfo {
     /// Ports of the host that lead to it.
     #[serde(default)]
     pub publish: Vec<PortMapping>,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Its ports that have names.
+    #[serde(default)]
+    pub ports: Vec<NamedPort>,
+    /// Whether it is there for others.
+    #[serde(default)]
+    pub state: PodState,
+    /// Milliseconds until its port is removed, when it drains.
+    #[serde(default)]
+    pub drain_ms: Option<u64>,
     /// Counters of its port.
     pub counters: PortCounters,
 }
@@ -414,6 +473,17 @@ pub struct PublishedPort {
     pub refused: u64,
 }
 
+/// What became of an object that was applied or deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedObject {
+    /// `Service default/web`, `EndpointSlice default/web-1`.
+    pub object: String,
+    /// `created`, `changed`, `unchanged` or `deleted`.
+    pub done: String,
+    /// Where it is kept.
+    pub place: String,
+}
+
 /// What a node answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
@@ -469,6 +539,24 @@ pub enum Reply {
     Published {
         /// The ports.
         ports: Vec<PublishedPort>,
+    },
+    /// To [`Request::Label`], [`Request::Ready`] and [`Request::Drain`].
+    Pod(Box<PodInfo>),
+    /// To [`Request::Services`].
+    Services {
+        /// The Services, by name.
+        services: Vec<ServiceInfo>,
+        /// What is wrong with manifests and ranges; what is wrong with a Service stands there.
+        problems: Vec<String>,
+    },
+    /// To [`Request::Service`].
+    Service(Box<ServiceInfo>),
+    /// To [`Request::Apply`] and [`Request::DeleteService`].
+    Applied {
+        /// What was done, object by object.
+        objects: Vec<AppliedObject>,
+        /// What a person should look at now, about these.
+        problems: Vec<String>,
     },
     /// The request was refused.
     Error {

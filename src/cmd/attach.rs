@@ -4,7 +4,7 @@ use super::detach::say_or_undo;
 use super::{Exit, Failure};
 use crate::api::place::Socket;
 use crate::api::{AttachRequest, Client};
-use crate::model::{Mac, PodMtu, PodName, PortMapping};
+use crate::model::{LabelChange, Labels, Mac, NamedPort, PodMtu, PodName, PortMapping};
 use crate::pod::attach::{AttachError, Attached, Blame, attach};
 use crate::sys::ns::{NetNs, Target};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -19,6 +19,7 @@ use std::path::PathBuf;
 Examples:
   podwire attach --netns blue --name web            (made by `ip netns add blue`)
   podwire attach --pid 4711 --name shop/db --ip 10.244.1.9
+  podwire attach --netns blue --name web --label app=web --container-port http:8080
   podwire attach --netns blue --name web -p 0.0.0.0:8080:80 -p 127.0.0.1:5353:53/udp")]
 pub struct Args {
     /// The namespace: a name of `ip netns`, or a path such as /run/netns/blue
@@ -64,6 +65,13 @@ pub struct Wishes {
     /// host, [::] every IPv6 address. May be given often
     #[arg(short, long, value_name = "PORTS")]
     pub publish: Vec<PortMapping>,
+    /// A label, KEY=VALUE, by which Services select the pod. May be given often
+    #[arg(short, long, value_name = "LABEL", value_parser = label)]
+    pub label: Vec<LabelChange>,
+    /// A name for one of the pod's ports, NAME:PORT[/tcp|/udp|/sctp], which Services may have as targetPort. May be given
+    /// often
+    #[arg(long, value_name = "NAME:PORT")]
+    pub container_port: Vec<NamedPort>,
     /// Name of the interface in the pod
     #[arg(long, default_value = "eth0")]
     pub ifname: String,
@@ -82,7 +90,23 @@ impl Wishes {
             netns: None,
             holder: None,
             publish: self.publish.clone(),
+            labels: self.labels(),
+            ports: self.container_port.clone(),
         }
+    }
+
+    fn labels(&self) -> Labels {
+        let given = self.label.iter().cloned();
+        given.filter_map(|l| Some((l.key, l.value?))).collect()
+    }
+}
+
+/// A label that is set.
+fn label(s: &str) -> Result<LabelChange, String> {
+    match s.parse::<LabelChange>() {
+        Ok(change) if change.value.is_some() => Ok(change),
+        Ok(_) => Err(format!("{s:?} has no value (write KEY=VALUE)")),
+        Err(e) => Err(e.to_string()),
     }
 }
 

@@ -10,12 +10,14 @@ pub mod exec;
 pub mod forward;
 pub mod ipam;
 mod lab;
+pub mod label;
 pub mod leases;
 pub mod node;
 pub mod peers;
 pub mod pods;
 pub mod port;
 pub mod run;
+pub mod service;
 pub mod status;
 pub mod table;
 
@@ -137,7 +139,7 @@ A cluster whose subnets are leases in etcd, shared with flannel's nodes:
 Exit codes:
   0 done    1 failed    2 wrong usage or configuration    3 not permitted    4 no node answers, or it has no subnet yet
   5 name, address, MAC, port, socket or default route taken
-  6 no such pod, namespace or process    7 out of addresses or ports
+  6 no such pod, Service, namespace or process    7 out of addresses or ports
 run and exec end with their command's code; 126 and 127 tell that it could not be run.";
 
 /// A pod network in user space: TAP, VXLAN over UDP, no root and no kernel module.
@@ -164,6 +166,10 @@ enum Command {
     Exec(exec::Args),
     Port(port::Args),
     Forward(forward::Args),
+    Service(service::Args),
+    Label(label::Args),
+    Ready(label::ReadyArgs),
+    Drain(label::DrainArgs),
     /// Show a node: peers, pods, drops, offloads, and what needs attention.
     Status(status::Args),
     Peers(peers::Args),
@@ -233,6 +239,10 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Exec(args) => exec::run(args, &for_client(socket)?).map(done),
         Command::Port(args) => port::run(args, &for_client(socket)?).map(done),
         Command::Forward(args) => forward::run(args, &for_client(socket)?).map(done),
+        Command::Service(args) => service::run(args, &for_client(socket)?).map(done),
+        Command::Label(args) => label::run(args, &for_client(socket)?).map(done),
+        Command::Ready(args) => label::ready(&args, &for_client(socket)?).map(done),
+        Command::Drain(args) => label::drain(&args, &for_client(socket)?).map(done),
         Command::Status(args) => status::run(&args, &for_client(socket)?).map(done),
         Command::Peers(args) => peers::run(&args, &for_client(socket)?).map(done),
         Command::Leases(args) => leases::run(&args, &for_client(socket)?).map(done),

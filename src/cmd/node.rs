@@ -4,6 +4,7 @@ use super::{Exit, Failure, say};
 use crate::api::place;
 use crate::control::cluster::Membership;
 use crate::control::durable::replace_file;
+use crate::control::services::folder::Folder;
 use crate::control::strict::Origin;
 use crate::daemon::addresses::AddressWatch;
 use crate::daemon::admin::Worker;
@@ -156,6 +157,8 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         Some(dir) => dir,
         None => place::state_for(config.node.as_str(), &path)?,
     };
+    let folder = config.services.dir.as_deref().map(Folder::open).transpose();
+    let folder = folder.map_err(|e| Failure::new(Exit::Usage, e))?;
     let endpoints = Endpoints::bind(config.metrics, config.health);
     let mut endpoints = endpoints.map_err(|e| Failure::new(exit_for(e.kind()), e))?;
     let sockets = config
@@ -233,6 +236,7 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         if let (Some(sockets), Some(settings)) = (sockets, names::settings(&config)) {
             server.name(sockets.serve(settings)?);
         }
+        server.open_services(folder, &state.join("services"));
         Ok(server)
     });
     let served = served.map(|mut server| {

@@ -5,7 +5,7 @@ use super::table::{age, bytes, table};
 use super::{Exit, Failure, say};
 use crate::api::place::Socket;
 use crate::api::{Client, PodInfo, Reply, Request};
-use crate::model::PodName;
+use crate::model::{Labels, PodName, PodState};
 
 /// List the pods of this node, with their addresses and traffic.
 #[derive(Debug, clap::Args)]
@@ -80,7 +80,36 @@ pub fn listing(pods: &[PodInfo]) -> String {
             });
         }
     }
+    if pods.iter().any(|p| p.state != PodState::default()) {
+        head.push("STATE");
+        for (row, pod) in rows.iter_mut().zip(pods) {
+            row.push(state(pod));
+        }
+    }
+    if pods.iter().any(|p| !p.labels.is_empty()) {
+        head.push("LABELS");
+        for (row, pod) in rows.iter_mut().zip(pods) {
+            row.push(labels(&pod.labels));
+        }
+    }
     table(&head, &rows)
+}
+
+/// Whether a pod is there for others, and how long it is still there at all.
+pub fn state(pod: &PodInfo) -> String {
+    match pod.drain_ms {
+        Some(ms) => format!("{} ({})", pod.state, age(ms.div_ceil(1000))),
+        None => pod.state.to_string(),
+    }
+}
+
+/// Labels in one cell.
+pub fn labels(labels: &Labels) -> String {
+    let all: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    match all.is_empty() {
+        true => "-".into(),
+        false => all.join(","),
+    }
 }
 
 fn row(pod: &PodInfo) -> Vec<String> {

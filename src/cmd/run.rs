@@ -3,6 +3,7 @@
 use super::attach::{Wishes, json, sentence};
 use super::detach::say_or_undo;
 use super::exec::command_or_shell;
+use super::label::{drain_only, grace};
 use super::{Exit, Failure, complain};
 use crate::api::place::Socket;
 use crate::api::{Client, Reply, Request};
@@ -14,7 +15,7 @@ use rustix::process::{Pid, Signal};
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long what a command left running may take to die.
 const END: Duration = Duration::from_secs(2);
@@ -32,6 +33,7 @@ const END: Duration = Duration::from_secs(2);
 #[command(after_help = "\
 Examples:
   podwire run --name web -p 8080:80 -- python3 -m http.server 80     (then: curl http://127.0.0.1:8080)
+  podwire run --name web-1 --label app=web --grace 30s -- ./server   (behind a Service, see podwire service)
   podwire run --name play                           (your shell)
   podwire run --name box --detach                   (then: podwire exec box -- ...)")]
 pub struct Args {
@@ -42,6 +44,10 @@ pub struct Args {
     /// that process ends or the node is told to
     #[arg(short, long, conflicts_with = "command")]
     pub detach: bool,
+    /// When this command gets SIGTERM, first let the pod drain for so long (30s, 5m): Services send it no new flows, and it
+    /// keeps those it has
+    #[arg(long, value_name = "TIME", value_parser = grace, conflicts_with = "detach")]
+    pub grace: Option<Duration>,
     /// With --detach: print the pod as JSON
     #[arg(long, requires = "detach")]
     pub json: bool,
@@ -81,7 +87,14 @@ pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     children::inherit().map_err(failed)?;
     let command = command_or_shell(args.command);
     let child = sandbox.command(&command[0], &command[1..]).spawn();
-    let status = child.and_then(|child| look_after(child, &sandbox, &signals));
+    let drain = || match drain_only(socket, &args.wishes.name) {
+        Ok(()) => true,
+        Err(e) => {
+            complain(format_args!("the pod does not drain: {}", e.message));
+            false
+        }
+    };
+    let status = child.and_then(|child| look_after(child, &sandbox, &signals, args.grace, drain));
     // The node sees the pause end as well; asking frees name and addresses before this command returns.
     // Without a node there is nothing to free, and the command's result counts more than its complaint.
     if let Ok(mut client) = Client::connect(socket) {
@@ -106,9 +119,17 @@ fn resolv_conf(client: &mut Client, pod: &PodName) -> Option<String> {
     }
 }
 
-/// Await the command, and pass on what is meant for it.
-fn look_after(mut child: Child, sandbox: &Sandbox, signals: &Signals) -> std::io::Result<ExitStatus> {
+/// Await the command, and pass on what is meant for it. The first SIGTERM has it drain instead for the time of `grace`, if
+/// `drain` can; a second one does not wait.
+fn look_after(
+    mut child: Child,
+    sandbox: &Sandbox,
+    signals: &Signals,
+    mut grace: Option<Duration>,
+    drain: impl Fn() -> bool,
+) -> std::io::Result<ExitStatus> {
     let mut told = false;
+    let mut until: Option<Instant> = None;
     loop {
         // Before waiting: the end of a child that came earlier left no signal behind.
         if let Some(status) = child.try_wait()? {
@@ -119,7 +140,19 @@ fn look_after(mut child: Child, sandbox: &Sandbox, signals: &Signals) -> std::io
             send(&child, SIGTERM);
             told = true;
         }
-        let caught = signals.wait()?;
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let Some(caught) = signals.wait(left)? else {
+            until = None;
+            send(&child, SIGTERM);
+            continue;
+        };
+        if caught.signal == SIGTERM
+            && let Some(time) = grace.take()
+            && drain()
+        {
+            until = Some(Instant::now() + time);
+            continue;
+        }
         // A terminal signals the whole foreground group, so the command has had its Ctrl-C already.
         if caught.signal != SIGCHLD && !caught.by_kernel {
             send(&child, caught.signal);

@@ -13,6 +13,7 @@ pub mod file;
 pub mod flannel;
 pub mod memory;
 pub mod peers;
+pub mod services;
 pub mod store;
 pub mod strict;
 mod trail;

@@ -4,10 +4,12 @@ use super::command::{Command, Report, Socket};
 use super::config::Config;
 use super::ipam::{Ipam, IpamError, Lease, Want};
 use super::keeper::Record;
+use super::records::boottime_us;
 use super::watch;
 use crate::api::{AttachPlan, AttachRequest, ErrorKind, PodInfo, PortCounters, Reply};
 use crate::model::{
-    HostPort, Instant, LocalNode, OffloadMode, PodMtu, PodName, PortId, PortMapping, PortSpec, TapCaps,
+    HostPort, Instant, LocalNode, MAX_LABELS, OffloadMode, PodMtu, PodName, PodState, PortId, PortMapping,
+    PortSpec, TapCaps, is_label_key, is_label_value, is_port_name,
 };
 use crossbeam_channel::bounded;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -180,6 +182,7 @@ impl<'w> Admin<'w> {
                 mtu.0
             ));
         }
+        check_traits(&request).map_err(|what| Refusal::new(ErrorKind::Usage, what))?;
         let want = Want {
             ip4: request.ip4,
             ip6: request.ip6,
@@ -235,6 +238,10 @@ impl<'w> Admin<'w> {
             caps: made.caps,
             since_us: made.since_us,
             publish: request.publish,
+            labels: request.labels,
+            ports: request.ports,
+            state: PodState::default(),
+            drain_until_us: None,
         };
         let added = rustix::io::ioctl_fionbio(&made.tap, true)
             .map_err(|e| format!("the TAP cannot be made non-blocking: {e}"))
@@ -303,6 +310,18 @@ impl<'w> Admin<'w> {
         if let Some(pod) = self.pods.get_mut(pod) {
             pod.record.publish = publish;
         }
+    }
+
+    /// Change what is recorded of a pod; whether there is one.
+    pub fn change(&mut self, pod: &PodName, change: impl FnOnce(&mut Record)) -> bool {
+        let pod = self.pods.get_mut(pod);
+        pod.map(|pod| change(&mut pod.record)).is_some()
+    }
+
+    /// One pod, without what the data path counts of it.
+    pub fn pod(&self, pod: &PodName, now: Instant) -> Option<PodInfo> {
+        let pod = self.pods.get(pod)?;
+        Some(info(pod, PortCounters::default(), now))
     }
 
     /// Have sockets put to work for a pod's published ports, all or none.
@@ -422,6 +441,40 @@ impl<'w> Admin<'w> {
     }
 }
 
+/// Whether labels and named ports can be a pod's.
+fn check_traits(request: &AttachRequest) -> Result<(), String> {
+    let (labels, ports) = (&request.labels, &request.ports);
+    if labels.len() > MAX_LABELS || ports.len() > MAX_LABELS {
+        return Err(format!(
+            "a pod has at most {MAX_LABELS} labels and as many named ports (leave some out)"
+        ));
+    }
+    if let Some((key, value)) = labels
+        .iter()
+        .find(|(k, v)| !is_label_key(k) || !is_label_value(v))
+    {
+        return Err(format!(
+            "{key:?}={value:?} is no label (letters, digits, '-', '_' and '.', at most 63 each)"
+        ));
+    }
+    for (n, port) in ports.iter().enumerate() {
+        if !is_port_name(&port.name) || port.port == 0 {
+            return Err(format!(
+                "{:?} is no named port (write http:8080 or dns:53/udp)",
+                port.name
+            ));
+        }
+        let same = |p: &crate::model::NamedPort| p.name == port.name && p.transport == port.transport;
+        if ports[..n].iter().any(same) {
+            return Err(format!(
+                "two ports of {} are named {} (name each by itself)",
+                port.transport, port.name
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn port_spec(record: &Record) -> PortSpec {
     let lease = lease(record);
     PortSpec {
@@ -458,6 +511,12 @@ fn info(pod: &Pod, counters: PortCounters, now: Instant) -> PodInfo {
         caps: record.caps,
         age_s: (now - pod.since).secs(),
         publish: record.publish.clone(),
+        labels: record.labels.clone(),
+        ports: record.ports.clone(),
+        state: record.state,
+        drain_ms: record
+            .drain_until_us
+            .map(|until| u64::try_from((until - boottime_us()) / 1000).unwrap_or(0)),
         counters,
     }
 }
@@ -467,7 +526,7 @@ mod tests {
     use super::*;
     use crate::daemon::config::{given::Given, keys};
     use crate::daemon::links::Host;
-    use crate::model::Mac;
+    use crate::model::{Labels, Mac};
 
     /// A data path that hears and does not answer.
     struct Deaf;
@@ -503,6 +562,10 @@ mod tests {
             caps: TapCaps::default(),
             since_us: 0,
             publish: Vec::new(),
+            labels: Labels::new(),
+            ports: Vec::new(),
+            state: PodState::default(),
+            drain_until_us: None,
         };
         for _ in 0..2 {
             let tap = std::fs::File::open("/dev/null").unwrap().into();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub enum Command {
     /// Apply what the control plane learned, in this order, between two turns.
     Changes(Vec<Change>),
-    /// Apply what was learned of Services, in this order, between two turns.
+    /// Apply what is different about Services, in this order, between two turns.
     Services(Vec<ServiceChange>),
     /// Put a pod's TAP to work.
     AddPort {

@@ -415,6 +415,10 @@ mod tests {
             caps: Default::default(),
             since_us: 5,
             publish: Vec::new(),
+            labels: Default::default(),
+            ports: Vec::new(),
+            state: Default::default(),
+            drain_until_us: None,
         };
         let records = Records::of("n1", [&b].into_iter(), &ipam, at(30), &clock("x", 1020));
         serde_json::to_vec(&records).unwrap()
@@ -551,6 +555,10 @@ mod tests {
                 caps: Default::default(),
                 since_us: i64::MAX,
                 publish: Vec::new(),
+                labels: Default::default(),
+                ports: Vec::new(),
+                state: Default::default(),
+                drain_until_us: None,
             };
             let rest = Rest {
                 pod: pod(&name),

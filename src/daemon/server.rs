@@ -2,13 +2,14 @@
 //! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, the keeper, signals, and
 //! the worker's end. It sleeps until one of them has something to say. What has to do with the keeper and the records
 //! on disk is in [`kept`], with peers and store in [`news`], with pods that come and go in [`pods`], with their ports on the
-//! host in [`published`].
+//! host in [`published`]; Services, and what they must know of pods, in [`services`].
 
 pub mod kept;
 pub mod names;
 mod news;
 mod pods;
 mod published;
+mod services;
 
 use super::addresses::AddressWatch;
 use super::admin::{Admin, Refusal, Reservation, Worker};
@@ -55,6 +56,8 @@ const ENDPOINTS: Token = Token(9);
 const ENDPOINTS_TOO: Token = Token(10);
 /// The keeper, its end, and the end of the one before it.
 const KEEPER: [Token; 3] = [Token(11), Token(12), Token(13)];
+/// Of the folders of manifests: the one that was given, and the node's own.
+const FOLDERS: [Token; 2] = [Token(14), Token(15)];
 /// The first token of conversations, scrapers and holders.
 const FIRST: usize = 16;
 /// Most conversations at once.
@@ -142,6 +145,7 @@ pub struct Server<'w> {
     attaches: Histogram,
     keeping: Keeping,
     recorder: Recorder,
+    services: services::Services,
     /// None when it is off.
     dns: Option<Dns>,
     /// Names that people added while the node ran.
@@ -180,6 +184,7 @@ impl<'w> Server<'w> {
         let poll = Poll::new()?;
         let netns = NetnsWatch::new()?;
         let admin = Admin::new(&config, worker);
+        let services = services::Services::new(&config);
         let waker = Arc::new(Waker::new(poll.registry(), CLOSED)?);
         wakers.stop.set_nonblocking(true)?;
         wakers.reload.set_nonblocking(true)?;
@@ -224,6 +229,7 @@ impl<'w> Server<'w> {
             attaches: metrics::attach_histogram(),
             keeping: kept.keeping,
             recorder,
+            services,
             dns: None,
             added: Vec::new(),
             closer: Closer::default(),
@@ -267,6 +273,7 @@ impl<'w> Server<'w> {
             let again = (!self.untold.0.is_empty()).then_some(AGAIN);
             let patience = self.endpoints.patience(now).into_iter().chain(again);
             let patience = patience.chain(self.keeping.patience());
+            let patience = patience.chain(self.services_patience());
             let patience = patience.chain(self.recorder.patience()).min();
             match self.poll.poll(&mut events, patience) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -289,8 +296,10 @@ impl<'w> Server<'w> {
                             log::info!("reading the peers again");
                         }
                         self.reload(PeersFile::reload);
+                        self.reload_services();
                     }
                     PEERS => self.reload(PeersFile::changes),
+                    token if FOLDERS.contains(&token) => self.read_services(),
                     STORE => self.hear(),
                     ADDRESSES => self.move_house(),
                     NETNS => {
@@ -319,6 +328,7 @@ impl<'w> Server<'w> {
             if !self.untold.0.is_empty() && now - self.untold.1 >= AGAIN.into() {
                 self.offer();
             }
+            self.services_on_time();
             self.endpoints.expire(now);
             if self.keeping.patience().is_some_and(|p| p.is_zero()) {
                 let todo = self.keeping.on_time(self.poll.registry());
@@ -613,6 +623,13 @@ impl<'w> Server<'w> {
             }
             Request::Unpublish { pod, ports } => self.unpublish(&pod, &ports, now)?,
             Request::Published { pod } => self.published(pod.as_ref(), now)?,
+            Request::Label { pod, changes } => self.label(&pod, &changes, now)?,
+            Request::Ready { pod, ready } => self.set_ready(&pod, ready, now)?,
+            Request::Drain { pod, grace_ms } => self.drain_pod(&pod, grace_ms, now)?,
+            Request::Services => self.list_services(),
+            Request::Service { name } => self.describe_service(&name)?,
+            Request::Apply { text } => self.apply(&text)?,
+            Request::DeleteService { name } => self.delete_service(&name)?,
         };
         Ok(Some(reply))
     }

@@ -77,7 +77,7 @@ fn work(orders: &Receiver<Command>) {
     let mut next = 0;
     for order in orders {
         match order {
-            Command::Changes(_) | Command::Services(_) | Command::Policy(_) => {}
+            Command::Changes(_) | Command::Policy(_) | Command::Services(_) => {}
             Command::AddPort { spec, tap, reply } => {
                 ports.push((spec.pod, tap));
                 next += 1;

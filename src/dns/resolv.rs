@@ -61,18 +61,27 @@ fn server(word: &str, index: impl Fn(&str) -> Option<u32>) -> Option<SocketAddr>
     Some(SocketAddr::new(ip, PORT))
 }
 
-/// The file for a pod: the node at its gateways, the pod's namespace and domain, then what the host searches.
+/// The file for a pod: the node at its gateways; searched are Services as Kubernetes' pods do it, by `services` domain,
+/// then the pod's namespace and domain, then what the host searches. `ndots` is Kubernetes', so that `web.shop.svc` is
+/// found.
 pub fn for_pod(
     gateways: impl IntoIterator<Item = IpAddr>,
     namespace: &str,
     domain: &str,
+    services: &str,
     host: &[Fqdn],
 ) -> String {
     let mut text = String::from("# Made by podwire: the node answers, and asks the host's resolvers.\n");
     for ip in gateways {
         text += &format!("nameserver {ip}\n");
     }
-    let own = [format!("{namespace}.{domain}"), domain.to_string()];
+    let own = [
+        format!("{namespace}.svc.{services}"),
+        format!("svc.{services}"),
+        services.to_string(),
+        format!("{namespace}.{domain}"),
+        domain.to_string(),
+    ];
     let own = own.iter().filter_map(|d| d.parse::<Fqdn>().ok());
     let mut search: Vec<Fqdn> = own.collect();
     search.extend(
@@ -85,7 +94,7 @@ pub fn for_pod(
     if !search.is_empty() {
         text += &format!("search {}\n", search.join(" "));
     }
-    text + "options ndots:2 edns0\n"
+    text + "options ndots:5 edns0\n"
 }
 
 #[cfg(test)]
@@ -130,14 +139,14 @@ options ndots:5 edns0
     fn a_pod_asks_its_gateway_and_searches_its_namespace_first() {
         let ips = ["10.244.1.1".parse().unwrap(), "fd00::1".parse().unwrap()];
         let host = ["corp.example".parse().unwrap(), "pod".parse().unwrap()];
-        let text = for_pod(ips, "Shop", "pod", &host);
+        let text = for_pod(ips, "Shop", "pod", "cluster.local", &host);
         assert_eq!(
             text.lines().skip(1).collect::<Vec<_>>(),
             [
                 "nameserver 10.244.1.1",
                 "nameserver fd00::1",
-                "search shop.pod pod corp.example",
-                "options ndots:2 edns0"
+                "search shop.svc.cluster.local svc.cluster.local cluster.local shop.pod pod corp.example",
+                "options ndots:5 edns0"
             ]
         );
         assert_eq!(ResolvConf::parse(&text, |_| None).servers.len(), 2);

@@ -4,15 +4,18 @@
 //! web.default.pod           the pod default/web               2.1.244.10.in-addr.arpa   its address
 //! db-0.db.shop.pod          the pod shop/db-0, by its set     db.shop.pod               all pods of the set db
 //! host.podwire.internal     the gateway, which is the host    whatever a person adds    static entries
+//! web.default.svc.cluster.local, db-0.db.shop.svc.cluster.local, _http._tcp.web...       Services ([`services`])
 //! ```
 //!
 //! A name that several claim belongs to the lowest [`Rank`]; a set's name to all its pods. Within the apexes (the
-//! domain, `podwire.internal`, the reverse zones of the node's subnets) nothing else exists, and nothing is forwarded;
+//! domain, that of Services, `podwire.internal`, the reverse zones of the node's subnets and of Services) nothing else exists, and nothing is forwarded;
 //! outside of them only a static entry's very name is the node's.
+
+mod services;
 
 use super::entry::{Data, Entry};
 use super::name::{self, Fqdn};
-use crate::model::PodName;
+use crate::model::{PodName, ServiceName};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{HINFO, PTR, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -50,6 +53,8 @@ pub enum Rank {
     Entry,
     /// It is the host's.
     Host,
+    /// It is a Service's; as an address's name, that of what stands behind one without an address of its own.
+    Service,
     /// It is a pod's, by its own name.
     Pod,
     /// It is a pod's, as one of a set: `db-0.db.shop.pod`.
@@ -64,6 +69,7 @@ impl Rank {
         match self {
             Rank::Entry => "entry",
             Rank::Host => "host",
+            Rank::Service => "service",
             Rank::Pod => "pod",
             Rank::Member => "member",
             Rank::Set => "set",
@@ -75,7 +81,15 @@ impl Rank {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Claim {
     rank: Rank,
-    pod: Option<PodName>,
+    who: Who,
+}
+
+/// Whom a claim is of, when several may have one of its rank.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Who {
+    Nobody,
+    Pod(PodName),
+    Service(ServiceName),
 }
 
 /// What a claim says of its name.
@@ -120,6 +134,7 @@ pub struct Zone {
     below: HashMap<Fqdn, usize>,
     pods: HashMap<PodName, PodAddresses>,
     entries: Vec<Entry>,
+    services: services::Services,
 }
 
 impl Zone {
@@ -145,10 +160,11 @@ impl Zone {
             below: HashMap::new(),
             pods: HashMap::new(),
             entries: Vec::new(),
+            services: services::Services::default(),
         };
         let claim = Claim {
             rank: Rank::Host,
-            pod: None,
+            who: Who::Nobody,
         };
         for ip in gateways.iter() {
             let entry = Entry::address(zone.host.clone(), ip);
@@ -162,14 +178,14 @@ impl Zone {
     pub fn set_pod(&mut self, pod: &PodName, addresses: Option<PodAddresses>) {
         if let Some(old) = self.pods.remove(pod) {
             for (name, rank, _) in self.names_of(pod, old) {
-                self.unsay(&name, rank, Some(pod));
+                self.unsay(&name, rank, &Who::Pod(pod.clone()));
             }
         }
         if let Some(new) = addresses {
             for (name, rank, says) in self.names_of(pod, new) {
                 let claim = Claim {
                     rank,
-                    pod: Some(pod.clone()),
+                    who: Who::Pod(pod.clone()),
                 };
                 self.say(name, claim, says);
             }
@@ -181,14 +197,17 @@ impl Zone {
     pub fn set_entries(&mut self, entries: Vec<Entry>) {
         let reverse = |e: &Entry| e.data.ip().map(Fqdn::reverse);
         for entry in std::mem::take(&mut self.entries) {
-            self.unsay(&entry.name, Rank::Entry, None);
+            self.unsay(&entry.name, Rank::Entry, &Who::Nobody);
             if let Some(name) = reverse(&entry) {
                 // Behind a pod of that address, which is told first.
-                self.unsay(&name, Rank::Set, None);
+                self.unsay(&name, Rank::Set, &Who::Nobody);
             }
         }
         for entry in &entries {
-            let claim = |rank| Claim { rank, pod: None };
+            let claim = |rank| Claim {
+                rank,
+                who: Who::Nobody,
+            };
             self.say(
                 entry.name.clone(),
                 claim(Rank::Entry),
@@ -210,7 +229,7 @@ impl Zone {
                 claims_in_force(claims).flat_map(move |(claim, says)| {
                     // An entry's address is claimed behind everybody, and an entry's all the same.
                     let rank = match claim.rank {
-                        Rank::Set if claim.pod.is_none() => Rank::Entry,
+                        Rank::Set if claim.who == Who::Nobody => Rank::Entry,
                         rank => rank,
                     };
                     says.iter().map(move |s| match s {
@@ -409,13 +428,13 @@ impl Zone {
         }
     }
 
-    fn unsay(&mut self, name: &Fqdn, rank: Rank, pod: Option<&PodName>) {
+    fn unsay(&mut self, name: &Fqdn, rank: Rank, who: &Who) {
         let Some(claims) = self.names.get_mut(name) else {
             return;
         };
         claims.remove(&Claim {
             rank,
-            pod: pod.cloned(),
+            who: who.clone(),
         });
         if claims.is_empty() {
             self.names.remove(name);

@@ -4,16 +4,22 @@
 mod counters;
 mod drop;
 mod host;
+mod labels;
 mod mac;
 mod peer;
 mod pod;
 mod publish;
+mod records;
 mod service;
 mod store;
 
 pub use counters::{NodeCounters, PortCounters};
 pub use drop::{DropReason, Drops};
 pub use host::{Heard, HostError, LocalEnd, MouthKind, Moved, Outward};
+pub use labels::{
+    LabelChange, LabelError, Labels, MAX_LABELS, NamedPort, PodState, is_label_key, is_label_value,
+    is_port_name,
+};
 pub use mac::Mac;
 pub use peer::{
     Change, LocalNode, MAX_PEERS, NodeName, Peer, PeerId, Snapshot, UnderlayMtu, VXLAN_OVERHEAD_V4,
@@ -21,6 +27,9 @@ pub use peer::{
 };
 pub use pod::{OffloadMode, PodMtu, PodName, PortId, PortSpec, TapCaps};
 pub use publish::{HostPort, MAX_RANGE, PortMapping, PortMappingError, Protocol};
+pub use records::{
+    EndpointInfo, ServiceHost, ServiceInfo, ServicePortInfo, ServicePortRecord, ServiceRecords,
+};
 pub use service::{
     Backend, BackendPhase, Frontend, Scheduler, ServiceChange, ServiceName, Transport, VirtualServer,
     is_dns_label,

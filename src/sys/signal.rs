@@ -3,6 +3,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
 
 pub use libc::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
@@ -47,23 +48,33 @@ impl Signals {
         }
     }
 
-    /// The next of the signals.
+    /// The next of the signals; none when `patience` is over before.
     ///
     /// # Errors
     /// What the kernel says, apart from interruptions.
-    pub fn wait(&self) -> io::Result<Caught> {
+    pub fn wait(&self, patience: Option<Duration>) -> io::Result<Option<Caught>> {
+        let end = patience.map(|p| Instant::now() + p);
         let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
         loop {
-            // SAFETY: both pointers are to live objects of the right type.
-            let signal = unsafe { libc::sigwaitinfo(&raw const self.0, info.as_mut_ptr()) };
+            let left = end.map(|end| {
+                let left = end.saturating_duration_since(Instant::now());
+                libc::timespec {
+                    tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                    tv_nsec: left.subsec_nanos().into(),
+                }
+            });
+            let timeout = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+            // SAFETY: the pointers are to live objects of the right type, or null, which is no time-out.
+            let signal = unsafe { libc::sigtimedwait(&raw const self.0, info.as_mut_ptr(), timeout) };
             if signal > 0 {
-                // SAFETY: sigwaitinfo filled `info`, since it returned a signal.
+                // SAFETY: sigtimedwait filled `info`, since it returned a signal.
                 let by_kernel = unsafe { info.assume_init_ref() }.si_code > 0;
-                return Ok(Caught { signal, by_kernel });
+                return Ok(Some(Caught { signal, by_kernel }));
             }
-            let e = io::Error::last_os_error();
-            if e.kind() != io::ErrorKind::Interrupted {
-                return Err(e);
+            match io::Error::last_os_error() {
+                e if e.raw_os_error() == Some(libc::EAGAIN) => return Ok(None),
+                e if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+                _ => {}
             }
         }
     }
@@ -89,8 +100,9 @@ mod tests {
         let signals = Signals::hold(&[libc::SIGUSR2]).unwrap();
         // SAFETY: pthread_kill to the calling thread, with a signal that this thread holds back.
         unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGUSR2) };
-        let caught = signals.wait().unwrap();
+        let caught = signals.wait(None).unwrap().unwrap();
         assert_eq!(caught.signal, libc::SIGUSR2);
         assert!(!caught.by_kernel);
+        assert_eq!(signals.wait(Some(Duration::from_millis(1))).unwrap(), None);
     }
 }

@@ -4,6 +4,7 @@ mod clients;
 mod fake;
 mod names;
 mod node;
+mod services;
 mod upstream;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query};

@@ -315,7 +315,8 @@ kill $node; wait $node
     );
     let pod = |search: &str| {
         format!(
-            "nameserver 10.244.1.1\nnameserver fd00:1::1\nsearch shop.pod pod{search}\noptions ndots:2 edns0\n"
+            "nameserver 10.244.1.1\nnameserver fd00:1::1\nsearch shop.svc.cluster.local svc.cluster.local \
+             cluster.local shop.pod pod{search}\noptions ndots:5 edns0\n"
         )
     };
     let corp = pod(" corp.example");

@@ -47,6 +47,8 @@ impl Fake {
             netns: None,
             holder: None,
             publish: Vec::new(),
+            labels: Default::default(),
+            ports: Vec::new(),
         };
         let Ok(Reply::Plan(plan)) = client.call(&Request::Attach(request)) else {
             panic!("no plan");

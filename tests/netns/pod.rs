@@ -70,6 +70,8 @@ impl Pod {
             netns: None,
             holder: None,
             publish: Vec::new(),
+            labels: Default::default(),
+            ports: Vec::new(),
         };
         let attached = sandbox.attach(&node.socket, request);
         let pod = attached.unwrap_or_else(|e| panic!("{name}: {e}")).pod;
@@ -121,6 +123,8 @@ impl Pod {
             netns: None,
             holder: None,
             publish: Vec::new(),
+            labels: Default::default(),
+            ports: Vec::new(),
         };
         let attached = self.sandbox.attach(&node.socket, request);
         let pod = attached.unwrap_or_else(|e| panic!("{name}: {e}")).pod;

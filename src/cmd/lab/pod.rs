@@ -40,6 +40,8 @@ impl Pod {
             netns: None,
             holder: None,
             publish: Vec::new(),
+            labels: Default::default(),
+            ports: Vec::new(),
         };
         let addresses = sandbox.attach(socket, request)?.pod.addresses;
         let four = addresses.iter().find_map(|ip| match ip {

@@ -71,7 +71,7 @@ impl DnsConfig {
     }
 }
 
-fn domain(s: &str) -> Result<Fqdn, String> {
+pub(super) fn domain(s: &str) -> Result<Fqdn, String> {
     let hyphen = |label: &str| label.starts_with('-') || label.ends_with('-');
     if s.split('.').any(hyphen) {
         return Err(format!(

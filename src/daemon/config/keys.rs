@@ -158,6 +158,14 @@ keys! {
     /// Names of your own: `NAME ADDRESS`, `NAME CNAME OTHER`, `NAME SRV PRIORITY WEIGHT PORT HOST`, `NAME TXT TEXT`; as
     /// flags, without commas in texts.
     DNS_RECORDS: "dns.records", "dns-record", "RECORD", TEXT, "none", "\"db.internal 192.0.2.7\"", true;
+    /// Folder of manifests (Kubernetes' Service and EndpointSlice, *.yaml); every change is taken at once.
+    SERVICES: "services.dir", "services", "DIR", TEXT, "none: only what `podwire service apply` gives", "\"/etc/podwire/services\"";
+    /// Where Services' addresses are from, one range of each family: outside of the pod network, and the same on all nodes.
+    CLUSTER_IP: "services.cluster_ip", "service-cluster-ip", "RANGE", TEXT, "10.96.0.0/16, and with IPv6 pods fd00:10:96::/112", "\"10.96.0.0/16\"", true;
+    /// Where node ports are from: FIRST-LAST, the same on all nodes.
+    NODE_PORTS: "services.node_port_range", "service-node-ports", "RANGE", TEXT, "30000-32767", "\"30000-32767\"";
+    /// Domain of Services' names: NAME.NAMESPACE.svc.DOMAIN.
+    SERVICE_DOMAIN: "services.domain", "service-domain", "DOMAIN", TEXT, "cluster.local", "\"cluster.local\"";
     /// Address and port of Prometheus' `/metrics`, for all who can reach it: plain HTTP, no password. Port 0 is any free one.
     METRICS: "metrics.listen", "metrics", "ADDR:PORT", TEXT, "none: no metrics are served", "\"127.0.0.1:9472\"";
 }
@@ -205,6 +213,7 @@ mod tests {
                 Some("pods"),
                 Some("egress"),
                 Some("dns"),
+                Some("services"),
                 Some("metrics")
             ]
         );

@@ -9,10 +9,12 @@ pub mod given;
 mod join;
 pub mod keys;
 mod print;
+mod services;
 mod store;
 
 pub use dns::DnsConfig;
 pub use egress::{EgressConfig, MapHost};
+pub use services::ServicesConfig;
 pub use store::{Password, StoreConfig};
 
 use crate::control::default_vtep_mac;
@@ -106,6 +108,8 @@ pub struct Config {
     pub egress: EgressConfig,
     /// How names are answered; none means not at all.
     pub dns: Option<DnsConfig>,
+    /// Services: where manifests are, and what the cluster agrees on.
+    pub services: ServicesConfig,
     /// Where metrics are served; none means nowhere.
     pub metrics: Option<SocketAddr>,
 }
@@ -208,6 +212,7 @@ impl Config {
             keep_pods: given.value(&keys::KEEP_PODS, on_or_off)?.unwrap_or(false),
             egress: EgressConfig::understand(given)?,
             dns: DnsConfig::understand(given)?,
+            services: ServicesConfig::understand(given)?,
             metrics: given.value(&keys::METRICS, endpoint)?,
             bind,
         };

@@ -101,6 +101,10 @@ impl Config {
             | keys::DNS_RESOLV_CONF
             | keys::DNS_DOMAIN
             | keys::DNS_RECORDS => self.dns.as_ref().and_then(|dns| show_dns(dns, key)),
+            keys::SERVICES => path(&self.services.dir),
+            keys::CLUSTER_IP => list(&self.services.cluster_ip),
+            keys::NODE_PORTS => text(&self.services.port_range()),
+            keys::SERVICE_DOMAIN => text(&self.services.domain),
             keys::METRICS => self.metrics.map(|at| Value::String(at.to_string())),
             _ => self.store.as_ref().and_then(|store| show_store(store, key)),
         }

@@ -23,7 +23,7 @@ use crate::dns::forward::Counts;
 use crate::dns::name::Fqdn;
 use crate::dns::resolv::ResolvConf;
 use crate::dns::zone::PodAddresses;
-use crate::model::PodName;
+use crate::model::{PodName, ServiceName, ServiceRecords};
 use crossbeam_channel::{Sender, bounded};
 use ipnet::IpNet;
 use mio::Waker;
@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PORTS: usize = 32;
 /// Bytes of questions that may wait, and of answers: thousands.
 const BUFFER: usize = 4 << 20;
-/// Most pods whose changes wait in the mailbox: more than a node can have.
+/// Most pods, and Services, whose changes wait in the mailbox: more than a node can have.
 const MAX_NEWS: usize = 1 << 17;
 
 /// What a node's DNS is made of.
@@ -52,6 +52,8 @@ pub struct Settings {
     pub domain: Fqdn,
     /// The pods' subnets.
     pub subnets: Vec<IpNet>,
+    /// Below which Services' names are, and the ranges of their addresses.
+    pub services: (Fqdn, Vec<IpNet>),
     /// Where pods reach the host.
     pub gateways: PodAddresses,
     /// Resolvers to ask instead of the host's.
@@ -204,6 +206,15 @@ impl Dns {
         });
     }
 
+    /// A Service's names are these now, or none.
+    pub fn set_service(&self, service: &ServiceName, records: Option<ServiceRecords>) {
+        self.tell(|news| {
+            if news.services.len() < MAX_NEWS {
+                news.services.insert(service.clone(), records);
+            }
+        });
+    }
+
     /// The static entries are these now.
     pub fn set_entries(&self, entries: Vec<Entry>) {
         self.tell(|news| news.entries = Some(entries));
@@ -243,6 +254,7 @@ struct Mailbox {
 #[derive(Debug, Default)]
 struct News {
     pods: BTreeMap<PodName, Option<PodAddresses>>,
+    services: BTreeMap<ServiceName, Option<ServiceRecords>>,
     entries: Option<Vec<Entry>>,
     /// Who asked last waits for it.
     report: Option<(Sender<DnsReport>, bool)>,

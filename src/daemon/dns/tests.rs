@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 fn settings(upstream: Option<Vec<SocketAddr>>, resolv_conf: PathBuf) -> Settings {
     Settings {
         domain: "pod".parse().unwrap(),
+        services: ("cluster.local".parse().unwrap(), Vec::new()),
         subnets: vec!["10.244.1.0/24".parse().unwrap()],
         gateways: PodAddresses {
             ip4: Some([10, 244, 1, 1].into()),

@@ -60,7 +60,9 @@ pub(super) fn spawn(
         udp.push(place.udp);
         tcp.push(listener);
     }
-    let mut zone = Zone::new(settings.domain.clone(), &settings.subnets, settings.gateways);
+    let (services, ranges) = &settings.services;
+    let mut zone = Zone::new(settings.domain.clone(), &settings.subnets, settings.gateways)
+        .with_services(services.clone(), ranges);
     zone.set_entries(settings.entries.clone());
     let mut server = Server {
         resolver: Resolver::new(zone, settings.cache),
@@ -256,6 +258,13 @@ impl Server {
             self.resolver.change_zone(false, |zone| {
                 for (pod, addresses) in &news.pods {
                     zone.set_pod(pod, *addresses);
+                }
+            });
+        }
+        if !news.services.is_empty() {
+            self.resolver.change_zone(false, |zone| {
+                for (service, records) in &news.services {
+                    zone.set_service(service, records.as_ref());
                 }
             });
         }

@@ -39,7 +39,7 @@ mod process;
 
 pub use process::{VERB, main};
 
-use crate::model::{Mac, PodMtu, PodName, PortMapping, TapCaps};
+use crate::model::{Labels, Mac, NamedPort, PodMtu, PodName, PodState, PortMapping, TapCaps};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
@@ -76,6 +76,18 @@ pub struct Record {
     /// Its published ports; what is published for as long as a client is there is not among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PortMapping>,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// Its ports that have names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<NamedPort>,
+    /// Whether it is there for others.
+    #[serde(default)]
+    pub state: PodState,
+    /// When its port is removed, in microseconds since the machine's boot, when it drains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_until_us: Option<i64>,
 }
 
 /// A pod with its descriptors.

@@ -67,6 +67,10 @@ fn record(pod: &str) -> Record {
         caps: TapCaps::default(),
         since_us: 1,
         publish: Vec::new(),
+        labels: Default::default(),
+        ports: Vec::new(),
+        state: Default::default(),
+        drain_until_us: None,
     }
 }
 

@@ -249,6 +249,7 @@ impl Server<'_> {
             self.lifelines.insert(pod.clone(), lifeline);
         }
         self.publish_again(&pod);
+        self.tell_services(&pod);
         Ok(())
     }
 
@@ -354,7 +355,7 @@ impl Server<'_> {
     /// What a person should look at.
     pub(super) fn complaints(&self) -> impl Iterator<Item = String> {
         let kept = self.keeping.problems().into_iter().chain(self.recorder.problem());
-        kept.chain(self.unpublished())
+        kept.chain(self.unpublished()).chain(self.service_problems())
     }
 
     /// The addresses, for `podwire ipam`.

@@ -31,6 +31,7 @@ pub fn settings(config: &Config) -> Option<Settings> {
     Some(Settings {
         domain: dns.domain.clone(),
         subnets: subnets.into_iter().flatten().collect(),
+        services: (config.services.domain.clone(), config.service_ranges()),
         // Where the host is open to pods; the gateway is the host in any case.
         gateways: PodAddresses {
             ip4: hosts.iter().find_map(four).or(local.gateway4()),
@@ -48,6 +49,9 @@ impl Server<'_> {
     pub fn name(&mut self, dns: Dns) {
         for record in self.admin.records() {
             dns.set_pod(&record.pod, Some(addresses(record)));
+        }
+        for (service, records) in self.services.catalogue.names() {
+            dns.set_service(service, Some(records.clone()));
         }
         self.dns = Some(dns);
         self.tell_entries();
@@ -73,8 +77,9 @@ impl Server<'_> {
         added.iter().map(ToString::to_string).collect()
     }
 
-    /// Tell DNS that a pod came, or went.
-    pub(super) fn tell_name(&self, pod: &PodName) {
+    /// Tell Services and DNS that a pod came, or went.
+    pub(super) fn tell_name(&mut self, pod: &PodName) {
+        self.tell_services(pod);
         if let Some(dns) = &self.dns {
             dns.set_pod(pod, self.admin.record(pod).map(addresses));
         }
@@ -202,7 +207,9 @@ impl Server<'_> {
                 let four = local.gateway4().map(IpAddr::from);
                 let gateways = four.into_iter().chain(local.gateway6().map(IpAddr::from));
                 let host = resolv_conf(&dns.resolv_conf);
-                resolv::for_pod(gateways, &pod.namespace, &dns.domain.to_string(), &host.search)
+                let services = self.config.services.domain.to_string();
+                let domain = dns.domain.to_string();
+                resolv::for_pod(gateways, &pod.namespace, &domain, &services, &host.search)
             });
         Reply::ResolvConf { text }
     }

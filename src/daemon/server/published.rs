@@ -164,6 +164,11 @@ impl Server<'_> {
         let missing = self.unpublished.iter().filter(|(other, ..)| other == pod);
         mappings.extend(missing.map(|(_, mapping, _)| *mapping));
         self.admin.set_published(pod, mappings);
+        self.remember_pod(pod);
+    }
+
+    /// Have what is recorded of a pod outlive this process of the node.
+    pub(super) fn remember_pod(&mut self, pod: &PodName) {
         self.recorder.touch();
         let Some(record) = self.admin.record(pod) else {
             return;
@@ -175,9 +180,9 @@ impl Server<'_> {
                 let lifeline = self.lifelines.get(pod).map(AsFd::as_fd);
                 self.keeping.keep(record, tap.as_fd(), process, lifeline);
             }
-            Some((_, Err(e))) => log::warn!("the keeper does not know the new ports of pod {pod}: {e}"),
+            Some((_, Err(e))) => log::warn!("the keeper does not know what is new of pod {pod}: {e}"),
             None => {
-                log::warn!("the keeper does not know the new ports of pod {pod}: the data path is silent")
+                log::warn!("the keeper does not know what is new of pod {pod}: the data path is silent")
             }
         }
     }

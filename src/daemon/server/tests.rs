@@ -163,6 +163,8 @@ fn want(pod: &str) -> AttachRequest {
         netns: None,
         holder: None,
         publish: Vec::new(),
+        labels: Default::default(),
+        ports: Vec::new(),
     }
 }
 

@@ -190,3 +190,141 @@ proptest! {
         zone().lookup(&bytes, RecordType::from(kind));
     }
 }
+
+fn service(name: &str) -> ServiceName {
+    name.parse().unwrap()
+}
+
+fn srv(name: &str, port: u16) -> crate::model::ServicePortRecord {
+    crate::model::ServicePortRecord {
+        name: name.into(),
+        transport: crate::model::Transport::Tcp,
+        port,
+    }
+}
+
+#[test]
+fn services_have_the_names_of_kubernetes() {
+    use crate::model::{ServiceHost, ServiceRecords};
+    use RecordType as T;
+    let ranges = [
+        "10.96.0.0/16".parse().unwrap(),
+        "fd00:10:96::/112".parse().unwrap(),
+    ];
+    let mut zone = zone().with_services("cluster.local".parse().unwrap(), &ranges);
+    zone.set_pod(&pod("shop/db-0"), Some(ips(7)));
+    let web = ServiceRecords {
+        addresses: vec!["10.96.0.10".parse().unwrap(), "fd00:10:96::a".parse().unwrap()],
+        ports: vec![srv("http", 80)],
+        ..ServiceRecords::default()
+    };
+    let host = |n: u8| ServiceHost {
+        name: format!("db-{}", n - 7),
+        at: [10, 244, 1, n].into(),
+        ports: vec![srv("pg", 5432)],
+    };
+    let db = ServiceRecords {
+        addresses: vec![[10, 244, 1, 7].into(), [10, 244, 1, 8].into()],
+        hosts: vec![host(7), host(8)],
+        ..ServiceRecords::default()
+    };
+    let alias = |to: &str| ServiceRecords {
+        alias: Some(to.into()),
+        ..ServiceRecords::default()
+    };
+    zone.set_service(&service("web"), Some(&web));
+    zone.set_service(&service("shop/db"), Some(&db));
+    zone.set_service(&service("out"), Some(&alias("db.example.org")));
+    zone.set_service(&service("in"), Some(&alias("web.default.svc.cluster.local")));
+    zone.set_service(&service("self"), Some(&alias("self.default.svc.cluster.local")));
+    let table = [
+        ("web.default.svc.cluster.local", T::A, "10.96.0.10"),
+        ("web.default.svc.cluster.local", T::AAAA, "fd00:10:96::a"),
+        ("web.default.svc.cluster.local", T::SRV, "none"),
+        (
+            "_http._tcp.web.default.svc.cluster.local",
+            T::SRV,
+            "0 100 80 web.default.svc.cluster.local.",
+        ),
+        ("_http._udp.web.default.svc.cluster.local", T::SRV, "no such name"),
+        (
+            "10.0.96.10.in-addr.arpa",
+            T::PTR,
+            "web.default.svc.cluster.local.",
+        ),
+        ("11.0.96.10.in-addr.arpa", T::PTR, "no such name"),
+        ("db.shop.svc.cluster.local", T::A, "10.244.1.7 10.244.1.8"),
+        ("db.shop.svc.cluster.local", T::AAAA, "none"),
+        ("db-0.db.shop.svc.cluster.local", T::A, "10.244.1.7"),
+        ("db-9.db.shop.svc.cluster.local", T::A, "no such name"),
+        (
+            "_pg._tcp.db.shop.svc.cluster.local",
+            T::SRV,
+            "0 100 5432 db-0.db.shop.svc.cluster.local. 0 100 5432 db-1.db.shop.svc.cluster.local.",
+        ),
+        // Where a pod stands behind a headless Service, its name there is told.
+        (
+            "7.1.244.10.in-addr.arpa",
+            T::PTR,
+            "db-0.db.shop.svc.cluster.local.",
+        ),
+        (
+            "8.1.244.10.in-addr.arpa",
+            T::PTR,
+            "db-1.db.shop.svc.cluster.local.",
+        ),
+        ("out.default.svc.cluster.local", T::CNAME, "db.example.org."),
+        ("out.default.svc.cluster.local", T::A, "alias of db.example.org"),
+        (
+            "in.default.svc.cluster.local",
+            T::A,
+            "10.96.0.10 web.default.svc.cluster.local.",
+        ),
+        ("self.default.svc.cluster.local", T::A, "no such name"),
+        ("default.svc.cluster.local", T::A, "none"),
+        ("svc.cluster.local", T::A, "none"),
+        ("cluster.local", T::A, "none"),
+        ("nobody.default.svc.cluster.local", T::A, "no such name"),
+        ("example.org.svc.cluster.local", T::A, "no such name"),
+        ("db-0.db.shop.pod", T::A, "10.244.1.7"),
+    ];
+    for (name, kind, expected) in table {
+        assert_eq!(said(&zone, name, kind), expected, "{name} {kind}");
+    }
+    // SRV brings the addresses along.
+    let asked = "_pg._tcp.db.shop.svc.cluster.local".parse::<Fqdn>().unwrap();
+    let Found::Here { additionals, .. } = zone.lookup(asked.wire(), T::SRV) else {
+        panic!()
+    };
+    assert_eq!(additionals.len(), 2);
+    let smaller = ServiceRecords {
+        addresses: db.addresses[..1].to_vec(),
+        hosts: db.hosts[..1].to_vec(),
+        ..ServiceRecords::default()
+    };
+    zone.set_service(&service("shop/db"), Some(&smaller));
+    assert_eq!(said(&zone, "db.shop.svc.cluster.local", T::A), "10.244.1.7");
+    assert_eq!(
+        said(&zone, "db-1.db.shop.svc.cluster.local", T::A),
+        "no such name"
+    );
+    for name in ["web", "shop/db", "out", "in"] {
+        zone.set_service(&service(name), None);
+    }
+    assert_eq!(said(&zone, "web.default.svc.cluster.local", T::A), "no such name");
+    assert_eq!(said(&zone, "7.1.244.10.in-addr.arpa", T::PTR), "db-0.shop.pod.");
+    zone.set_pod(&pod("shop/db-0"), None);
+    assert_eq!(
+        zone.len(),
+        3,
+        "the host's own name and addresses: {:?}",
+        zone.list()
+    );
+    assert_eq!(
+        zone.below
+            .keys()
+            .filter(|n| n.to_string().contains("cluster"))
+            .count(),
+        0
+    );
+}

@@ -1,0 +1,416 @@
+//! Services: manifests and pods go into the catalogue, and what follows goes to the worker and to DNS; what people say of
+//! pods that Services must know (labels, states); and what they ask of Services.
+
+use super::{FOLDERS, Server, watch_fd};
+use crate::api::{AppliedObject, ErrorKind, PodInfo, Reply};
+use crate::control::durable::replace_file;
+use crate::control::services::folder::{Folder, Stated};
+use crate::control::services::manifest::{self, ObjectKey, Source};
+use crate::control::services::{Catalogue, PodFacts};
+use crate::daemon::admin::Refusal;
+use crate::daemon::command::Command;
+use crate::daemon::config::Config;
+use crate::daemon::keeper::Record;
+use crate::daemon::records::boottime_us;
+use crate::model::{
+    Instant, LabelChange, MAX_LABELS, NodeName, PodName, ServiceChange, ServiceInfo, ServiceName,
+};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Most changes of one order to the worker, which does nothing else meanwhile.
+const BATCH: usize = 1024;
+/// When what the worker did not take is offered again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Most problems of Services that `podwire status` shows; `podwire service ls` shows all.
+const FEW: usize = 5;
+/// Longest time a pod may drain.
+const MAX_GRACE_MS: u64 = 24 * 3600 * 1000;
+
+/// What the control thread knows of Services.
+pub(super) struct Services {
+    pub(super) catalogue: Catalogue,
+    node: NodeName,
+    /// The folder that was given, and the node's own.
+    folders: [Option<Folder>; 2],
+    /// Where the node's own is, or will be.
+    own: PathBuf,
+    /// What the worker had no room for, and when it was last asked.
+    untold: (Vec<ServiceChange>, Instant),
+    /// Ranges that are not used.
+    problems: Vec<String>,
+}
+
+impl Services {
+    pub(super) fn new(config: &Config) -> Services {
+        Services {
+            catalogue: Catalogue::new(config.service_rules()),
+            node: config.node.clone(),
+            folders: [None, None],
+            own: PathBuf::new(),
+            untold: (Vec::new(), Instant::ZERO),
+            problems: config.service_range_problems(),
+        }
+    }
+
+    /// Everything that is wrong with manifests, and ranges.
+    fn of_manifests(&self) -> impl Iterator<Item = String> {
+        let folders = self.folders.iter().flatten().flat_map(Folder::problems);
+        self.problems.iter().cloned().chain(folders)
+    }
+}
+
+impl Server<'_> {
+    /// Take what manifests state in the `given` folder, if there is one, and what was applied earlier and is kept in `own`.
+    pub fn open_services(&mut self, given: Option<Folder>, own: &Path) {
+        for problem in &self.services.problems {
+            log::warn!("{problem}");
+        }
+        self.services.own = own.into();
+        self.take_folder(0, given);
+        let kept = own.is_dir().then(|| Folder::open(own).ok()).flatten();
+        self.take_folder(1, kept);
+        self.reload_services();
+    }
+
+    fn take_folder(&mut self, n: usize, folder: Option<Folder>) {
+        if let Some(fd) = folder.as_ref().and_then(Folder::watch_fd)
+            && let Err(e) = watch_fd(&self.poll, fd, FOLDERS[n])
+        {
+            log::warn!("a folder of manifests cannot be watched: {e} (send SIGHUP after a change)");
+        }
+        self.services.folders[n] = folder;
+    }
+
+    /// Take the news of the folders.
+    pub(super) fn read_services(&mut self) {
+        self.take_stated(Folder::changes);
+    }
+
+    /// Look at the folders again, whatever their watches tell.
+    pub(super) fn reload_services(&mut self) {
+        self.take_stated(Folder::reload);
+    }
+
+    fn take_stated(&mut self, news: impl Fn(&mut Folder) -> Vec<Stated>) {
+        for folder in self.services.folders.iter_mut().flatten() {
+            for (source, objects) in news(folder) {
+                self.services.catalogue.set_source(&source, objects);
+            }
+        }
+        self.update_services();
+    }
+
+    /// Tell the catalogue of a pod that came, is another, or went.
+    pub(super) fn tell_services(&mut self, pod: &PodName) {
+        let facts = self.admin.record(pod).map(|r| facts(r, &self.services.node));
+        self.services.catalogue.set_pod(pod, facts);
+        self.update_services();
+    }
+
+    /// Pass on what follows from changes.
+    fn update_services(&mut self) {
+        let update = self.services.catalogue.update();
+        if let Some(dns) = &self.dns {
+            for (service, records) in update.names {
+                dns.set_service(&service, records);
+            }
+        }
+        if !update.services.is_empty() {
+            log::debug!("{} virtual servers are new or changed", update.services.len());
+            self.services.untold.0.extend(update.services);
+            self.offer_services();
+        }
+    }
+
+    /// Offer the worker what it was not told yet, in order. What it has no room for is offered again.
+    fn offer_services(&mut self) {
+        let untold = std::mem::take(&mut self.services.untold.0);
+        let mut told = 0;
+        for batch in untold.chunks(BATCH) {
+            if let Err(e) = self.worker.send(Command::Services(batch.to_vec())) {
+                log::error!("{} changes of Services wait: {e}", untold.len() - told);
+                break;
+            }
+            told += batch.len();
+        }
+        self.services.untold = (untold.into_iter().skip(told).collect(), self.now());
+    }
+
+    /// How long until something about Services or pods that drain is due.
+    pub(super) fn services_patience(&self) -> Option<Duration> {
+        let again = (!self.services.untold.0.is_empty()).then_some(AGAIN);
+        let now = boottime_us();
+        let ends = self.admin.records().filter_map(|r| r.drain_until_us);
+        let left = ends.map(|until| Duration::from_micros(u64::try_from(until - now).unwrap_or(0)));
+        again.into_iter().chain(left).min()
+    }
+
+    /// Do what is due.
+    pub(super) fn services_on_time(&mut self) {
+        if !self.services.untold.0.is_empty() && self.now() - self.services.untold.1 >= AGAIN.into() {
+            self.offer_services();
+        }
+        let now = boottime_us();
+        let over = |r: &&Record| r.drain_until_us.is_some_and(|until| until <= now);
+        let over: Vec<PodName> = self.admin.records().filter(over).map(|r| r.pod.clone()).collect();
+        for pod in over {
+            self.lose(&pod, "it was drained");
+        }
+    }
+
+    /// What a person should look at, in short.
+    pub(super) fn service_problems(&self) -> impl Iterator<Item = String> {
+        let all: Vec<String> = self
+            .services
+            .of_manifests()
+            .chain(self.services.catalogue.problems())
+            .collect();
+        let more = all.len().saturating_sub(FEW);
+        let more =
+            (more > 0).then(|| format!("there are {more} problems of Services more (`podwire service ls`)"));
+        all.into_iter().take(FEW).chain(more)
+    }
+
+    fn known(&self, pod: &PodName) -> Result<&Record, Refusal> {
+        self.admin.record(pod).ok_or_else(|| {
+            let what = format!("there is no pod {pod} on this node (`podwire pods` lists those there are)");
+            Refusal::new(ErrorKind::NotFound, what)
+        })
+    }
+
+    /// Change labels of a pod.
+    pub(super) fn label(
+        &mut self,
+        pod: &PodName,
+        changes: &[LabelChange],
+        now: Instant,
+    ) -> Result<Reply, Refusal> {
+        let mut labels = self.known(pod)?.labels.clone();
+        for change in changes {
+            if let Err(e) = change.to_string().parse::<LabelChange>() {
+                return Err(Refusal::new(ErrorKind::Usage, e.to_string()));
+            }
+            match &change.value {
+                Some(value) => drop(labels.insert(change.key.clone(), value.clone())),
+                None => drop(labels.remove(&change.key)),
+            }
+        }
+        if labels.len() > MAX_LABELS {
+            let what = format!(
+                "pod {pod} would have {} labels, {MAX_LABELS} are the most (take some away)",
+                labels.len()
+            );
+            return Err(Refusal::new(ErrorKind::Usage, what));
+        }
+        self.change_pod(pod, now, |r| r.labels = labels)
+    }
+
+    /// Say whether a pod is ready.
+    pub(super) fn set_ready(&mut self, pod: &PodName, ready: bool, now: Instant) -> Result<Reply, Refusal> {
+        self.known(pod)?;
+        self.change_pod(pod, now, |r| {
+            r.state.ready = ready;
+            if ready {
+                (r.state.draining, r.drain_until_us) = (false, None);
+            }
+        })
+    }
+
+    /// Have a pod get no new flows, and its port go after a while.
+    pub(super) fn drain_pod(
+        &mut self,
+        pod: &PodName,
+        grace_ms: Option<u64>,
+        now: Instant,
+    ) -> Result<Reply, Refusal> {
+        self.known(pod)?;
+        let until = |ms: u64| boottime_us() + i64::try_from(ms.min(MAX_GRACE_MS)).unwrap_or(0) * 1000;
+        log::info!("pod {pod} drains");
+        self.change_pod(pod, now, |r| {
+            r.state.draining = true;
+            r.drain_until_us = grace_ms.map(until);
+        })
+    }
+
+    fn change_pod(
+        &mut self,
+        pod: &PodName,
+        now: Instant,
+        change: impl FnOnce(&mut Record),
+    ) -> Result<Reply, Refusal> {
+        let before = self.admin.record(pod).cloned();
+        self.admin.change(pod, change);
+        if self.admin.record(pod) != before.as_ref() {
+            self.remember_pod(pod);
+            self.tell_services(pod);
+        }
+        let info: Option<PodInfo> = self.admin.pod(pod, now);
+        let info = info.ok_or_else(|| Refusal::new(ErrorKind::NotFound, format!("pod {pod} is gone")))?;
+        Ok(Reply::Pod(Box::new(info)))
+    }
+
+    /// All Services, without what stands behind each.
+    pub(super) fn list_services(&self) -> Reply {
+        let bare = |info: ServiceInfo| ServiceInfo {
+            endpoints: Vec::new(),
+            ..info
+        };
+        Reply::Services {
+            services: self.services.catalogue.list().into_iter().map(bare).collect(),
+            problems: self.services.of_manifests().collect(),
+        }
+    }
+
+    /// One Service.
+    pub(super) fn describe_service(&self, name: &ServiceName) -> Result<Reply, Refusal> {
+        let found = self.services.catalogue.describe(name);
+        let info = found.ok_or_else(|| no_service(name))?;
+        Ok(Reply::Service(Box::new(info)))
+    }
+
+    /// Keep the objects of a manifest, and have them hold at once.
+    pub(super) fn apply(&mut self, text: &str) -> Result<Reply, Refusal> {
+        let read = manifest::read(&Source::Given, text);
+        if !read.mistakes.is_empty() {
+            let told: Vec<String> = read.mistakes.iter().map(ToString::to_string).collect();
+            return Err(Refusal::new(ErrorKind::Usage, told.join("\n")));
+        }
+        if read.manifests.is_empty() {
+            let what = "the manifest is empty (write a Service, or an EndpointSlice)";
+            return Err(Refusal::new(ErrorKind::Usage, what));
+        }
+        let mut objects = Vec::new();
+        let mut services = Vec::new();
+        for manifest in &read.manifests {
+            let key = manifest.object.key();
+            let (place, done) = self.keep_object(&key, &manifest.json)?;
+            services.push(match &manifest.object {
+                manifest::Object::Service(s) => s.name.clone(),
+                manifest::Object::Slice(s) => s.service.clone(),
+            });
+            objects.push(AppliedObject {
+                object: key.to_string(),
+                done: done.into(),
+                place: place.display().to_string(),
+            });
+        }
+        self.reopen_own();
+        services.sort();
+        services.dedup();
+        let infos = services
+            .iter()
+            .filter_map(|name| self.services.catalogue.describe(name));
+        let problems = infos.flat_map(|info| {
+            let name = info.name.clone();
+            info.problems
+                .into_iter()
+                .map(move |p| format!("Service {name}: {p}"))
+        });
+        Ok(Reply::Applied {
+            objects,
+            problems: problems.collect(),
+        })
+    }
+
+    /// Write one object into the node's own folder, as a whole; where, and what is different.
+    fn keep_object(
+        &self,
+        key: &ObjectKey,
+        json: &serde_json::Value,
+    ) -> Result<(PathBuf, &'static str), Refusal> {
+        let place = self.services.own.join(file_name(key));
+        let mut text = serde_json::to_string_pretty(json).unwrap_or_default();
+        text.push('\n');
+        let before = std::fs::read_to_string(&place).ok();
+        let done = match &before {
+            Some(before) if *before == text => return Ok((place, "unchanged")),
+            Some(_) => "changed",
+            None => "created",
+        };
+        match replace_file(&place, &[text.as_bytes()], 0o600) {
+            Ok(()) => Ok((place, done)),
+            Err(e) => {
+                let what = format!("{}: {e} (see --state-dir of the node)", place.display());
+                Err(Refusal::new(ErrorKind::Internal, what))
+            }
+        }
+    }
+
+    /// Look into the node's own folder, which may be new.
+    fn reopen_own(&mut self) {
+        if self.services.folders[1].is_none() {
+            match Folder::open(&self.services.own) {
+                Ok(folder) => self.take_folder(1, Some(folder)),
+                Err(e) => log::error!("what was applied holds after the next start only: {e}"),
+            }
+        }
+        self.reload_services();
+    }
+
+    /// Delete a Service that was applied, with the slices about it.
+    pub(super) fn delete_service(&mut self, name: &ServiceName) -> Result<Reply, Refusal> {
+        let places = self.services.catalogue.places(name);
+        if places.is_empty() {
+            return Err(no_service(name));
+        }
+        let own = |source: &Source| matches!(source, Source::File(path) if path.parent() == Some(&self.services.own));
+        let (ours, others): (Vec<_>, Vec<_>) = places.into_iter().partition(|(source, _)| own(source));
+        let kept = others
+            .iter()
+            .map(|(source, key)| format!("{key} stands in {source}"));
+        let kept: Vec<String> = kept.collect();
+        if ours.is_empty() {
+            let what = format!("{} (delete it there)", kept.join(", "));
+            return Err(Refusal::new(ErrorKind::Taken, what));
+        }
+        let mut objects = Vec::new();
+        for (source, key) in ours {
+            let Source::File(path) = &source else { continue };
+            match std::fs::remove_file(path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    let what = format!("{}: {e} (see --state-dir of the node)", path.display());
+                    return Err(Refusal::new(ErrorKind::Internal, what));
+                }
+                _ => objects.push(AppliedObject {
+                    object: key.to_string(),
+                    done: "deleted".into(),
+                    place: path.display().to_string(),
+                }),
+            }
+        }
+        self.reload_services();
+        let problems = kept
+            .into_iter()
+            .map(|k| format!("{k}: that stays (delete it there)"));
+        Ok(Reply::Applied {
+            objects,
+            problems: problems.collect(),
+        })
+    }
+}
+
+/// What Services must know of a pod of this node.
+fn facts(record: &Record, node: &NodeName) -> PodFacts {
+    PodFacts {
+        node: node.clone(),
+        labels: record.labels.clone(),
+        ip4: record.ip4.map(|n| n.addr()),
+        ip6: record.ip6.map(|n| n.addr()),
+        state: record.state,
+        ports: record.ports.clone(),
+    }
+}
+
+/// The name of an object's file; names of objects have no slashes.
+fn file_name(key: &ObjectKey) -> String {
+    match key {
+        ObjectKey::Service(name) => format!("service.{}.{}.json", name.namespace, name.name),
+        ObjectKey::Slice(namespace, name) => format!("endpointslice.{namespace}.{name}.json"),
+    }
+}
+
+fn no_service(name: &ServiceName) -> Refusal {
+    let what = format!("there is no Service {name} (`podwire service ls` lists those there are)");
+    Refusal::new(ErrorKind::NotFound, what)
+}
