@@ -324,19 +324,15 @@ impl<'w> Admin<'w> {
         Some(info(pod, PortCounters::default(), now))
     }
 
-    /// Have sockets put to work for a pod's published ports, all or none.
+    /// Have sockets put to work for published ports of a pod, or of Services, all or none.
     ///
     /// # Errors
     /// The worker's sentence; it has none of them then.
-    pub fn open(&self, pod: &PodName, sockets: Vec<Socket>) -> Result<(), String> {
+    pub fn open(&self, pod: Option<&PodName>, sockets: Vec<Socket>) -> Result<(), String> {
         let (reply, answer) = bounded(1);
         let ports = sockets.iter().map(|s| s.port).collect();
-        let pod = pod.clone();
-        self.worker.send(Command::Publish {
-            pod: Some(pod),
-            sockets,
-            reply,
-        })?;
+        let pod = pod.cloned();
+        self.worker.send(Command::Publish { pod, sockets, reply })?;
         answer.recv_timeout(PATIENCE).unwrap_or_else(|_| {
             // It may still come to it; this is behind it in the same queue.
             self.shut(ports);

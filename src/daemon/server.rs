@@ -7,6 +7,7 @@
 pub mod kept;
 pub mod names;
 mod news;
+mod node_ports;
 mod pods;
 mod published;
 mod services;
@@ -146,6 +147,7 @@ pub struct Server<'w> {
     keeping: Keeping,
     recorder: Recorder,
     services: services::Services,
+    node_ports: node_ports::NodePorts,
     /// None when it is off.
     dns: Option<Dns>,
     /// Names that people added while the node ran.
@@ -230,6 +232,7 @@ impl<'w> Server<'w> {
             keeping: kept.keeping,
             recorder,
             services,
+            node_ports: node_ports::NodePorts::default(),
             dns: None,
             added: Vec::new(),
             closer: Closer::default(),
@@ -274,6 +277,7 @@ impl<'w> Server<'w> {
             let patience = self.endpoints.patience(now).into_iter().chain(again);
             let patience = patience.chain(self.keeping.patience());
             let patience = patience.chain(self.services_patience());
+            let patience = patience.chain(self.node_ports.patience(now));
             let patience = patience.chain(self.recorder.patience()).min();
             match self.poll.poll(&mut events, patience) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -310,6 +314,7 @@ impl<'w> Server<'w> {
                     LISTENER => self.accept(),
                     ENDPOINTS | ENDPOINTS_TOO => self.accept_scrapers(),
                     token if self.endpoints.has(token) => self.scrape(token),
+                    token if self.node_ports.has(token) => self.tell_health(token),
                     CLOSED => self.go_on(),
                     token if KEEPER.contains(&token) => {
                         let todo = self.keeping.on_event(token, self.poll.registry());
@@ -329,6 +334,7 @@ impl<'w> Server<'w> {
                 self.offer();
             }
             self.services_on_time();
+            self.node_ports_on_time();
             self.endpoints.expire(now);
             if self.keeping.patience().is_some_and(|p| p.is_zero()) {
                 let todo = self.keeping.on_time(self.poll.registry());

@@ -16,7 +16,7 @@ use super::flow::FlowKey;
 use super::from_pod::{Parsed, hop};
 use super::{Exits, FRAME_ROOM, HEADROOM, Node};
 use crate::buf::{Arena, Span};
-use crate::model::{DropReason, Instant, PeerId, PortId, ServiceChange};
+use crate::model::{DropReason, Frontend, Instant, PeerId, PortId, ServiceChange};
 use crate::service::{Services, Verdict};
 use crate::wire::bytes::{array, be16, be32, put, put_be16, put_be32};
 use crate::wire::checksum::{self, transport_is_right};
@@ -83,8 +83,19 @@ impl Node {
     /// Apply what the control plane learned of Services.
     pub fn apply_services(&mut self, changes: Vec<ServiceChange>, now: Instant) {
         self.flows.forget();
+        let local = &self.settings.local;
+        let here = |frontend: Frontend| {
+            let at = local.service_address(frontend.at)?;
+            Some(Frontend { at, ..frontend })
+        };
         for change in changes {
-            self.services.apply(change, now);
+            let change = match change {
+                ServiceChange::Set(frontend, what) => here(frontend).map(|f| ServiceChange::Set(f, what)),
+                ServiceChange::Gone(frontend) => here(frontend).map(ServiceChange::Gone),
+            };
+            if let Some(change) = change {
+                self.services.apply(change, now);
+            }
         }
     }
 

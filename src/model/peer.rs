@@ -224,6 +224,17 @@ impl LocalNode {
         self.subnet6.map(|n| n.network())
     }
 
+    /// Where in the pod network a Service is reached that has this address on the host: a node port, which stands at the
+    /// unspecified address of its family, is the VTEP's, which nothing else has use for.
+    pub fn service_address(&self, at: SocketAddr) -> Option<SocketAddr> {
+        let ip = match at.ip() {
+            ip if !ip.is_unspecified() => ip,
+            IpAddr::V4(_) => self.vtep4()?.into(),
+            IpAddr::V6(_) => self.vtep6()?.into(),
+        };
+        Some(SocketAddr::new(ip, at.port()))
+    }
+
     /// The gateway's IPv4 address: the second of the subnet.
     pub fn gateway4(&self) -> Option<Ipv4Addr> {
         self.vtep4().map(|a| Ipv4Addr::from(u32::from(a).wrapping_add(1)))

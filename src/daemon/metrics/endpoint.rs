@@ -18,6 +18,8 @@ pub const TIME_LIMIT: Duration = Duration::from_secs(5);
 const PAGE_AGE: Duration = Duration::from_millis(100);
 /// Content type of what people read.
 const TEXT: &str = "text/plain; charset=utf-8";
+/// Content type of what balancers read.
+const JSON: &str = "application/json";
 /// What a client may still send after it was answered: without taking it, the kernel would reset the
 /// connection and the client might lose the answer.
 const LATE_BYTES: usize = 65_536;
@@ -29,6 +31,8 @@ pub enum Serves {
     Metrics,
     /// Health only: whoever asks for it need not see who talks to whom.
     Health,
+    /// Whether a Service has backends on this node, wherever one looks.
+    Backends,
 }
 
 /// An endpoint.
@@ -75,6 +79,7 @@ impl Endpoint {
         let key = match serves {
             Serves::Metrics => "metrics.listen",
             Serves::Health => "health.healthz_ip and health.healthz_port",
+            Serves::Backends => "healthCheckNodePort of the Service",
         };
         let failed = |e: io::Error| {
             let (ip, port) = (address.ip(), address.port());
@@ -325,6 +330,15 @@ impl Exchange {
             }
         };
         let (status, page, head_only) = match request {
+            Request::Refused(status) if serves == Serves::Backends && status != Status::NotFound => {
+                (status, None, false)
+            }
+            Request::Metrics { .. } | Request::Alive { .. } | Request::Ready { .. } | Request::Refused(_)
+                if serves == Serves::Backends =>
+            {
+                let status = if ready { Status::Ok } else { Status::NotReady };
+                (status, make(), false)
+            }
             Request::Metrics { .. } if serves == Serves::Health => (Status::NotFound, None, false),
             Request::Metrics { head } => match make() {
                 Some(page) => (Status::Ok, Some(page), head),
@@ -336,6 +350,7 @@ impl Exchange {
             Request::Refused(status) => (status, None, false),
         };
         let (content_type, body) = match (page, status) {
+            (Some(page), _) if serves == Serves::Backends => (JSON, page),
             (Some(page), _) => (CONTENT_TYPE, page),
             (None, Status::Ok) => (TEXT, Rc::new("ok\n".into())),
             (None, status) => (TEXT, Rc::new(status.explain().into())),

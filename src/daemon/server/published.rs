@@ -20,6 +20,13 @@ impl Server<'_> {
         now: Instant,
     ) -> Result<Vec<HostPort>, Refusal> {
         let wanted = self.published.plan(pod, addresses, mappings, now)?;
+        let held = wanted
+            .iter()
+            .find_map(|w| Some((w.port, self.service_at(&w.port)?)));
+        if let Some((port, service)) = held {
+            let what = format!("{port} is held by Service {service} of this node (publish another port)");
+            return Err(Refusal::new(ErrorKind::Taken, what));
+        }
         let bound = bind_all(wanted)?;
         let ports = bound.iter().map(|(wanted, _)| wanted.port).collect();
         for (wanted, socket) in bound {
@@ -34,7 +41,7 @@ impl Server<'_> {
         if sockets.is_empty() {
             return Ok(());
         }
-        let opened = self.admin.open(pod, sockets);
+        let opened = self.admin.open(Some(pod), sockets);
         opened.map_err(|what| Refusal::new(ErrorKind::Internal, what))
     }
 

@@ -121,6 +121,9 @@ impl Server<'_> {
             self.services.untold.0.extend(update.services);
             self.offer_services();
         }
+        if update.outside {
+            self.bind_node_ports();
+        }
     }
 
     /// Offer the worker what it was not told yet, in order. What it has no room for is offered again.
@@ -165,6 +168,7 @@ impl Server<'_> {
             .services
             .of_manifests()
             .chain(self.services.catalogue.problems())
+            .chain(self.node_ports.problems())
             .collect();
         let more = all.len().saturating_sub(FEW);
         let more =
