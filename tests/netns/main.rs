@@ -44,6 +44,7 @@ mod reach;
 mod refusals;
 mod relay;
 mod relay_itself;
+mod services;
 mod spoof;
 mod store;
 mod traffic;
@@ -85,6 +86,7 @@ fn suite() -> ExitCode {
         adopt::CASES,
         crashes::CASES,
         ports::CASES,
+        services::CASES,
         interop::CASES,
         ovs::CASES,
         vde::CASES,
