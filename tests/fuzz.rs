@@ -64,6 +64,11 @@ fn egress() {
 }
 
 #[test]
+fn service() {
+    replay("service");
+}
+
+#[test]
 fn neighbour() {
     replay("neighbour");
 }

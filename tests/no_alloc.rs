@@ -4,7 +4,11 @@
 
 use podwire::buf::{Arena, Message, Progress, Received, Span};
 use podwire::datapath::{Exits, FRAME_ROOM, HEADROOM, Node, Settings};
-use podwire::model::{Change, Instant, LocalNode, Mac, Peer, PodMtu, PortId, PortSpec, TapCaps, UnderlayMtu};
+use podwire::model::{
+    Backend, BackendPhase, Change, Frontend, Instant, LocalNode, Mac, Peer, PodMtu, PortId, PortSpec,
+    Scheduler, ServiceChange, TapCaps, Transport, UnderlayMtu, VirtualServer,
+};
+use podwire::service::{Filter, Limits, Services, Verdict};
 use podwire::wire::bytes::put_be16;
 use podwire::wire::checksum::{Sum, pseudo};
 use podwire::wire::{Gso, Headers, VnetHdr};
@@ -207,5 +211,69 @@ fn a_warm_forwarding_path_takes_no_memory() {
             assert!(turn(kind, now) > 0, "{what} arrives");
         }
         assert_eq!(TAKEN.with(Cell::get) - before, 0, "{what}");
+    }
+}
+
+/// Connections to a Service come, talk and go: what a table has grown to is enough for as many again.
+#[test]
+fn warm_services_take_no_memory() {
+    let vip = Ipv4Addr::new(10, 96, 0, 1);
+    let mut s = Services::new(Limits::default(), 1, None, None);
+    let backends = (2..12).map(|n| Backend {
+        at: SocketAddr::from(([10, 244, 2, n], 80)),
+        phase: BackendPhase::Ready,
+        local: false,
+    });
+    let backends: Vec<Backend> = backends.collect();
+    let now = Instant::from_secs(20);
+    let (_, original) = frame(Mac::of_ipv4(vip), vip, 60_000);
+    let h = Headers::parse(&original).unwrap();
+    let mut f = original.clone();
+    for scheduler in [
+        Scheduler::Random,
+        Scheduler::RoundRobin,
+        Scheduler::LeastConnections,
+        Scheduler::Maglev,
+    ] {
+        let what = VirtualServer {
+            service: "web".parse().unwrap(),
+            port: String::new(),
+            scheduler,
+            affinity: Some(std::time::Duration::from_secs(60)),
+            local_only: false,
+            backends: backends.clone(),
+        };
+        let at = SocketAddr::from((vip, 80));
+        let transport = Transport::Tcp;
+        s.apply(ServiceChange::Set(Frontend { at, transport }, what.into()), now);
+        let mut before = 0;
+        for round in 0..3 {
+            if round == 2 {
+                before = TAKEN.with(Cell::get);
+            }
+            for port in 0..2000 {
+                for flags in [2, 0x10, 0x11] {
+                    f[..54].copy_from_slice(&original[..54]);
+                    put_be16(&mut f, 34, 1000 + port);
+                    f[47] = flags;
+                    let verdict = s.forward(&mut f, &h, Some((34, 16)), true, now);
+                    assert_eq!(verdict, Verdict::Translated);
+                    // The answer: addresses and ports the other way.
+                    let (src, dst): ([u8; 4], [u8; 4]) =
+                        (f[26..30].try_into().unwrap(), f[30..34].try_into().unwrap());
+                    f[26..30].copy_from_slice(&dst);
+                    f[30..34].copy_from_slice(&src);
+                    put_be16(&mut f, 34, 80);
+                    put_be16(&mut f, 36, 1000 + port);
+                    assert!(s.reverse(&mut f, &h, Some((34, 16)), now));
+                }
+            }
+            s.turn(now);
+            if round < 2 {
+                s.kill(&Filter::default());
+            }
+        }
+        assert_eq!(TAKEN.with(Cell::get) - before, 0, "{scheduler:?}");
+        s.kill(&Filter::default());
     }
 }

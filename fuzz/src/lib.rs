@@ -24,6 +24,7 @@ pub mod offload;
 pub mod pod;
 pub mod rules;
 pub mod seeds;
+pub mod service;
 pub mod store;
 pub mod underlay;
 pub mod watch;
@@ -38,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("offload", offload::run),
     ("node", node::run),
     ("egress", egress::run),
+    ("service", service::run),
     ("neighbour", neighbour::run),
     ("dns", dns::run),
     ("store", store::run),

@@ -7,7 +7,7 @@ use podwire::wire::vxlan;
 use std::net::Ipv6Addr;
 
 /// Everything but growth and padding.
-const WHOLE: u8 = MACS | SOURCE | DESTINATION | LENGTHS | SUM;
+pub(super) const WHOLE: u8 = MACS | SOURCE | DESTINATION | LENGTHS | SUM;
 /// Settings of a lab: the first of everything.
 const ORDINARY: [u8; 3] = [0, 0, 0];
 
@@ -22,6 +22,7 @@ pub fn of(target: &str) -> Vec<Seed> {
         "offload" => offload(),
         "node" => node(),
         "egress" => egress(),
+        "service" => super::service::seeds(),
         "neighbour" => neighbour(),
         "dns" => super::dns::seeds(),
         "store" => store(),
@@ -36,7 +37,7 @@ fn le(n: usize) -> [u8; 2] {
 }
 
 /// A frame as `craft::frame` reads it.
-fn shape(repair: u8, frame: &[u8], grow: usize, pad: u8) -> Vec<u8> {
+pub(super) fn shape(repair: u8, frame: &[u8], grow: usize, pad: u8) -> Vec<u8> {
     let mut out = vec![repair];
     out.extend(le(frame.len()));
     out.extend(frame);
@@ -82,7 +83,7 @@ const PING: [u8; 8] = [8, 0, 0, 0, 0, 1, 0, 1];
 const PING6: [u8; 8] = [128, 0, 0, 0, 0, 1, 0, 1];
 
 /// Frames of all kinds: name, bytes, and payload to grow by.
-fn kinds() -> Vec<(&'static str, Vec<u8>, usize)> {
+pub(super) fn kinds() -> Vec<(&'static str, Vec<u8>, usize)> {
     let options = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
     let mut fragment = ipv4(17, &udp(5000, 53));
     fragment[20] = 0x20;

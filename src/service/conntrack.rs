@@ -184,6 +184,12 @@ impl Conntrack {
         self.conns.len() > 0 && (self.masked > 0 && gateway == Some(ip) || self.clients.contains_key(&ip))
     }
 
+    /// A connection of a client.
+    pub fn any_of(&self, ip: IpAddr) -> Option<u32> {
+        let client = self.clients.get(&ip)?;
+        client.giving.first().or(client.lasting.first())
+    }
+
     /// Whether some client is masked.
     #[inline]
     pub fn masks(&self) -> bool {
@@ -288,17 +294,19 @@ impl Conntrack {
         self.conns.remove(n)
     }
 
-    /// A packet of it passes.
+    /// A packet of it passes. Its backend, if it is closing from now on.
     #[inline]
-    pub fn touch(&mut self, n: u32, direction: Direction, signal: Signal, now: u32) {
-        let Some(conn) = self.conns.get_mut(n) else {
-            return;
-        };
+    pub fn touch(&mut self, n: u32, direction: Direction, signal: Signal, now: u32) -> Option<u32> {
+        let conn = self.conns.get_mut(n)?;
         conn.seen = now;
         let before = conn.course.gives_way();
-        if conn.course.step(conn.original.transport, direction, signal) {
-            self.moved_on(n, before, now);
+        if !conn.course.step(conn.original.transport, direction, signal) {
+            return None;
         }
+        let closing = conn.course.state == ConnState::Closing;
+        let backend = closing.then_some(conn.backend);
+        self.moved_on(n, before, now);
+        backend
     }
 
     /// Its state is another one: it waits for another time, and gives way or does not.

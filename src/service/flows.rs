@@ -58,7 +58,7 @@ impl Services {
         let known = self.conntrack.find(Direction::Original, &from);
         let n = match known.filter(|n| !self.is_over(*n, signal)) {
             Some(n) => {
-                self.conntrack.touch(n, Direction::Original, signal, now);
+                self.touch(n, Direction::Original, signal, now);
                 n
             }
             None => match self.begin(known, &from, signal, is_local_client, now) {
@@ -148,7 +148,10 @@ impl Services {
     pub fn close_for(&mut self, ticket: Ticket, failed: bool) {
         let slot = self.table.slots.get(ticket.slot);
         if slot.is_some_and(|s| s.serial == ticket.serial) {
-            self.table.closed(ticket.slot, failed);
+            if failed {
+                self.table.failed(ticket.slot);
+            }
+            self.table.closed(ticket.slot, false);
         }
     }
 
@@ -157,12 +160,23 @@ impl Services {
         let Some(conn) = self.conntrack.conns.get(n) else {
             return;
         };
-        let (slot, failed) = (conn.backend, told && failed(conn));
+        let (slot, was_closing) = (conn.backend, conn.course.state == ConnState::Closing);
+        if told && failed(conn) {
+            self.table.failed(slot);
+        }
         if let Some(it) = self.table.slots.get_mut(slot) {
             it.conns.remove(&mut self.conntrack.conns, n, BACKEND);
         }
-        self.table.closed(slot, failed);
         self.conntrack.remove(n);
+        self.table.closed(slot, was_closing);
+    }
+
+    /// A packet of a connection passes.
+    #[inline]
+    fn touch(&mut self, n: u32, direction: Direction, signal: Signal, now: u32) {
+        if let Some(backend) = self.conntrack.touch(n, direction, signal, now) {
+            self.table.closing(backend);
+        }
     }
 
     /// Whether a known connection is none for this packet: its backend is gone, or it is over and the client begins
@@ -334,9 +348,9 @@ impl Services {
             return false;
         }
         if refused {
-            self.table.refused(slot);
+            self.table.failed(slot);
         }
-        self.conntrack.touch(n, Direction::Reply, signal, now);
+        self.touch(n, Direction::Reply, signal, now);
         self.pass(frame, h, partial, &to, now)
     }
 
@@ -344,6 +358,7 @@ impl Services {
     fn forward_icmp(&mut self, frame: &mut [u8], h: &Headers) -> Verdict {
         let quote = match icmp::parse(frame, h) {
             Some(Message::Error(quote)) => quote,
+            Some(Message::Echo) if h.fragment => return Verdict::Drop(DropReason::FragmentForNode),
             Some(Message::Echo) => return Verdict::Echo,
             _ => return Verdict::Drop(DropReason::ServiceProtocol),
         };
@@ -383,7 +398,7 @@ impl Services {
         icmp::rewrite(frame, h, &quote, &inner, (outer, client));
         if is_udp && unanswered {
             // Nobody is at the backend's port: what the client says next is for another one.
-            self.table.refused(slot);
+            self.table.failed(slot);
             self.close(n, false);
         }
         true

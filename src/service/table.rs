@@ -26,8 +26,9 @@ pub(super) struct Slot {
     pub local: bool,
     /// New flows may go to it.
     pub usable: bool,
-    /// Open connections, and flows that others carry.
     pub conns: List,
+    /// Connections and flows that others carry; those of them that are not closing.
+    held: u32,
     pub open: u32,
     pub opened: u64,
     /// When it was chosen last, in choices.
@@ -130,7 +131,7 @@ impl Table {
         };
         let before = std::mem::take(&mut server.slots);
         let mut slots = Vec::with_capacity(what.backends.len());
-        let mut wanted: Vec<_> = what.backends.iter().copied().collect();
+        let mut wanted = what.backends.to_vec();
         wanted.retain(|b| b.at.is_ipv4() == frontend.at.is_ipv4() && b.at.port() != 0);
         // They come in order; where not, what is right matters more than time.
         if !wanted.is_sorted_by(|a, b| a.at < b.at) {
@@ -164,6 +165,7 @@ impl Table {
                     local: backend.local,
                     usable: false,
                     conns: List::default(),
+                    held: 0,
                     open: 0,
                     opened: 0,
                     chosen: 0,
@@ -209,6 +211,7 @@ impl Table {
         let Some(it) = self.slots.get_mut(slot) else {
             return;
         };
+        it.held += 1;
         it.open += 1;
         it.opened += 1;
         if let Some(server) = self.servers.get_mut(it.server) {
@@ -218,29 +221,40 @@ impl Table {
         }
     }
 
-    /// A flow to a backend is over; whether it had never come about.
-    pub fn closed(&mut self, slot: u32, failed: bool) {
+    /// A flow to a backend is closing: it is no load any more.
+    pub fn closing(&mut self, slot: u32) {
         let Some(it) = self.slots.get_mut(slot) else {
             return;
         };
         it.open = it.open.saturating_sub(1);
-        let (n, free) = (it.server, it.phase.is_none() && it.open == 0);
-        if let Some(server) = self.servers.get_mut(n) {
+        if let Some(server) = self.servers.get_mut(it.server) {
             server.open = server.open.saturating_sub(1);
-            server.failed += u64::from(failed);
             server.choice.moved(&mut self.slots, slot);
-            if free {
-                server.leaving = server.leaving.saturating_sub(1);
-            }
-        }
-        if free {
-            self.slots.remove(slot);
-            self.free_server(n);
         }
     }
 
+    /// A flow to a backend, closing before or not, is no more.
+    pub fn closed(&mut self, slot: u32, was_closing: bool) {
+        if !was_closing {
+            self.closing(slot);
+        }
+        let Some(it) = self.slots.get_mut(slot) else {
+            return;
+        };
+        it.held = it.held.saturating_sub(1);
+        if it.phase.is_some() || it.held > 0 {
+            return;
+        }
+        let n = it.server;
+        self.slots.remove(slot);
+        if let Some(server) = self.servers.get_mut(n) {
+            server.leaving = server.leaving.saturating_sub(1);
+        }
+        self.free_server(n);
+    }
+
     /// A flow to a backend never came about.
-    pub fn refused(&mut self, slot: u32) {
+    pub fn failed(&mut self, slot: u32) {
         let server = self.slots.get(slot).map(|s| s.server);
         if let Some(server) = server.and_then(|n| self.servers.get_mut(n)) {
             server.failed += 1;
@@ -263,7 +277,7 @@ impl Table {
             return;
         };
         (slot.phase, slot.usable, slot.place) = (None, false, NONE);
-        if slot.open == 0 {
+        if slot.held == 0 {
             self.slots.remove(n);
             return;
         }

@@ -66,7 +66,7 @@ pub struct ServiceView {
     pub port: String,
     /// Where it is reached.
     pub frontend: Frontend,
-    /// Flows that are open through this node.
+    /// Flows that are open through this node: not closing, nor over.
     pub open: u64,
     /// Flows there have been.
     pub opened: u64,
@@ -117,7 +117,17 @@ impl Services {
         meant.len()
     }
 
-    /// How many connections there are, and how many are of a client.
+    /// A pod is gone: close its connections, so that whoever gets its address next hears nothing of them. How many.
+    pub fn forget(&mut self, client: IpAddr) -> usize {
+        let mut count = 0;
+        while let Some(n) = self.conntrack.any_of(client) {
+            self.close(n, false);
+            count += 1;
+        }
+        count
+    }
+
+    /// How many connections there are, or of a client.
     pub fn connections(&self, client: Option<IpAddr>) -> usize {
         match client {
             None => self.conntrack.conns.len(),

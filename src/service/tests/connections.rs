@@ -488,3 +488,44 @@ fn filters_and_kills() {
     });
     assert_eq!(resets.count(), 2);
 }
+
+#[test]
+fn what_is_closing_is_no_load() {
+    let mut s = services(Limits::default());
+    let f = frontend(VIP, Transport::Tcp);
+    set(&mut s, f, &Spec::by(Scheduler::LeastConnections, &[A, B]), at(0));
+    let first = connect(&mut s, CLIENT, VIP, at(0)).unwrap();
+    let second = connect(&mut s, "10.244.1.2:5001", VIP, at(0)).unwrap();
+    assert_ne!(first, second);
+    // Both ends are done: the next two are for this backend and then for the one whose turn it is.
+    send(&mut s, Transport::Tcp, CLIENT, VIP, FIN | ACK, at(0)).unwrap();
+    answer(&mut s, Transport::Tcp, first, CLIENT, FIN | ACK, at(0)).unwrap();
+    let seen = s.describe(&f).unwrap();
+    assert_eq!((seen.open, s.connections(None)), (1, 2));
+    assert_eq!(connect(&mut s, "10.244.1.2:5002", VIP, at(0)), Ok(first));
+    settle(&mut s, at(300));
+    let seen = s.describe(&f).unwrap();
+    assert_eq!((seen.open, s.connections(None), seen.failed), (2, 2, 0));
+    assert!(seen.backends.iter().all(|b| b.open == 1));
+}
+
+#[test]
+fn a_pod_that_is_gone_leaves_nothing() {
+    let mut s = with(Transport::Udp, &[A, B], Limits::default());
+    for port in 1..=4 {
+        send(
+            &mut s,
+            Transport::Udp,
+            &format!("10.244.1.2:{port}"),
+            VIP,
+            0,
+            at(0),
+        )
+        .unwrap();
+    }
+    answer(&mut s, Transport::Udp, end(A), "10.244.1.2:1", 0, at(0));
+    send(&mut s, Transport::Udp, "10.244.1.3:1", VIP, 0, at(0)).unwrap();
+    assert_eq!(s.forget("10.244.1.2".parse().unwrap()), 4);
+    assert_eq!(s.forget("10.244.1.2".parse().unwrap()), 0);
+    assert_eq!(s.connections(None), 1);
+}
