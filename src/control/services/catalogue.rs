@@ -3,10 +3,10 @@
 use super::claims::Claims;
 use super::compute::{Behind, HealthCheck, NodePort, Output, World, families, wishes};
 use super::manifest::{EndpointSlice, Family, Object, ObjectKey, Service, ServiceType, Source, TargetPort};
-use super::pods::{PodFacts, Pods, Selectors};
+use super::pods::{PodFacts, PodId, Pods, Selectors};
 use super::rules::Rules;
 use crate::model::{
-    BackendPhase, EndpointInfo, Frontend, PodName, ServiceChange, ServiceInfo, ServiceName, ServicePortInfo,
+    BackendPhase, EndpointInfo, Frontend, ServiceChange, ServiceInfo, ServiceName, ServicePortInfo,
     ServiceRecords, VirtualServer,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -49,7 +49,7 @@ struct Entry {
     /// The slices that are about it.
     slices: BTreeSet<SliceName>,
     /// The pods it selects.
-    pods: BTreeSet<PodName>,
+    pods: BTreeSet<PodId>,
     output: Output,
 }
 
@@ -122,18 +122,18 @@ impl Catalogue {
     }
 
     /// A pod came, is another, or went.
-    pub fn set_pod(&mut self, pod: &PodName, facts: Option<PodFacts>) {
+    pub fn set_pod(&mut self, pod: &PodId, facts: Option<PodFacts>) {
         if self.pods.get(pod).map(|p| p.as_ref()) == facts.as_ref() {
             return;
         }
         let after = match &facts {
-            Some(facts) => self.selectors.of(&pod.namespace, &facts.labels),
+            Some(facts) => self.selectors.of(&pod.name.namespace, &facts.labels),
             None => BTreeSet::new(),
         };
         let here: Vec<IpAddr> = facts.iter().flat_map(PodFacts::addresses).collect();
         let was = self.pods.set(pod, facts);
         let before = match &was {
-            Some(was) => self.selectors.of(&pod.namespace, &was.labels),
+            Some(was) => self.selectors.of(&pod.name.namespace, &was.labels),
             None => BTreeSet::new(),
         };
         for service in before.difference(&after) {

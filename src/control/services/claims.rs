@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(claims.has(&name(1), FOUR), Some(address("10.96.233.168")));
         assert_eq!(
             claims.has(&name(1), Slot::Port(0)),
-            Some(Thing::Port(31_283, Transport::Tcp))
+            Some(Thing::Port(31_099, Transport::Tcp))
         );
     }
 

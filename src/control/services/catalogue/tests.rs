@@ -29,6 +29,13 @@ fn objects(text: &str) -> Vec<(Object, usize)> {
         .collect()
 }
 
+fn id(name: &str) -> PodId {
+    PodId {
+        name: name.parse().unwrap(),
+        node: "n1".parse().unwrap(),
+    }
+}
+
 fn pod(node: u8, last: u8, labels: &str) -> PodFacts {
     let labels = labels.split(',').filter_map(|l| l.split_once('='));
     PodFacts {
@@ -103,7 +110,7 @@ impl Scene {
     }
 
     fn pod(&mut self, name: &str, facts: Option<PodFacts>) -> Update {
-        self.catalogue.set_pod(&name.parse().unwrap(), facts);
+        self.catalogue.set_pod(&id(name), facts);
         self.turn()
     }
 
@@ -448,13 +455,13 @@ fn one_change_among_ten_thousand_is_cheap() {
             let mut facts = pod(1, 2, &format!("app=a{n},tier=all"));
             facts.ip4 = Some((u32::from(std::net::Ipv4Addr::new(10, 244, 0, 0)) + at % 65_000).into());
             facts.ip6 = None;
-            catalogue.set_pod(&format!("p{at}").parse().unwrap(), Some(facts));
+            catalogue.set_pod(&id(&format!("p{at}")), Some(facts));
         }
     }
     assert_eq!(catalogue.update().services.len(), 10_000);
     let mut times = Vec::new();
     for n in 0..200u32 {
-        let name: PodName = format!("p{}", n * 377).parse().unwrap();
+        let name = id(&format!("p{}", n * 377));
         let mut facts = catalogue.pods.get(&name).unwrap().as_ref().clone();
         facts.state.ready = false;
         let start = Instant::now();
@@ -551,7 +558,7 @@ proptest! {
                         facts.ports.extend((at > 1).then(|| "http:8080".parse::<NamedPort>().unwrap()));
                         facts
                     });
-                    let name: PodName = format!("p-{n}").parse().unwrap();
+                    let name = id(&format!("p-{n}"));
                     scene.catalogue.set_pod(&name, facts.clone());
                     pods.insert(name, facts);
                 }
