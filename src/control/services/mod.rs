@@ -27,7 +27,7 @@ mod slice;
 mod spec;
 pub mod yaml;
 
-pub use catalogue::{Catalogue, MAX_OBJECTS, Update};
+pub use catalogue::{Catalogue, MAX_OBJECTS, Pins, Taken, Update};
 pub use compute::{HealthCheck, NodePort};
 pub use manifest::{EndpointSlice, Manifest, Object, ObjectKey, Service, Source};
 pub use pods::{PodFacts, PodId};

@@ -9,7 +9,7 @@ use crate::control::services::folder::Files;
 use crate::control::services::folder::{Folder, Stated};
 use crate::control::services::manifest::{self, ObjectKey, Source};
 use crate::control::services::shared::{MAX_VALUE, SharedKey, SharedPod};
-use crate::control::services::{Catalogue, PodFacts, PodId};
+use crate::control::services::{Catalogue, PodFacts, PodId, Taken};
 use crate::daemon::admin::Refusal;
 use crate::daemon::command::Command;
 use crate::daemon::config::Config;
@@ -413,7 +413,7 @@ impl Server<'_> {
 
     /// Keep the objects of a manifest, and have them hold at once. None when the store is asked, which answers `from`.
     pub(super) fn apply(&mut self, from: Token, text: &str) -> Result<Option<Reply>, Refusal> {
-        let read = manifest::read(&Source::Given, text);
+        let mut read = manifest::read(&Source::Given, text);
         if !read.mistakes.is_empty() {
             let told: Vec<String> = read.mistakes.iter().map(ToString::to_string).collect();
             return Err(Refusal::new(ErrorKind::Usage, told.join("\n")));
@@ -421,6 +421,14 @@ impl Server<'_> {
         if read.manifests.is_empty() {
             let what = "the manifest is empty (write a Service, or an EndpointSlice)";
             return Err(Refusal::new(ErrorKind::Usage, what));
+        }
+        // Kept with its addresses, so that they are the Service's whatever comes after it.
+        let mut taken = Taken::default();
+        for manifest in &mut read.manifests {
+            if let manifest::Object::Service(service) = &manifest.object {
+                let pins = self.services.catalogue.pins(service, &mut taken);
+                manifest.pin(&pins);
+            }
         }
         if self.shared().is_some() {
             let one = |m: &manifest::Manifest| (m.object.key(), Some(m.json.to_string().into_bytes()));

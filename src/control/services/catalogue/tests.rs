@@ -475,6 +475,49 @@ fn one_change_among_ten_thousand_is_cheap() {
     assert!(times[100] < Duration::from_millis(1), "{:?}", times[100]);
 }
 
+#[test]
+fn what_is_applied_keeps_its_addresses() {
+    let mut scene = Scene::new();
+    let text = "{type: NodePort, ipFamilyPolicy: PreferDualStack, ports: [{name: a, port: 80}, {name: b, port: 80, protocol: UDP}]}";
+    let mut taken = Taken::default();
+    let mut keep = |scene: &Scene, name: &str| {
+        let mut found = read(&Source::Given, &service(name, text));
+        let Object::Service(stated) = &found.manifests[0].object else {
+            panic!()
+        };
+        let pins = scene.catalogue.pins(stated, &mut taken);
+        found.manifests[0].pin(&pins);
+        (found.manifests[0].json.to_string(), pins)
+    };
+    let (json, pins) = keep(&scene, "web");
+    scene.state("web", &json);
+    assert_eq!(scene.problems(), [""; 0]);
+    let info = scene.catalogue.describe(&"web".parse().unwrap()).unwrap();
+    assert_eq!(
+        (info.addresses, pins.addresses.len()),
+        (pins.addresses.clone(), 2)
+    );
+    assert_eq!(
+        info.ports.iter().map(|p| p.node_port).collect::<Vec<_>>(),
+        pins.node_ports
+    );
+    assert_eq!(
+        keep(&scene, "web"),
+        (json, pins.clone()),
+        "applied again it is the same"
+    );
+    // What another is given is none of these, and allocated ones make way.
+    let other = service(
+        "aaa",
+        &format!("{{clusterIP: {}, ports: [{{port: 1}}]}}", pins.addresses[0]),
+    );
+    scene.state("zzz", &service("zzz", "{ports: [{port: 1}]}"));
+    let (_, more) = keep(&scene, "other");
+    assert!(more.addresses.iter().all(|a| !pins.addresses.contains(a)));
+    scene.state("other", &other);
+    scene.has_problem("is not in force");
+}
+
 /// A step of the property test.
 #[derive(Clone, Debug)]
 enum Step {
