@@ -3,7 +3,7 @@
 
 use super::input::Input;
 use podwire::control::services::manifest::{Source, read};
-use podwire::control::services::{Catalogue, PodFacts, Rules, Update};
+use podwire::control::services::{Catalogue, PodFacts, PodId, Rules, Update};
 use podwire::model::{Frontend, PodState, ServiceChange, ServiceName, ServiceRecords, VirtualServer};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,7 +42,10 @@ pub fn run(data: &[u8]) {
         }
         let pod = |n: u8| (pods >> n & 1 == 1).then(|| facts(n));
         for k in 0..4 {
-            let name = format!("p-{k}").parse().expect("a name");
+            let name = PodId {
+                name: format!("p-{k}").parse().expect("a name"),
+                node: "n1".parse().expect("a name"),
+            };
             catalogue.set_pod(&name, pod(k).filter(|_| n > 0));
             if n + 1 == texts.len() {
                 catalogue.set_pod(&name, pod(k));

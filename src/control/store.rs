@@ -1,7 +1,7 @@
 //! Membership in a cluster, as the control thread sees it: a thread elsewhere keeps it.
 
 use super::cluster::StoreStatus;
-use super::etcd::{Handle, Told};
+use super::etcd::{Handle, Shared, Told};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The thread that keeps the node's lease and knows those of the others. Nothing here waits for the store itself.
@@ -11,6 +11,11 @@ pub trait Store {
 
     /// Whether its thread has ended, which it does on its own only by a fault.
     fn ended(&self) -> bool;
+
+    /// What nodes share beside their leases; none where they do not.
+    fn shared(&self) -> Option<&Shared> {
+        None
+    }
 
     /// How it stands; `None` when the thread did not answer within a second.
     fn report(&self) -> Option<StoreStatus>;
@@ -29,6 +34,10 @@ impl Store for Handle {
 
     fn ended(&self) -> bool {
         Handle::ended(self)
+    }
+
+    fn shared(&self) -> Option<&Shared> {
+        Some(Handle::shared(self))
     }
 
     fn report(&self) -> Option<StoreStatus> {

@@ -520,7 +520,7 @@ impl<'w> Server<'w> {
                 },
             };
             let answer = match request {
-                Ok(request) => self.answer(conversation, request, fds),
+                Ok(request) => self.answer(token, conversation, request, fds),
                 Err(what) => Err(Refusal::new(ErrorKind::Usage, what)),
             };
             if let Some(reply) = answer.unwrap_or_else(|refusal| Some(refusal.into())) {
@@ -538,6 +538,7 @@ impl<'w> Server<'w> {
     /// The answer to a request; none when the conversation waits with it.
     fn answer(
         &mut self,
+        token: Token,
         from: &mut Conversation,
         request: Request,
         fds: Vec<OwnedFd>,
@@ -634,8 +635,8 @@ impl<'w> Server<'w> {
             Request::Drain { pod, grace_ms } => self.drain_pod(&pod, grace_ms, now)?,
             Request::Services => self.list_services(),
             Request::Service { name } => self.describe_service(&name)?,
-            Request::Apply { text } => self.apply(&text)?,
-            Request::DeleteService { name } => self.delete_service(&name)?,
+            Request::Apply { text } => return self.apply(token, &text),
+            Request::DeleteService { name } => return self.delete_service(token, &name),
         };
         Ok(Some(reply))
     }

@@ -21,6 +21,7 @@ mod outage;
 mod proxy;
 mod secured;
 mod server;
+mod shared;
 mod shell;
 mod size;
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         frozen::CHILDREN,
         many::CHILDREN,
         measure::CHILDREN,
+        shared::CHILDREN,
     ]
     .concat();
     if let Some(done) = child::child(&children) {
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         disk::CASES,
         frozen::CASES,
         many::CASES,
+        shared::CASES,
     ]
     .concat();
     let trial = |(name, run): Case| {

@@ -12,7 +12,7 @@ const PODWIRE: &str = env!("CARGO_BIN_EXE_podwire");
 /// How long anything of a node may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(10);
 
-/// A node, n1. Ended when dropped, with its pods.
+/// A node, n1 unless it is another. Ended when dropped, with its pods.
 pub struct Node {
     dir: PathBuf,
     args: Vec<String>,
@@ -27,10 +27,24 @@ impl Node {
 
     /// The same, with more flags.
     pub fn start_with(url: &str, dir: &Path, state: &Path, more: &[&str]) -> Node {
-        let mut args = ["node", "--name", "n1", "--store", "etcd", "--etcd-endpoints", url]
-            .map(String::from)
-            .to_vec();
-        args.extend(["--bind", "127.0.0.1", "--public-ip", "192.0.2.101"].map(String::from));
+        Node::nth(1, url, dir, state, more)
+    }
+
+    /// One of several, each with a directory of its own.
+    pub fn nth(n: u8, url: &str, dir: &Path, state: &Path, more: &[&str]) -> Node {
+        let (name, bind, public) = (format!("n{n}"), format!("127.0.0.{n}"), format!("192.0.2.10{n}"));
+        let mut args = [
+            "node",
+            "--name",
+            &name,
+            "--store",
+            "etcd",
+            "--etcd-endpoints",
+            url,
+        ]
+        .map(String::from)
+        .to_vec();
+        args.extend(["--bind", &bind, "--public-ip", &public].map(String::from));
         for (flag, path) in [
             ("--state-dir", state.to_path_buf()),
             ("--subnet-file", dir.join("subnet.env")),

@@ -9,33 +9,33 @@ const LONGEST_MS: u64 = 5_000;
 
 /// Failures in a row.
 #[derive(Debug, Default)]
-pub(super) struct Backoff(u32);
+pub(in crate::control) struct Backoff(u32);
 
 impl Backoff {
     /// How long to wait after one more failure: 100 ms doubling to 5 s, of which one half is chance.
-    pub(super) fn wait(&mut self, rng: &mut Rng) -> Duration {
+    pub(in crate::control) fn wait(&mut self, rng: &mut Rng) -> Duration {
         let whole = (FIRST_MS << self.0.min(6)).min(LONGEST_MS);
         self.0 = self.0.saturating_add(1);
         Duration::from_millis(whole / 2 + rng.below(whole / 2 + 1))
     }
 
     /// It went well.
-    pub(super) fn reset(&mut self) {
+    pub(in crate::control) fn reset(&mut self) {
         self.0 = 0;
     }
 }
 
 /// Chance from a seed (splitmix64); no secrets depend on it.
 #[derive(Debug)]
-pub(super) struct Rng(u64);
+pub(in crate::control) struct Rng(u64);
 
 impl Rng {
-    pub(super) fn new(seed: u64) -> Rng {
+    pub(in crate::control) fn new(seed: u64) -> Rng {
         Rng(seed)
     }
 
     /// A number below `n`; 0 when `n` is 0.
-    pub(super) fn below(&mut self, n: u64) -> u64 {
+    pub(in crate::control) fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -21,7 +21,7 @@
 //!   write and one question for a lease's time are under way (`talk`).
 //! - Keys and values of others are taken for what they may be: whatever anybody wrote there (`known`, `peers`).
 
-mod backoff;
+pub(super) mod backoff;
 mod choice;
 mod config;
 mod known;

@@ -41,6 +41,21 @@ impl Keys {
         }
     }
 
+    /// The same of what podwire's nodes share: all that is below a prefix, which ends in a slash.
+    pub fn shared(prefix: &str) -> Keys {
+        let subnets = prefix.as_bytes().to_vec();
+        let mut end = subnets.clone();
+        if let Some(last) = end.last_mut() {
+            *last += 1; // A slash.
+        }
+        Keys {
+            prefix: prefix.into(),
+            config: subnets.clone(),
+            subnets,
+            end,
+        }
+    }
+
     /// The key of a subnet.
     pub fn subnet(&self, key: &SubnetKey) -> Vec<u8> {
         key.etcd_key(&self.prefix).into_bytes()

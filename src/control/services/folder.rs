@@ -84,6 +84,30 @@ impl Files {
         changed.then(|| (source.clone(), state.stated.values().cloned().collect()))
     }
 
+    /// The same of a place that has one object, which has a name by its place.
+    pub fn set_object(
+        &mut self,
+        source: &Source,
+        key: &ObjectKey,
+        text: Option<Result<&str, String>>,
+    ) -> Option<Stated> {
+        let whole = text.map(|text| {
+            let text = text?;
+            let found = read(source, text);
+            let own = matches!(&found.manifests[..], [one] if one.object.key() == *key);
+            match own || !found.mistakes.is_empty() {
+                true => Ok(text),
+                false => Err(format!("is not {key}, which its key says (apply it again)")),
+            }
+        });
+        self.set(source, whole)
+    }
+
+    /// Whether there is such a file.
+    pub fn has(&self, source: &Source) -> bool {
+        self.files.contains_key(source)
+    }
+
     /// What is wrong, for people.
     pub fn problems(&self) -> impl Iterator<Item = &String> {
         self.files.values().flat_map(|f| &f.complaints)

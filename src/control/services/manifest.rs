@@ -5,6 +5,7 @@
 //! line, document, key and what helps; the other objects of the text go on. What an API server only writes down for
 //! itself (`status`, `uid`, `resourceVersion` and the like) changes nothing, and may stand there.
 
+use super::catalogue::Pins;
 use super::read::{Reader, shown};
 use super::yaml::{self, Node, quoted};
 use super::{slice, spec};
@@ -303,6 +304,26 @@ pub struct Manifest {
     pub document: usize,
     /// The same as one JSON text, which reads back to it.
     pub json: serde_json::Value,
+}
+
+impl Manifest {
+    /// Have a Service's JSON say these addresses and node ports itself.
+    pub fn pin(&mut self, pins: &Pins) {
+        let Some(spec) = self.json.get_mut("spec").and_then(|s| s.as_object_mut()) else {
+            return;
+        };
+        let all: Vec<String> = pins.addresses.iter().map(ToString::to_string).collect();
+        if let Some(first) = all.first() {
+            spec.insert("clusterIP".into(), first.as_str().into());
+            spec.insert("clusterIPs".into(), all.into());
+        }
+        let ports = spec.get_mut("ports").and_then(|p| p.as_array_mut());
+        for (port, pin) in ports.into_iter().flatten().zip(&pins.node_ports) {
+            if let (Some(port), Some(pin)) = (port.as_object_mut(), pin) {
+                port.insert("nodePort".into(), (*pin).into());
+            }
+        }
+    }
 }
 
 /// What a text says.

@@ -12,6 +12,7 @@
 //! what happens is ignored. [`folder`] is the state of a folder of them, fed with what its files say; [`Catalogue`] puts
 //! Services and pods together, by Service, so that one change among ten thousand costs what it concerns; [`claims`]
 //! decides who has an address or a port of which there is one, with the same outcome on every node and in any order.
+//! [`shared`] is what nodes tell each other by their store.
 
 mod catalogue;
 mod claims;
@@ -21,12 +22,13 @@ pub mod manifest;
 pub mod pods;
 mod read;
 mod rules;
+pub mod shared;
 mod slice;
 mod spec;
 pub mod yaml;
 
-pub use catalogue::{Catalogue, MAX_OBJECTS, Update};
+pub use catalogue::{Catalogue, MAX_OBJECTS, Pins, Taken, Update};
 pub use compute::{HealthCheck, NodePort};
 pub use manifest::{EndpointSlice, Manifest, Object, ObjectKey, Service, Source};
-pub use pods::PodFacts;
+pub use pods::{PodFacts, PodId};
 pub use rules::{Rules, default_ranges};

@@ -5,6 +5,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+/// A pod among all nodes': each node has names of its own.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct PodId {
+    /// Its name.
+    pub name: PodName,
+    /// Its node.
+    pub node: NodeName,
+}
+
 /// What Services must know of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodFacts {
@@ -35,27 +44,27 @@ type Label = (String, String, String);
 /// All pods.
 #[derive(Default)]
 pub(super) struct Pods {
-    all: HashMap<PodName, Arc<PodFacts>>,
-    labelled: HashMap<Label, BTreeSet<PodName>>,
-    at: HashMap<IpAddr, BTreeSet<PodName>>,
+    all: HashMap<PodId, Arc<PodFacts>>,
+    labelled: HashMap<Label, BTreeSet<PodId>>,
+    at: HashMap<IpAddr, BTreeSet<PodId>>,
 }
 
 impl Pods {
-    pub fn get(&self, pod: &PodName) -> Option<&Arc<PodFacts>> {
+    pub fn get(&self, pod: &PodId) -> Option<&Arc<PodFacts>> {
         self.all.get(pod)
     }
 
     /// Who has an address.
-    pub fn at(&self, ip: IpAddr) -> Option<&PodName> {
+    pub fn at(&self, ip: IpAddr) -> Option<&PodId> {
         self.at.get(&ip)?.first()
     }
 
     /// Put a pod there, or take it away; what was there before.
-    pub fn set(&mut self, pod: &PodName, facts: Option<PodFacts>) -> Option<Arc<PodFacts>> {
+    pub fn set(&mut self, pod: &PodId, facts: Option<PodFacts>) -> Option<Arc<PodFacts>> {
         let before = self.all.remove(pod);
         if let Some(before) = &before {
             for (key, value) in &before.labels {
-                remove(&mut self.labelled, &label(&pod.namespace, key, value), pod);
+                remove(&mut self.labelled, &label(&pod.name.namespace, key, value), pod);
             }
             for ip in before.addresses() {
                 remove(&mut self.at, &ip, pod);
@@ -65,7 +74,7 @@ impl Pods {
             for (key, value) in &facts.labels {
                 let all = self
                     .labelled
-                    .entry(label(&pod.namespace, key, value))
+                    .entry(label(&pod.name.namespace, key, value))
                     .or_default();
                 all.insert(pod.clone());
             }
@@ -78,7 +87,7 @@ impl Pods {
     }
 
     /// Those of a namespace that have all these labels; none when there are no labels.
-    pub fn select(&self, namespace: &str, selector: &Labels) -> BTreeSet<PodName> {
+    pub fn select(&self, namespace: &str, selector: &Labels) -> BTreeSet<PodId> {
         let sets = selector
             .iter()
             .map(|(k, v)| self.labelled.get(&label(namespace, k, v)));
@@ -101,7 +110,7 @@ fn label(namespace: &str, key: &str, value: &str) -> Label {
     (namespace.into(), key.into(), value.into())
 }
 
-fn remove<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<PodName>>, key: &K, pod: &PodName) {
+fn remove<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<PodId>>, key: &K, pod: &PodId) {
     if let Some(all) = index.get_mut(key) {
         all.remove(pod);
         if all.is_empty() {

@@ -398,6 +398,7 @@ fn each_key_says_what_would_be_right() {
             &keys::PREFIX,
             &keys::SUBNET_FILE,
             &keys::DNS_RESOLV_CONF,
+            &keys::SERVICES,
         ]
         .contains(key);
         assert_eq!(refused, wrong.len() - if free { 2 } else { 0 }, "{}", key.name);

@@ -327,6 +327,7 @@ impl Server<'_> {
         if leave {
             self.keeping.leave();
         } else {
+            self.unshare_pods();
             self.keeping.end();
             for (pod, tap) in self.keeping.parting() {
                 self.close(pod, tap);

@@ -80,8 +80,13 @@ impl Server<'_> {
     /// Tell Services and DNS that a pod came, or went.
     pub(super) fn tell_name(&mut self, pod: &PodName) {
         self.tell_services(pod);
+        self.name_pod(pod);
+    }
+
+    /// Have DNS know the addresses of a pod's name.
+    pub(super) fn name_pod(&self, pod: &PodName) {
         if let Some(dns) = &self.dns {
-            dns.set_pod(pod, self.admin.record(pod).map(addresses));
+            dns.set_pod(pod, self.addresses_of_name(pod));
         }
     }
 
@@ -226,7 +231,7 @@ impl Server<'_> {
     }
 }
 
-fn addresses(record: &Record) -> PodAddresses {
+pub(super) fn addresses(record: &Record) -> PodAddresses {
     PodAddresses {
         ip4: record.ip4.map(|n| n.addr()),
         ip6: record.ip6.map(|n| n.addr()),

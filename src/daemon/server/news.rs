@@ -74,6 +74,7 @@ impl Server<'_> {
             log::error!("the thread that keeps the lease ended: the node goes on with the peers it knows");
         }
         self.tell(changes);
+        self.hear_shared();
     }
 
     /// Pass changes to the worker, after those it had no room for.

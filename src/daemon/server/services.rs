@@ -1,20 +1,26 @@
 //! Services: manifests and pods go into the catalogue, and what follows goes to the worker and to DNS; what people say of
 //! pods that Services must know (labels, states); and what they ask of Services.
 
-use super::{FOLDERS, Server, watch_fd};
+use super::{FOLDERS, Server, Source as Peers, watch_fd};
 use crate::api::{AppliedObject, ErrorKind, PodInfo, Reply};
 use crate::control::durable::replace_file;
+use crate::control::etcd::{MAX_KEYS, Order, Shared, SharedNews};
+use crate::control::services::folder::Files;
 use crate::control::services::folder::{Folder, Stated};
 use crate::control::services::manifest::{self, ObjectKey, Source};
-use crate::control::services::{Catalogue, PodFacts};
+use crate::control::services::shared::{MAX_VALUE, SharedKey, SharedPod};
+use crate::control::services::{Catalogue, PodFacts, PodId, Taken};
 use crate::daemon::admin::Refusal;
 use crate::daemon::command::Command;
 use crate::daemon::config::Config;
 use crate::daemon::keeper::Record;
 use crate::daemon::records::boottime_us;
+use crate::dns::zone::PodAddresses;
 use crate::model::{
     Instant, LabelChange, MAX_LABELS, NodeName, PodName, ServiceChange, ServiceInfo, ServiceName,
 };
+use mio::Token;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,6 +45,15 @@ pub(super) struct Services {
     untold: (Vec<ServiceChange>, Instant),
     /// Ranges that are not used.
     problems: Vec<String>,
+    /// Manifests of the store.
+    stored: Files,
+    /// What is not well with the store.
+    store_problems: Vec<String>,
+    /// Pods of other nodes, by name.
+    others: HashMap<PodName, BTreeMap<NodeName, PodAddresses>>,
+    /// Who waits for the store, by the number of the order, with the answer.
+    waiting: HashMap<u64, (Token, Vec<AppliedObject>)>,
+    last_order: u64,
 }
 
 impl Services {
@@ -50,13 +65,23 @@ impl Services {
             own: PathBuf::new(),
             untold: (Vec::new(), Instant::ZERO),
             problems: config.service_range_problems(),
+            stored: Files::default(),
+            store_problems: Vec::new(),
+            others: HashMap::new(),
+            waiting: HashMap::new(),
+            last_order: 0,
         }
     }
 
     /// Everything that is wrong with manifests, and ranges.
     fn of_manifests(&self) -> impl Iterator<Item = String> {
         let folders = self.folders.iter().flatten().flat_map(Folder::problems);
-        self.problems.iter().cloned().chain(folders)
+        let stored = self
+            .stored
+            .problems()
+            .map(|p| format!("{p}; what was stated there before stays"));
+        let own = self.problems.iter().chain(&self.store_problems).cloned();
+        own.chain(folders).chain(stored)
     }
 }
 
@@ -71,6 +96,8 @@ impl Server<'_> {
         let kept = own.is_dir().then(|| Folder::open(own).ok()).flatten();
         self.take_folder(1, kept);
         self.reload_services();
+        self.share_pods();
+        self.hear_shared();
     }
 
     fn take_folder(&mut self, n: usize, folder: Option<Folder>) {
@@ -104,8 +131,123 @@ impl Server<'_> {
     /// Tell the catalogue of a pod that came, is another, or went.
     pub(super) fn tell_services(&mut self, pod: &PodName) {
         let facts = self.admin.record(pod).map(|r| facts(r, &self.services.node));
-        self.services.catalogue.set_pod(pod, facts);
+        let id = PodId {
+            name: pod.clone(),
+            node: self.services.node.clone(),
+        };
+        self.services.catalogue.set_pod(&id, facts);
         self.update_services();
+        self.share_pods();
+    }
+
+    fn shared(&self) -> Option<&Shared> {
+        match &self.source {
+            Peers::Store(store, _) => store.shared(),
+            _ => None,
+        }
+    }
+
+    /// Have the other nodes know this node's pods.
+    fn share_pods(&self) {
+        let Some(shared) = self.shared() else { return };
+        let one = |record: &Record| {
+            let key = SharedKey::Pod(PodId {
+                name: record.pod.clone(),
+                node: self.services.node.clone(),
+            });
+            (
+                key.path(),
+                SharedPod::of(&facts(record, &self.services.node)).write(),
+            )
+        };
+        shared.set_pods(self.admin.records().map(one).collect());
+    }
+
+    /// Have the other nodes know that this node's pods are gone.
+    pub(super) fn unshare_pods(&self) {
+        if let Some(shared) = self.shared() {
+            shared.set_pods(BTreeMap::new());
+        }
+    }
+
+    /// Take the news of what nodes share.
+    pub(super) fn hear_shared(&mut self) {
+        let Some(SharedNews {
+            changes,
+            done,
+            problems,
+            ..
+        }) = self.shared().map(Shared::news)
+        else {
+            return;
+        };
+        self.services.store_problems = problems;
+        for (path, value) in changes {
+            match SharedKey::parse(&path) {
+                Some(SharedKey::Object(key)) => {
+                    let text = value.as_ref().map(|v| {
+                        std::str::from_utf8(v).map_err(|_| "is no text (apply it again)".to_string())
+                    });
+                    let stated = self.services.stored.set_object(&Source::Store(path), &key, text);
+                    if let Some((source, objects)) = stated {
+                        self.services.catalogue.set_source(&source, objects);
+                    }
+                }
+                // Of its own pods a node knows better.
+                Some(SharedKey::Pod(id)) if id.node == self.services.node => {}
+                Some(SharedKey::Pod(id)) => {
+                    let facts = value.and_then(|v| SharedPod::read(&v, &id.node));
+                    self.set_other(&id, facts);
+                }
+                None => {}
+            }
+        }
+        self.update_services();
+        for (id, outcome) in done {
+            let Some((token, objects)) = self.services.waiting.remove(&id) else {
+                continue;
+            };
+            let reply = match outcome {
+                Ok(()) => Reply::Applied {
+                    problems: Vec::new(),
+                    objects,
+                },
+                Err(why) => Refusal::new(ErrorKind::Waiting, format!("etcd: {why}")).into(),
+            };
+            // One that went away meanwhile does not hear it.
+            if let Some(conversation) = self.conversations.get_mut(&token) {
+                let _ = conversation.wire.reply(&reply);
+            }
+        }
+    }
+
+    /// A pod of another node came, is another, or went.
+    fn set_other(&mut self, id: &PodId, facts: Option<PodFacts>) {
+        let nodes = self.services.others.entry(id.name.clone()).or_default();
+        match &facts {
+            Some(facts) => {
+                let addresses = PodAddresses {
+                    ip4: facts.ip4,
+                    ip6: facts.ip6,
+                };
+                nodes.insert(id.node.clone(), addresses);
+            }
+            None => drop(nodes.remove(&id.node)),
+        }
+        if nodes.is_empty() {
+            self.services.others.remove(&id.name);
+        }
+        self.services.catalogue.set_pod(id, facts);
+        self.name_pod(&id.name);
+    }
+
+    /// The addresses of a name: of this node's pod, or of that of the first other node that has one of that name.
+    pub(super) fn addresses_of_name(&self, pod: &PodName) -> Option<PodAddresses> {
+        if let Some(record) = self.admin.record(pod) {
+            return Some(super::names::addresses(record));
+        }
+        let nodes = self.services.others.get(pod)?;
+        nodes.values().next().copied()
     }
 
     /// Pass on what follows from changes.
@@ -273,9 +415,9 @@ impl Server<'_> {
         Ok(Reply::Service(Box::new(info)))
     }
 
-    /// Keep the objects of a manifest, and have them hold at once.
-    pub(super) fn apply(&mut self, text: &str) -> Result<Reply, Refusal> {
-        let read = manifest::read(&Source::Given, text);
+    /// Keep the objects of a manifest, and have them hold at once. None when the store is asked, which answers `from`.
+    pub(super) fn apply(&mut self, from: Token, text: &str) -> Result<Option<Reply>, Refusal> {
+        let mut read = manifest::read(&Source::Given, text);
         if !read.mistakes.is_empty() {
             let told: Vec<String> = read.mistakes.iter().map(ToString::to_string).collect();
             return Err(Refusal::new(ErrorKind::Usage, told.join("\n")));
@@ -283,6 +425,19 @@ impl Server<'_> {
         if read.manifests.is_empty() {
             let what = "the manifest is empty (write a Service, or an EndpointSlice)";
             return Err(Refusal::new(ErrorKind::Usage, what));
+        }
+        // Kept with its addresses, so that they are the Service's whatever comes after it.
+        let mut taken = Taken::default();
+        for manifest in &mut read.manifests {
+            if let manifest::Object::Service(service) = &manifest.object {
+                let pins = self.services.catalogue.pins(service, &mut taken);
+                manifest.pin(&pins);
+            }
+        }
+        if self.shared().is_some() {
+            let one = |m: &manifest::Manifest| (m.object.key(), Some(m.json.to_string().into_bytes()));
+            let keys = read.manifests.iter().map(one).collect();
+            return self.order(from, keys).map(|()| None);
         }
         let mut objects = Vec::new();
         let mut services = Vec::new();
@@ -311,10 +466,57 @@ impl Server<'_> {
                 .into_iter()
                 .map(move |p| format!("Service {name}: {p}"))
         });
-        Ok(Reply::Applied {
+        Ok(Some(Reply::Applied {
             objects,
             problems: problems.collect(),
-        })
+        }))
+    }
+
+    /// Have the store keep these objects, or delete them, all or none.
+    fn order(&mut self, from: Token, objects: Vec<(ObjectKey, Option<Vec<u8>>)>) -> Result<(), Refusal> {
+        let usage = |what: String| Err(Refusal::new(ErrorKind::Usage, what));
+        if objects.len() > MAX_KEYS {
+            return usage(format!(
+                "{} objects are too many at once (split them: {MAX_KEYS} at most)",
+                objects.len()
+            ));
+        }
+        let long = objects
+            .iter()
+            .find(|(_, v)| v.as_ref().is_some_and(|v| v.len() > MAX_VALUE));
+        if let Some((key, _)) = long {
+            return usage(format!(
+                "{key} is too long for etcd (leave annotations out: {} KiB at most)",
+                MAX_VALUE >> 10
+            ));
+        }
+        let mut done = Vec::new();
+        let mut keys = Vec::new();
+        for (key, value) in objects {
+            let path = SharedKey::Object(key.clone()).path();
+            let there = self.services.stored.has(&Source::Store(path.clone()));
+            done.push(AppliedObject {
+                object: key.to_string(),
+                done: match (&value, there) {
+                    (None, _) => "deleted",
+                    (Some(_), true) => "changed",
+                    (Some(_), false) => "created",
+                }
+                .into(),
+                place: format!("etcd:{path}"),
+            });
+            keys.push((path, value));
+        }
+        self.services.last_order += 1;
+        let id = self.services.last_order;
+        let Some(shared) = self.shared() else {
+            return Err(Refusal::new(ErrorKind::Internal, "this node has no store"));
+        };
+        shared
+            .order(Order { id, keys })
+            .map_err(|e| Refusal::new(ErrorKind::Waiting, e))?;
+        self.services.waiting.insert(id, (from, done));
+        Ok(())
     }
 
     /// Write one object into the node's own folder, as a whole; where, and what is different.
@@ -353,10 +555,22 @@ impl Server<'_> {
     }
 
     /// Delete a Service that was applied, with the slices about it.
-    pub(super) fn delete_service(&mut self, name: &ServiceName) -> Result<Reply, Refusal> {
+    pub(super) fn delete_service(
+        &mut self,
+        from: Token,
+        name: &ServiceName,
+    ) -> Result<Option<Reply>, Refusal> {
         let places = self.services.catalogue.places(name);
         if places.is_empty() {
             return Err(no_service(name));
+        }
+        let stored: Vec<_> = places
+            .iter()
+            .filter(|(source, _)| matches!(source, Source::Store(_)))
+            .collect();
+        if !stored.is_empty() {
+            let keys = stored.iter().map(|(_, key)| (key.clone(), None)).collect();
+            return self.order(from, keys).map(|()| None);
         }
         let own = |source: &Source| matches!(source, Source::File(path) if path.parent() == Some(&self.services.own));
         let (ours, others): (Vec<_>, Vec<_>) = places.into_iter().partition(|(source, _)| own(source));
@@ -387,10 +601,10 @@ impl Server<'_> {
         let problems = kept
             .into_iter()
             .map(|k| format!("{k}: that stays (delete it there)"));
-        Ok(Reply::Applied {
+        Ok(Some(Reply::Applied {
             objects,
             problems: problems.collect(),
-        })
+        }))
     }
 }
 

@@ -29,6 +29,13 @@ fn objects(text: &str) -> Vec<(Object, usize)> {
         .collect()
 }
 
+fn id(name: &str) -> PodId {
+    PodId {
+        name: name.parse().unwrap(),
+        node: "n1".parse().unwrap(),
+    }
+}
+
 fn pod(node: u8, last: u8, labels: &str) -> PodFacts {
     let labels = labels.split(',').filter_map(|l| l.split_once('='));
     PodFacts {
@@ -103,7 +110,7 @@ impl Scene {
     }
 
     fn pod(&mut self, name: &str, facts: Option<PodFacts>) -> Update {
-        self.catalogue.set_pod(&name.parse().unwrap(), facts);
+        self.catalogue.set_pod(&id(name), facts);
         self.turn()
     }
 
@@ -448,13 +455,13 @@ fn one_change_among_ten_thousand_is_cheap() {
             let mut facts = pod(1, 2, &format!("app=a{n},tier=all"));
             facts.ip4 = Some((u32::from(std::net::Ipv4Addr::new(10, 244, 0, 0)) + at % 65_000).into());
             facts.ip6 = None;
-            catalogue.set_pod(&format!("p{at}").parse().unwrap(), Some(facts));
+            catalogue.set_pod(&id(&format!("p{at}")), Some(facts));
         }
     }
     assert_eq!(catalogue.update().services.len(), 10_000);
     let mut times = Vec::new();
     for n in 0..200u32 {
-        let name: PodName = format!("p{}", n * 377).parse().unwrap();
+        let name = id(&format!("p{}", n * 377));
         let mut facts = catalogue.pods.get(&name).unwrap().as_ref().clone();
         facts.state.ready = false;
         let start = Instant::now();
@@ -466,6 +473,49 @@ fn one_change_among_ten_thousand_is_cheap() {
     times.sort();
     println!("one change: median {:?}, worst {:?}", times[100], times[199]);
     assert!(times[100] < Duration::from_millis(1), "{:?}", times[100]);
+}
+
+#[test]
+fn what_is_applied_keeps_its_addresses() {
+    let mut scene = Scene::new();
+    let text = "{type: NodePort, ipFamilyPolicy: PreferDualStack, ports: [{name: a, port: 80}, {name: b, port: 80, protocol: UDP}]}";
+    let mut taken = Taken::default();
+    let mut keep = |scene: &Scene, name: &str| {
+        let mut found = read(&Source::Given, &service(name, text));
+        let Object::Service(stated) = &found.manifests[0].object else {
+            panic!()
+        };
+        let pins = scene.catalogue.pins(stated, &mut taken);
+        found.manifests[0].pin(&pins);
+        (found.manifests[0].json.to_string(), pins)
+    };
+    let (json, pins) = keep(&scene, "web");
+    scene.state("web", &json);
+    assert_eq!(scene.problems(), [""; 0]);
+    let info = scene.catalogue.describe(&"web".parse().unwrap()).unwrap();
+    assert_eq!(
+        (info.addresses, pins.addresses.len()),
+        (pins.addresses.clone(), 2)
+    );
+    assert_eq!(
+        info.ports.iter().map(|p| p.node_port).collect::<Vec<_>>(),
+        pins.node_ports
+    );
+    assert_eq!(
+        keep(&scene, "web"),
+        (json, pins.clone()),
+        "applied again it is the same"
+    );
+    // What another is given is none of these, and allocated ones make way.
+    let other = service(
+        "aaa",
+        &format!("{{clusterIP: {}, ports: [{{port: 1}}]}}", pins.addresses[0]),
+    );
+    scene.state("zzz", &service("zzz", "{ports: [{port: 1}]}"));
+    let (_, more) = keep(&scene, "other");
+    assert!(more.addresses.iter().all(|a| !pins.addresses.contains(a)));
+    scene.state("other", &other);
+    scene.has_problem("is not in force");
 }
 
 /// A step of the property test.
@@ -551,7 +601,7 @@ proptest! {
                         facts.ports.extend((at > 1).then(|| "http:8080".parse::<NamedPort>().unwrap()));
                         facts
                     });
-                    let name: PodName = format!("p-{n}").parse().unwrap();
+                    let name = id(&format!("p-{n}"));
                     scene.catalogue.set_pod(&name, facts.clone());
                     pods.insert(name, facts);
                 }

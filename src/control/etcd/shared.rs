@@ -1,0 +1,439 @@
+//! What podwire's nodes share beside their leases: every key below `<prefix>/podwire/`, followed; this node's pods, kept
+//! there by a lease; and what people apply, written.
+//!
+//! ```text
+//!  control thread          | thread "store"
+//!   Shared --wants-------> | writer: a lease, and the pods on it
+//!          --orders------> |         manifests, one transaction each
+//!          <--[ Mailbox ]- | reader: list, then watch, and again; Mirror says what is proven
+//! ```
+//!
+//! The mailbox has the last word of each key, so that it is bounded by what there is, and nobody waits.
+
+use super::ask::{self, Keys};
+use super::session::Sessions;
+use super::settings::Access;
+use super::watch;
+use crate::control::cluster::backoff::{Backoff, Rng};
+use crate::control::cluster::{Answer, Event, LeaseId, StoreError};
+use crate::control::flannel::shared_key;
+use crate::control::services::shared::{Mirror, SharedChange, TTL_S};
+use crate::model::Instant;
+use etcd_client::{LeaseGrantOptions, PutOptions, Txn, TxnOp};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch as latest};
+
+/// How often the lease of this node's pods is renewed.
+const RENEW: Duration = Duration::from_secs(TTL_S.unsigned_abs() / 4);
+/// A full list at least this often: it heals what a watch lost.
+const COMPARE: Duration = Duration::from_secs(5 * 60);
+/// How often it is looked whether pods that were carried on are to go.
+const LOOK: Duration = Duration::from_secs(5);
+/// Orders that wait.
+const ORDERS: usize = 16;
+/// Most keys of one transaction: etcd's own limit is 128 operations.
+pub const MAX_KEYS: usize = 100;
+
+/// Keys below the prefix, with their values.
+type Pods = BTreeMap<String, Vec<u8>>;
+
+/// What is to be written for a person, all or none.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// By this number it is answered.
+    pub id: u64,
+    /// Keys below the prefix; without a value they are deleted.
+    pub keys: Vec<SharedChange>,
+}
+
+/// What the control thread is told.
+#[derive(Debug, Default)]
+pub struct SharedNews {
+    /// The last word of each key that changed.
+    pub changes: BTreeMap<String, Option<Vec<u8>>>,
+    /// Orders that are done, or why not.
+    pub done: Vec<(u64, Result<(), String>)>,
+    /// What a person should look at.
+    pub problems: Vec<String>,
+    /// All there is was told once.
+    pub based: bool,
+}
+
+/// The control thread's end.
+#[derive(Clone)]
+pub struct Shared {
+    mailbox: Arc<Mutex<SharedNews>>,
+    wants: Arc<latest::Sender<Pods>>,
+    orders: mpsc::Sender<Order>,
+}
+
+impl Shared {
+    /// What came since the last time; problems are those there are now.
+    pub fn news(&self) -> SharedNews {
+        let mut news = lock(&self.mailbox);
+        SharedNews {
+            problems: news.problems.clone(),
+            based: news.based,
+            changes: std::mem::take(&mut news.changes),
+            done: std::mem::take(&mut news.done),
+        }
+    }
+
+    /// This node's pods are these now.
+    pub fn set_pods(&self, pods: BTreeMap<String, Vec<u8>>) {
+        self.wants.send_if_modified(|before| {
+            let new = *before != pods;
+            *before = pods;
+            new
+        });
+    }
+
+    /// Have something written; its outcome comes with the news.
+    ///
+    /// # Errors
+    /// The sentence why that cannot be asked for now.
+    pub fn order(&self, order: Order) -> Result<(), String> {
+        let full = |_| "the store is asked for too much already (try again)".to_string();
+        self.orders.try_send(order).map_err(full)
+    }
+}
+
+fn lock(mailbox: &Mutex<SharedNews>) -> MutexGuard<'_, SharedNews> {
+    // What is in there is whole after each change.
+    mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The other end, for the thread "store".
+pub(super) struct Sharing {
+    shared: Shared,
+    wanted: latest::Receiver<Pods>,
+    orders: mpsc::Receiver<Order>,
+}
+
+/// Both ends.
+pub(super) fn pair() -> (Shared, Sharing) {
+    let (wants, wanted) = latest::channel(Pods::new());
+    let (to, orders) = mpsc::channel(ORDERS);
+    let shared = Shared {
+        mailbox: Arc::default(),
+        wants: Arc::new(wants),
+        orders: to,
+    };
+    let ours = Sharing {
+        shared: shared.clone(),
+        wanted,
+        orders,
+    };
+    (shared, ours)
+}
+
+struct Common {
+    sessions: Sessions,
+    keys: Keys,
+    prefix: String,
+    mirror: Mutex<Mirror>,
+    mailbox: Arc<Mutex<SharedNews>>,
+    woken: Arc<Notify>,
+    start: tokio::time::Instant,
+}
+
+impl Sharing {
+    /// Share until dropped; `woken` is notified of news.
+    pub async fn run(self, access: Access, woken: Arc<Notify>, seed: u64) {
+        let prefix = shared_key(access.prefix());
+        let common = Common {
+            sessions: Sessions::new(access),
+            keys: Keys::shared(&prefix),
+            mirror: Mutex::new(Mirror::new(&prefix)),
+            prefix,
+            mailbox: self.shared.mailbox.clone(),
+            woken,
+            start: tokio::time::Instant::now(),
+        };
+        let mut writer = Writer {
+            common: &common,
+            wanted: self.wanted,
+            orders: self.orders,
+            lease: None,
+            there: Pods::new(),
+            wait: Backoff::default(),
+            rng: Rng::new(seed ^ 1),
+        };
+        tokio::join!(read(&common, Rng::new(seed)), writer.run());
+    }
+}
+
+impl Common {
+    fn now(&self) -> Instant {
+        Instant::from_micros(i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX))
+    }
+
+    /// Let the mirror take something, and tell what follows.
+    fn with(&self, step: impl FnOnce(&mut Mirror) -> Vec<SharedChange>) {
+        let (changes, carried) = {
+            let mut mirror = self.mirror.lock().unwrap_or_else(PoisonError::into_inner);
+            (step(&mut mirror), mirror.carried())
+        };
+        let carried = (carried > 0).then(|| {
+            format!(
+                "etcd does not have {carried} manifests any more, without having been told to delete them (was it wiped or \
+                 restored?): they hold still (apply them again, or delete them with `podwire service delete`)"
+            )
+        });
+        self.problem("etcd does not have", carried);
+        if !changes.is_empty() {
+            lock(&self.mailbox).changes.extend(changes);
+            self.woken.notify_one();
+        }
+    }
+
+    /// The problem that begins so is this now, or none.
+    fn problem(&self, begins: &str, what: Option<String>) {
+        let mut news = lock(&self.mailbox);
+        news.problems.retain(|p| !p.starts_with(begins));
+        news.problems.extend(what);
+    }
+
+    fn trouble(&self, why: Option<&StoreError>) {
+        let what = why.map(|why| {
+            format!("Services in etcd are not followed just now: {why}; what is known of them stays")
+        });
+        if let Some(what) = &what
+            && !lock(&self.mailbox).problems.contains(what)
+        {
+            log::warn!("{what}");
+        }
+        self.problem("Services in etcd", what);
+    }
+}
+
+/// List, watch, and begin again, for ever.
+async fn read(common: &Common, mut rng: Rng) {
+    let mut wait = Backoff::default();
+    let mut id = 0;
+    loop {
+        match ask::list(&common.sessions, &common.keys).await {
+            Ok(Answer::Listed {
+                cluster,
+                revision,
+                entries,
+                ..
+            }) => {
+                let now = common.now();
+                common.with(|mirror| mirror.listed(cluster, revision, &entries, now));
+                common.trouble(None);
+                if !std::mem::replace(&mut lock(&common.mailbox).based, true) {
+                    common.woken.notify_one();
+                }
+                id += 1;
+                if follow(common, id).await {
+                    wait.reset();
+                }
+            }
+            Ok(_) => {}
+            Err(why) => common.trouble(Some(&why)),
+        }
+        tokio::time::sleep(wait.wait(&mut rng).into()).await;
+    }
+}
+
+/// Watch until that ends, or for as long as a list may be old; whether it was of use.
+async fn follow(common: &Common, id: u64) -> bool {
+    let from = {
+        let mirror = common.mirror.lock().unwrap_or_else(PoisonError::into_inner);
+        mirror.revision() + 1
+    };
+    let (to, mut events) = mpsc::channel(64);
+    let watching = watch::run(&common.sessions, &common.keys, (id, from), &to, || {});
+    tokio::pin!(watching);
+    let end = tokio::time::Instant::now() + COMPARE;
+    let mut of_use = false;
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            Some(event) = events.recv() => match event {
+                Event::Watched { revision, changes, .. } => {
+                    of_use = true;
+                    common.with(|mirror| {
+                        let told = changes.iter().filter_map(|c| mirror.watched(c)).collect();
+                        mirror.told(revision);
+                        told
+                    });
+                }
+                Event::Done { answer: Err(why), .. } | Event::WatchEnded { why, .. } => {
+                    if why != StoreError::Compacted {
+                        common.trouble(Some(&why));
+                    }
+                    return of_use;
+                }
+                _ => {}
+            },
+            () = &mut watching => {}
+            _ = look.tick() => {
+                let now = common.now();
+                common.with(|mirror| mirror.expire(now));
+            }
+            () = tokio::time::sleep_until(end) => return true,
+        }
+    }
+}
+
+struct Writer<'c> {
+    common: &'c Common,
+    wanted: latest::Receiver<Pods>,
+    orders: mpsc::Receiver<Order>,
+    lease: Option<LeaseId>,
+    /// What was written with the lease.
+    there: Pods,
+    wait: Backoff,
+    rng: Rng,
+}
+
+impl Writer<'_> {
+    async fn run(&mut self) {
+        let mut renew = tokio::time::Instant::now() + RENEW;
+        let mut again: Option<tokio::time::Instant> = None;
+        loop {
+            let due = again.unwrap_or(renew).min(renew);
+            tokio::select! {
+                changed = self.wanted.changed() => if changed.is_err() {
+                    // The control thread is gone.
+                    return;
+                },
+                order = self.orders.recv() => match order {
+                    Some(order) => {
+                        self.obey(order).await;
+                        continue;
+                    }
+                    None => return,
+                },
+                () = tokio::time::sleep_until(due) => {}
+            }
+            if tokio::time::Instant::now() >= renew {
+                self.renew().await;
+                renew = tokio::time::Instant::now() + RENEW;
+            }
+            again = match self.reconcile().await {
+                Ok(()) => {
+                    self.wait.reset();
+                    self.common.problem("this node's pods", None);
+                    None
+                }
+                Err(why) => {
+                    let what = format!("this node's pods are not told to the others just now: {why}");
+                    self.common.problem("this node's pods", Some(what));
+                    Some(tokio::time::Instant::now() + self.wait.wait(&mut self.rng).into())
+                }
+            };
+        }
+    }
+
+    /// Have the store's pods of this node be those there are.
+    async fn reconcile(&mut self) -> Result<(), StoreError> {
+        let wanted = self.wanted.borrow_and_update().clone();
+        if self.there == wanted {
+            return Ok(());
+        }
+        let lease = match self.lease {
+            Some(lease) => lease,
+            None => {
+                let lease = self.grant().await?;
+                self.lease = Some(lease);
+                lease
+            }
+        };
+        let mut changes: Vec<SharedChange> = Vec::new();
+        let new = wanted
+            .iter()
+            .filter(|(key, value)| self.there.get(*key) != Some(*value));
+        changes.extend(new.map(|(key, value)| (key.clone(), Some(value.clone()))));
+        let gone = self.there.keys().filter(|key| !wanted.contains_key(*key));
+        changes.extend(gone.map(|key| (key.clone(), None)));
+        for some in changes.chunks(MAX_KEYS) {
+            if let Err(why) = self.write(some, lease).await {
+                // It may be that the lease is what is wrong; what was written is not known.
+                self.lease = None;
+                self.there.clear();
+                return Err(why);
+            }
+            for (key, value) in some {
+                match value {
+                    Some(value) => drop(self.there.insert(key.clone(), value.clone())),
+                    None => drop(self.there.remove(key)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn grant(&self) -> Result<LeaseId, StoreError> {
+        let sessions = &self.common.sessions;
+        // Done twice, it leaves a lease without keys, which expires.
+        let granted = sessions.call(true, |mut session| async move {
+            Ok(session.lease.grant(TTL_S, Some(LeaseGrantOptions::new())).await?)
+        });
+        Ok(granted
+            .await
+            .map_err(|failed| failed.tell(sessions.access()))?
+            .id())
+    }
+
+    /// Renew the lease; one that ran out is replaced, and everything written again.
+    async fn renew(&mut self) {
+        let Some(lease) = self.lease else { return };
+        let asked = self.common.sessions.call(true, |mut session| async move {
+            let (mut keeper, mut answers) = session.lease.keep_alive(lease).await?;
+            keeper.keep_alive().await?;
+            Ok(answers.message().await?.map_or(0, |answer| answer.ttl()))
+        });
+        if let Ok(ttl) = asked.await
+            && ttl <= 0
+        {
+            log::warn!("the lease of this node's pods ran out: they are told to the others anew");
+            self.lease = None;
+            self.there.clear();
+        }
+    }
+
+    async fn write(&self, keys: &[SharedChange], lease: LeaseId) -> Result<(), StoreError> {
+        let sessions = &self.common.sessions;
+        let asked = sessions.call(true, |mut session| {
+            let ops: Vec<TxnOp> = keys
+                .iter()
+                .map(|(key, value)| {
+                    let key = format!("{}{key}", self.common.prefix);
+                    match value {
+                        Some(value) => {
+                            let options = PutOptions::new().with_lease(lease);
+                            TxnOp::put(key, value.clone(), Some(options))
+                        }
+                        None => TxnOp::delete(key, None),
+                    }
+                })
+                .collect();
+            async move { Ok(session.kv.txn(Txn::new().and_then(ops)).await?) }
+        });
+        asked
+            .await
+            .map(drop)
+            .map_err(|failed| failed.tell(sessions.access()))
+    }
+
+    /// Write what a person asked for.
+    async fn obey(&mut self, order: Order) {
+        let outcome = self.write(&order.keys, 0).await;
+        if outcome.is_ok() {
+            // What the store lacked already it does not tell of.
+            self.common.with(|mirror| {
+                let gone = order.keys.iter().filter(|(_, value)| value.is_none());
+                gone.filter_map(|(key, _)| mirror.deleted(key)).collect()
+            });
+        }
+        lock(&self.common.mailbox)
+            .done
+            .push((order.id, outcome.map_err(|e| e.to_string())));
+        self.common.woken.notify_one();
+    }
+}
