@@ -15,8 +15,8 @@ pub use conn::{Connection, MAX_REQUEST, Received};
 pub use line::{Broken, MAX_FDS};
 
 use crate::model::{
-    LabelChange, Labels, Mac, NamedPort, OffloadMode, PodMtu, PodName, PodState, PortId, PortMapping,
-    Protocol, ServiceInfo, ServiceName, StoreStatus, TapCaps,
+    ConnectionFilter, LabelChange, Labels, Mac, NamedPort, OffloadMode, PodMtu, PodName, PodState, PortId,
+    PortMapping, Protocol, ServiceConnection, ServiceInfo, ServiceName, StoreStatus, TapCaps,
 };
 pub use crate::model::{NodeCounters, PortCounters};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -53,6 +53,17 @@ pub enum Request {
     Detach {
         /// The pod.
         pod: PodName,
+    },
+    /// Connections through Services. Answered by [`Reply::Connections`].
+    Connections {
+        /// Which.
+        filter: ConnectionFilter,
+        /// Only those of this pod of the node.
+        pod: Option<PodName>,
+        /// How many are listed at most.
+        limit: usize,
+        /// End them instead.
+        kill: bool,
     },
     /// All pods of the node.
     Pods,
@@ -542,6 +553,13 @@ pub enum Reply {
     },
     /// To [`Request::Label`], [`Request::Ready`] and [`Request::Drain`].
     Pod(Box<PodInfo>),
+    /// To [`Request::Connections`].
+    Connections {
+        /// Those there are, as far as the limit; none when they were ended.
+        connections: Vec<ServiceConnection>,
+        /// How many there are, or were ended.
+        count: usize,
+    },
     /// To [`Request::Services`].
     Services {
         /// The Services, by name.

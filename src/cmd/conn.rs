@@ -5,7 +5,7 @@ use super::table::{age, table};
 use super::{Exit, Failure, say};
 use crate::api::place::Socket;
 use crate::api::{Client, Reply, Request};
-use crate::model::{ConnState, Connection, ConnectionFilter, PodName, ServiceName, Transport};
+use crate::model::{ConnState, ConnectionFilter, PodName, ServiceConnection, ServiceName, Transport};
 use std::net::IpAddr;
 
 /// List connections through Services, or end them.
@@ -132,9 +132,9 @@ pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
         kill,
     };
     match node.call(&request)? {
-        Reply::Connections { connections, count } if args.json => {
-            say(&json(&serde_json::json!({ "connections": connections, "count": count }))?)
-        }
+        Reply::Connections { connections, count } if args.json => say(&json(
+            &serde_json::json!({ "connections": connections, "count": count }),
+        )?),
         Reply::Connections { count, .. } if kill => say(&format!(
             "{count} connection{} ended\n",
             if count == 1 { "" } else { "s" }
@@ -147,8 +147,8 @@ pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
     }
 }
 
-fn listing(connections: &[Connection], count: usize) -> String {
-    let row = |c: &Connection| {
+fn listing(connections: &[ServiceConnection], count: usize) -> String {
+    let row = |c: &ServiceConnection| {
         vec![
             c.service.to_string(),
             c.transport.to_string(),
@@ -163,7 +163,15 @@ fn listing(connections: &[Connection], count: usize) -> String {
     };
     let rows: Vec<Vec<String>> = connections.iter().map(row).collect();
     let head = [
-        "SERVICE", "PROTO", "CLIENT", "OPENED TO", "BACKEND", "SEEN AS", "STATE", "AGE", "IDLE",
+        "SERVICE",
+        "PROTO",
+        "CLIENT",
+        "OPENED TO",
+        "BACKEND",
+        "SEEN AS",
+        "STATE",
+        "AGE",
+        "IDLE",
     ];
     let mut all = table(&head, &rows);
     if count > connections.len() {
@@ -180,9 +188,15 @@ mod tests {
     fn ends_are_addresses_with_and_without_ports() {
         let end = |s: &str| s.parse::<End>();
         assert_eq!(end("10.1.2.3").unwrap(), End("10.1.2.3".parse().unwrap(), None));
-        assert_eq!(end("10.1.2.3:80").unwrap(), End("10.1.2.3".parse().unwrap(), Some(80)));
+        assert_eq!(
+            end("10.1.2.3:80").unwrap(),
+            End("10.1.2.3".parse().unwrap(), Some(80))
+        );
         assert_eq!(end("fd00::7").unwrap(), End("fd00::7".parse().unwrap(), None));
-        assert_eq!(end("[fd00::7]:80").unwrap(), End("fd00::7".parse().unwrap(), Some(80)));
+        assert_eq!(
+            end("[fd00::7]:80").unwrap(),
+            End("fd00::7".parse().unwrap(), Some(80))
+        );
         assert!(end("web").unwrap_err().contains("[fd00::7]:8080"));
         assert!(transport("TCP").is_ok() && transport("icmp").is_err());
         assert!(state("open").is_ok() && state("gone").is_err());
@@ -190,14 +204,21 @@ mod tests {
 
     #[test]
     fn the_table_tells_how_many_there_are_more() {
-        let connections: Vec<Connection> = serde_json::from_str(
+        let connections: Vec<ServiceConnection> = serde_json::from_str(
             r#"[{"transport": "TCP", "service": "default/web", "client": "10.244.1.2:4000", "frontend": "10.96.0.1:80",
                  "backend": "10.244.2.2:8080", "masked": null, "state": "open", "answered": true, "age_s": 61,
                  "idle_s": 0, "left_s": 7440}]"#,
         )
         .unwrap();
         let shown = listing(&connections, 7);
-        for cell in ["default/web", "10.244.1.2:4000", "10.244.2.2:8080", "open", "1m", "1 of 7"] {
+        for cell in [
+            "default/web",
+            "10.244.1.2:4000",
+            "10.244.2.2:8080",
+            "open",
+            "1m",
+            "1 of 7",
+        ] {
             assert!(shown.contains(cell), "{cell} in {shown}");
         }
     }

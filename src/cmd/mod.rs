@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod bench;
+pub mod conn;
 pub mod demo;
 pub mod detach;
 pub mod dns;
@@ -167,6 +168,8 @@ enum Command {
     Port(port::Args),
     Forward(forward::Args),
     Service(service::Args),
+    /// List connections through Services, or end them.
+    Conn(conn::Args),
     Label(label::Args),
     Ready(label::ReadyArgs),
     Drain(label::DrainArgs),
@@ -240,6 +243,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Port(args) => port::run(args, &for_client(socket)?).map(done),
         Command::Forward(args) => forward::run(args, &for_client(socket)?).map(done),
         Command::Service(args) => service::run(args, &for_client(socket)?).map(done),
+        Command::Conn(args) => conn::run(args, &for_client(socket)?).map(done),
         Command::Label(args) => label::run(args, &for_client(socket)?).map(done),
         Command::Ready(args) => label::ready(&args, &for_client(socket)?).map(done),
         Command::Drain(args) => label::drain(&args, &for_client(socket)?).map(done),

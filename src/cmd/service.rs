@@ -300,6 +300,17 @@ fn described(s: &ServiceInfo) -> String {
         },
     );
     line(
+        "flows",
+        if balanced {
+            format!(
+                "{} open, {} in all, {} failed (through this node)",
+                s.open, s.opened, s.failed
+            )
+        } else {
+            String::new()
+        },
+    );
+    line(
         "stated in",
         if s.source.is_empty() {
             String::new()
@@ -336,6 +347,7 @@ fn described(s: &ServiceInfo) -> String {
                 e.at.to_string(),
                 numbers.join(","),
                 e.state.clone(),
+                e.open.to_string(),
                 (if e.local { "this node" } else { "-" }).into(),
                 if e.what.is_empty() {
                     "-".into()
@@ -346,7 +358,7 @@ fn described(s: &ServiceInfo) -> String {
         };
         let rows: Vec<Vec<String>> = s.endpoints.iter().map(row).collect();
         out += "\n";
-        out += &table(&["BEHIND IT", "PORTS", "STATE", "WHERE", "WHAT"], &rows);
+        out += &table(&["BEHIND IT", "PORTS", "STATE", "OPEN", "WHERE", "WHAT"], &rows);
     } else if s.kind != "ExternalName" {
         out += "\nnothing stands behind it\n";
     }

@@ -8,9 +8,11 @@ use super::records::boottime_us;
 use super::watch;
 use crate::api::{AttachPlan, AttachRequest, ErrorKind, PodInfo, PortCounters, Reply};
 use crate::model::{
-    HostPort, Instant, LocalNode, MAX_LABELS, OffloadMode, PodMtu, PodName, PodState, PortId, PortMapping,
-    PortSpec, TapCaps, is_label_key, is_label_value, is_port_name,
+    ConnectionFilter, Frontend, HostPort, Instant, LocalNode, MAX_LABELS, OffloadMode, PodMtu, PodName,
+    PodState, PortId, PortMapping, PortSpec, ServiceConnection, TapCaps, is_label_key, is_label_value,
+    is_port_name,
 };
+use crate::service::ServiceView;
 use crossbeam_channel::bounded;
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, HashMap};
@@ -409,6 +411,32 @@ impl<'w> Admin<'w> {
             .iter()
             .map(|(name, pod)| info(pod, counters.get(name).copied().cloned().unwrap_or_default(), now))
             .collect()
+    }
+
+    /// Connections through Services, and how many there are; or how many were ended. `None` when the data path does not
+    /// answer within a second.
+    pub fn connections(
+        &self,
+        filter: ConnectionFilter,
+        limit: usize,
+        kill: bool,
+    ) -> Option<(Vec<ServiceConnection>, usize)> {
+        let (reply, answer) = bounded(1);
+        let order = Command::Connections {
+            filter,
+            limit,
+            kill,
+            reply,
+        };
+        self.worker.send(order).ok()?;
+        answer.recv_timeout(PATIENCE).ok()
+    }
+
+    /// What goes on at frontends of Services; `None` when the data path does not answer within a second.
+    pub fn served(&self, frontends: Vec<Frontend>) -> Option<Vec<ServiceView>> {
+        let (reply, answer) = bounded(1);
+        self.worker.send(Command::Served { frontends, reply }).ok()?;
+        answer.recv_timeout(PATIENCE).ok()
     }
 
     /// What the data path tells of itself; `None` when it does not answer within a second.

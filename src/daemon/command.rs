@@ -1,7 +1,11 @@
 //! What the control thread asks of the worker, over one bounded channel with a waker.
 
 use crate::api::{EgressInfo, NodeCounters, OffloadInfo, PeerInfo, PortCounters};
-use crate::model::{Change, Drops, HostPort, PodName, PortId, PortSpec, ServiceChange};
+use crate::model::{
+    Change, ConnectionFilter, Drops, Frontend, HostPort, PodName, PortId, PortSpec, ServiceChange,
+    ServiceConnection,
+};
+use crate::service::ServiceView;
 use crate::stack::egress::Policy;
 use crossbeam_channel::Sender;
 use std::collections::HashMap;
@@ -16,6 +20,24 @@ pub enum Command {
     Changes(Vec<Change>),
     /// Apply what is different about Services, in this order, between two turns.
     Services(Vec<ServiceChange>),
+    /// List connections through Services, or end them.
+    Connections {
+        /// Which.
+        filter: ConnectionFilter,
+        /// How many are listed at most.
+        limit: usize,
+        /// End them.
+        kill: bool,
+        /// Gets them, and how many there are.
+        reply: Sender<(Vec<ServiceConnection>, usize)>,
+    },
+    /// Tell what goes on at these frontends.
+    Served {
+        /// As the control plane knows them.
+        frontends: Vec<Frontend>,
+        /// Gets what there is of each that is known.
+        reply: Sender<Vec<ServiceView>>,
+    },
     /// Put a pod's TAP to work.
     AddPort {
         /// The pod's port.
@@ -110,4 +132,8 @@ pub struct Report {
     pub published: HashMap<HostPort, PublishedCounts>,
     /// Flows that leave the pod network.
     pub egress: EgressInfo,
+    /// Addresses and ports of Services.
+    pub frontends: usize,
+    /// Connections to them.
+    pub connections: usize,
 }

@@ -633,6 +633,12 @@ impl<'w> Server<'w> {
             Request::Label { pod, changes } => self.label(&pod, &changes, now)?,
             Request::Ready { pod, ready } => self.set_ready(&pod, ready, now)?,
             Request::Drain { pod, grace_ms } => self.drain_pod(&pod, grace_ms, now)?,
+            Request::Connections {
+                filter,
+                pod,
+                limit,
+                kill,
+            } => self.connections(&filter, pod.as_ref(), limit, kill)?,
             Request::Services => self.list_services(),
             Request::Service { name } => self.describe_service(&name)?,
             Request::Apply { text } => return self.apply(token, &text),

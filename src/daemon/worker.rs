@@ -525,6 +525,23 @@ impl Loop {
                     let now = self.now();
                     self.node.apply_services(changes, now);
                 }
+                Command::Connections {
+                    filter,
+                    limit,
+                    kill,
+                    reply,
+                } => {
+                    let now = self.now();
+                    let listed = match kill {
+                        true => (Vec::new(), self.node.services_mut().kill(&filter)),
+                        false => self.node.services().list(&filter, limit, now),
+                    };
+                    let _ = reply.send(listed);
+                }
+                Command::Served { frontends, reply } => {
+                    let all = frontends.iter().filter_map(|f| self.node.served(f));
+                    let _ = reply.send(all.collect());
+                }
                 Command::AddPort { spec, tap, reply } => {
                     let _ = reply.send(self.add_port(spec, tap));
                 }
@@ -670,6 +687,8 @@ impl Loop {
             drops: self.node.drops().clone(),
             ports: ports.collect(),
             published: self.published(),
+            frontends: self.node.services().frontends(),
+            connections: self.node.services().connections(None),
             peers: peers.collect(),
             egress: self.node.egress().map_or_else(EgressInfo::default, |egress| {
                 let (tcp_flows, datagram_sockets) = egress.counts();

@@ -186,7 +186,15 @@ impl Node {
 
     /// Take a pod's port out of service, and end what it has outside.
     pub fn remove_port(&mut self, pod: &PodName, exits: &mut impl Exits) -> Option<PortId> {
-        let (id, _) = self.ports.remove(pod)?;
+        let (id, spec) = self.ports.remove(pod)?;
+        for ip in spec
+            .ip4
+            .map(IpAddr::V4)
+            .into_iter()
+            .chain(spec.ip6.map(IpAddr::V6))
+        {
+            self.services.forget(ip);
+        }
         self.end_flows(id, exits);
         self.states[usize::from(id.0)] = None;
         self.flows.forget();

@@ -17,7 +17,7 @@ use super::from_pod::{Parsed, hop};
 use super::{Exits, FRAME_ROOM, HEADROOM, Node};
 use crate::buf::{Arena, Span};
 use crate::model::{DropReason, Frontend, Instant, PeerId, PortId, ServiceChange};
-use crate::service::{Services, Verdict};
+use crate::service::{ServiceView, Services, Verdict};
 use crate::wire::bytes::{array, be16, be32, put, put_be16, put_be32};
 use crate::wire::checksum::{self, transport_is_right};
 use crate::wire::{ETH_LEN, Headers, IPV4_LEN, IPV6_LEN, L3, VnetHdr, proto};
@@ -83,20 +83,28 @@ impl Node {
     /// Apply what the control plane learned of Services.
     pub fn apply_services(&mut self, changes: Vec<ServiceChange>, now: Instant) {
         self.flows.forget();
-        let local = &self.settings.local;
-        let here = |frontend: Frontend| {
-            let at = local.service_address(frontend.at)?;
-            Some(Frontend { at, ..frontend })
-        };
         for change in changes {
             let change = match change {
-                ServiceChange::Set(frontend, what) => here(frontend).map(|f| ServiceChange::Set(f, what)),
-                ServiceChange::Gone(frontend) => here(frontend).map(ServiceChange::Gone),
+                ServiceChange::Set(frontend, what) => {
+                    self.here(&frontend).map(|f| ServiceChange::Set(f, what))
+                }
+                ServiceChange::Gone(frontend) => self.here(&frontend).map(ServiceChange::Gone),
             };
             if let Some(change) = change {
                 self.services.apply(change, now);
             }
         }
+    }
+
+    /// Where a frontend is in the data path: node ports have an address there.
+    fn here(&self, frontend: &Frontend) -> Option<Frontend> {
+        let at = self.settings.local.service_address(frontend.at)?;
+        Some(Frontend { at, ..*frontend })
+    }
+
+    /// What goes on at a frontend.
+    pub fn served(&self, frontend: &Frontend) -> Option<ServiceView> {
+        self.services.describe(&self.here(frontend)?)
     }
 
     /// Let go of connections whose time is up, or whose backend is gone. Whether there is more to do at once.

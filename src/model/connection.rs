@@ -29,7 +29,7 @@ impl fmt::Display for ConnState {
 
 /// A connection through a virtual address.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Connection {
+pub struct ServiceConnection {
     /// Its protocol.
     pub transport: Transport,
     /// The Service.

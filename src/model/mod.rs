@@ -1,6 +1,7 @@
 //! The words of podwire: names, addresses, peers, changes and drop reasons. Plain data, no behaviour that
 //! needs a clock or a socket.
 
+mod connection;
 mod counters;
 mod drop;
 mod host;
@@ -13,6 +14,7 @@ mod records;
 mod service;
 mod store;
 
+pub use connection::{ConnState, ConnectionFilter, ServiceConnection};
 pub use counters::{NodeCounters, PortCounters};
 pub use drop::{DropReason, Drops};
 pub use host::{Heard, HostError, LocalEnd, MouthKind, Moved, Outward};

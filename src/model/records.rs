@@ -76,6 +76,12 @@ pub struct ServiceInfo {
     pub ready: usize,
     /// How many stand behind it in all.
     pub in_all: usize,
+    /// Flows that are open through this node.
+    pub open: u64,
+    /// Flows there have been through this node.
+    pub opened: u64,
+    /// Flows that no backend was there for, that it refused, or that it never answered.
+    pub failed: u64,
     /// What stands behind it.
     pub endpoints: Vec<EndpointInfo>,
     /// Where it is stated.
@@ -111,6 +117,9 @@ impl Default for ServiceInfo {
             publish_not_ready: false,
             ready: 0,
             in_all: 0,
+            open: 0,
+            opened: 0,
+            failed: 0,
             endpoints: Vec::new(),
             source: String::new(),
             document: 0,
@@ -152,4 +161,7 @@ pub struct EndpointInfo {
     pub what: String,
     /// Its name below a headless Service.
     pub host: String,
+    /// Flows that are open to it through this node.
+    #[serde(default)]
+    pub open: u64,
 }

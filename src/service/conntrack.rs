@@ -6,9 +6,9 @@
 
 use super::hash::Keyed;
 use super::slab::{Link, Linked, List, NONE, Slab};
-use super::state::{ConnState, Course, Direction, Signal};
+use super::state::{Course, Direction, Signal};
 use super::wheel::Wheel;
-use crate::model::{DropReason, Duration, Instant, Transport};
+use crate::model::{ConnState, DropReason, Duration, Instant, Transport};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

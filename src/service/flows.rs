@@ -3,10 +3,10 @@
 use super::conntrack::{BACKEND, Conn, End, Tuple, failed, second};
 use super::fragment::PacketId;
 use super::icmp::{self, Message};
-use super::state::{ConnState, Direction, Signal};
+use super::state::{Direction, Signal};
 use super::translate::{self, transport, tuple};
 use super::{Services, Verdict};
-use crate::model::{Backend, BackendPhase, DropReason, Frontend, Instant, Scheduler, Transport};
+use crate::model::{Backend, BackendPhase, ConnState, DropReason, Frontend, Instant, Scheduler, Transport};
 use crate::wire::{Headers, L3};
 use std::net::{IpAddr, SocketAddr};
 

@@ -32,8 +32,8 @@ mod view;
 mod wheel;
 
 pub use flows::Ticket;
-pub use state::{ConnState, Direction};
-pub use view::{BackendView, Connection, Filter, ServiceView};
+pub use state::Direction;
+pub use view::{BackendView, ServiceView};
 
 use crate::model::{DropReason, Instant, ServiceChange};
 use affinity::Affinity;

@@ -1,6 +1,6 @@
 //! How far a connection has come, told from what passes by, and how long it is kept then.
 
-use crate::model::{Duration, Transport};
+use crate::model::{ConnState, Duration, Transport};
 use crate::wire::Headers;
 use crate::wire::bytes::array;
 
@@ -20,18 +20,6 @@ pub enum Direction {
     Original,
     /// The backend.
     Reply,
-}
-
-/// How far a connection has come.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ConnState {
-    /// The backend has not answered, or the handshake is not done.
-    Opening,
-    /// Both sides talk.
-    Open,
-    /// Both have said that they are done, or one has given up.
-    Closing,
 }
 
 /// What a packet says about its connection.

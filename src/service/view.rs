@@ -2,60 +2,9 @@
 
 use super::Services;
 use super::conntrack::{Conn, age, second};
-use super::state::ConnState;
 use super::table::Server;
-use crate::model::{Backend, Duration, Frontend, Instant, ServiceName, Transport};
-use std::net::{IpAddr, SocketAddr};
-
-/// A connection through a virtual address.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Connection {
-    /// Its protocol.
-    pub transport: Transport,
-    /// The Service.
-    pub service: ServiceName,
-    /// Who opened it.
-    pub client: SocketAddr,
-    /// The virtual address it was opened to.
-    pub frontend: SocketAddr,
-    /// The backend it goes to.
-    pub backend: SocketAddr,
-    /// What the backend sees in place of the client, if anything.
-    pub masked: Option<SocketAddr>,
-    /// How far it has come.
-    pub state: ConnState,
-    /// The backend has answered.
-    pub answered: bool,
-    /// Time since it was opened.
-    pub age: Duration,
-    /// Time since something passed.
-    pub idle: Duration,
-    /// Time until it is forgotten if nothing passes.
-    pub left: Duration,
-}
-
-/// Which connections are meant: those for which all that is given is so.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Filter {
-    /// Of this protocol.
-    pub transport: Option<Transport>,
-    /// To this Service.
-    pub service: Option<ServiceName>,
-    /// Of this client.
-    pub client: Option<IpAddr>,
-    /// From this port of the client.
-    pub client_port: Option<u16>,
-    /// To this virtual address.
-    pub frontend: Option<IpAddr>,
-    /// To this port of the virtual address.
-    pub frontend_port: Option<u16>,
-    /// To this backend.
-    pub backend: Option<IpAddr>,
-    /// To this port of the backend.
-    pub backend_port: Option<u16>,
-    /// That have come so far.
-    pub state: Option<ConnState>,
-}
+use crate::model::{Backend, ConnectionFilter, Frontend, Instant, ServiceConnection, ServiceName};
+use std::net::IpAddr;
 
 /// A Service's port, for people and metrics.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -92,11 +41,16 @@ pub struct BackendView {
 impl Services {
     /// The connections that are meant, `limit` at most, and how many there are of them. It looks at all connections,
     /// which takes some milliseconds for 100,000.
-    pub fn list(&self, filter: &Filter, limit: usize, now: Instant) -> (Vec<Connection>, usize) {
+    pub fn list(
+        &self,
+        filter: &ConnectionFilter,
+        limit: usize,
+        now: Instant,
+    ) -> (Vec<ServiceConnection>, usize) {
         let mut found = Vec::new();
         let mut count = 0;
         for (_, conn) in self.conntrack.conns.iter() {
-            let Some(server) = self.server_of(conn).filter(|s| filter.matches(conn, s)) else {
+            let Some(server) = self.server_of(conn).filter(|s| matches(filter, conn, s)) else {
                 continue;
             };
             count += 1;
@@ -109,9 +63,9 @@ impl Services {
 
     /// Close the connections that are meant; how many. The next packet of TCP is answered by a reset, that of UDP and
     /// SCTP goes to a backend that is chosen anew.
-    pub fn kill(&mut self, filter: &Filter) -> usize {
+    pub fn kill(&mut self, filter: &ConnectionFilter) -> usize {
         let all = self.conntrack.conns.iter();
-        let meant = all.filter(|(_, c)| self.server_of(c).is_some_and(|s| filter.matches(c, s)));
+        let meant = all.filter(|(_, c)| self.server_of(c).is_some_and(|s| matches(filter, c, s)));
         let meant: Vec<u32> = meant.map(|(n, _)| n).collect();
         meant.iter().for_each(|n| self.close(*n, false));
         meant.len()
@@ -184,26 +138,24 @@ impl Services {
     }
 }
 
-impl Filter {
-    fn matches(&self, conn: &Conn, server: &Server) -> bool {
-        fn fits<T: PartialEq>(wanted: &Option<T>, is: &T) -> bool {
-            wanted.as_ref().is_none_or(|w| w == is)
-        }
-        let (client, frontend, backend) = (conn.original.src, conn.original.dst, conn.reply.src);
-        fits(&self.transport, &conn.original.transport)
-            && fits(&self.service, &server.what.service)
-            && fits(&self.client, &client.ip)
-            && fits(&self.client_port, &client.port)
-            && fits(&self.frontend, &frontend.ip)
-            && fits(&self.frontend_port, &frontend.port)
-            && fits(&self.backend, &backend.ip)
-            && fits(&self.backend_port, &backend.port)
-            && fits(&self.state, &conn.course.state)
+fn matches(filter: &ConnectionFilter, conn: &Conn, server: &Server) -> bool {
+    fn fits<T: PartialEq>(wanted: &Option<T>, is: &T) -> bool {
+        wanted.as_ref().is_none_or(|w| w == is)
     }
+    let (client, frontend, backend) = (conn.original.src, conn.original.dst, conn.reply.src);
+    fits(&filter.transport, &conn.original.transport)
+        && fits(&filter.service, &server.what.service)
+        && fits(&filter.client, &client.ip)
+        && fits(&filter.client_port, &client.port)
+        && fits(&filter.frontend, &frontend.ip)
+        && fits(&filter.frontend_port, &frontend.port)
+        && fits(&filter.backend, &backend.ip)
+        && fits(&filter.backend_port, &backend.port)
+        && fits(&filter.state, &conn.course.state)
 }
 
-fn view(conn: &Conn, server: &Server, now: u32) -> Connection {
-    Connection {
+fn view(conn: &Conn, server: &Server, now: u32) -> ServiceConnection {
+    ServiceConnection {
         transport: conn.original.transport,
         service: server.what.service.clone(),
         client: conn.original.src.into(),
@@ -212,8 +164,8 @@ fn view(conn: &Conn, server: &Server, now: u32) -> Connection {
         masked: conn.is_masked().then(|| conn.reply.dst.into()),
         state: conn.course.state,
         answered: conn.course.answered,
-        age: age(now, conn.since),
-        idle: age(now, conn.seen),
-        left: age(conn.ends_at(), now),
+        age_s: age(now, conn.since).secs(),
+        idle_s: age(now, conn.seen).secs(),
+        left_s: age(conn.ends_at(), now).secs(),
     }
 }

@@ -512,6 +512,12 @@ impl Catalogue {
         of.chain(excess)
     }
 
+    /// The frontends of a Service.
+    pub fn frontends(&self, name: &ServiceName) -> impl Iterator<Item = Frontend> {
+        let entry = self.services.get(name).into_iter();
+        entry.flat_map(|e| e.output.servers.keys().copied())
+    }
+
     /// How many Services there are.
     pub fn len(&self) -> usize {
         self.services.len()
@@ -573,6 +579,7 @@ impl Catalogue {
             app_protocol: port.app_protocol.clone(),
         });
         let endpoints = behind.iter().map(|b| EndpointInfo {
+            open: 0,
             at: b.at,
             ports: service.ports.iter().filter_map(|p| b.port(p)).collect(),
             state: match b.phase {
@@ -586,6 +593,9 @@ impl Catalogue {
             host: b.host.clone(),
         });
         Some(ServiceInfo {
+            open: 0,
+            opened: 0,
+            failed: 0,
             name: name.clone(),
             kind: match service.kind {
                 ServiceType::ClusterIp if service.is_headless() => "Headless",

@@ -240,6 +240,15 @@ impl Page {
             "What pods have outside of the pod network now.",
             &[count("tcp", e.tcp_flows), count("datagram", e.datagram_sockets)],
         )?;
+        let known = |name, n| ([("kind", name)], i64::try_from(n).unwrap_or(i64::MAX));
+        to.gauge(
+            "podwire_services",
+            "Addresses and ports of Services, and connections to them through this node.",
+            &[
+                known("frontend", self.report.frontends),
+                known("connection", self.report.connections),
+            ],
+        )?;
         let bytes = |name, n| ([("direction", name)], i64::try_from(n).unwrap_or(i64::MAX));
         to.gauge(
             "podwire_socket_buffer_bytes",

@@ -17,10 +17,12 @@ use crate::daemon::keeper::Record;
 use crate::daemon::records::boottime_us;
 use crate::dns::zone::PodAddresses;
 use crate::model::{
-    Instant, LabelChange, MAX_LABELS, NodeName, PodName, ServiceChange, ServiceInfo, ServiceName,
+    ConnectionFilter, Instant, LabelChange, MAX_LABELS, NodeName, PodName, ServiceChange, ServiceInfo,
+    ServiceName,
 };
 use mio::Token;
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +32,8 @@ const BATCH: usize = 1024;
 const AGAIN: Duration = Duration::from_secs(1);
 /// Most problems of Services that `podwire status` shows; `podwire service ls` shows all.
 const FEW: usize = 5;
+/// Most connections of one answer.
+const MAX_LISTED: usize = 100_000;
 /// Longest time a pod may drain.
 const MAX_GRACE_MS: u64 = 24 * 3600 * 1000;
 
@@ -411,8 +415,58 @@ impl Server<'_> {
     /// One Service.
     pub(super) fn describe_service(&self, name: &ServiceName) -> Result<Reply, Refusal> {
         let found = self.services.catalogue.describe(name);
-        let info = found.ok_or_else(|| no_service(name))?;
+        let mut info = found.ok_or_else(|| no_service(name))?;
+        let frontends = self.services.catalogue.frontends(name).collect();
+        for view in self.admin.served(frontends).unwrap_or_default() {
+            info.open += view.open;
+            info.opened += view.opened;
+            info.failed += view.failed;
+            for backend in view.backends {
+                let ip = backend.backend.at.ip();
+                if let Some(endpoint) = info.endpoints.iter_mut().find(|e| e.at == ip) {
+                    endpoint.open += u64::from(backend.open);
+                }
+            }
+        }
         Ok(Reply::Service(Box::new(info)))
+    }
+
+    /// Connections through Services, or their end.
+    pub(super) fn connections(
+        &self,
+        filter: &ConnectionFilter,
+        pod: Option<&PodName>,
+        limit: usize,
+        kill: bool,
+    ) -> Result<Reply, Refusal> {
+        let limit = limit.min(MAX_LISTED);
+        let clients = match pod {
+            None => vec![filter.client],
+            Some(pod) => {
+                let record = self.known(pod)?;
+                let four = record.ip4.map(|n| IpAddr::from(n.addr()));
+                let six = record.ip6.map(|n| IpAddr::from(n.addr()));
+                four.into_iter().chain(six).map(Some).collect()
+            }
+        };
+        let (mut connections, mut count) = (Vec::new(), 0);
+        for client in clients {
+            let filter = ConnectionFilter {
+                client,
+                ..filter.clone()
+            };
+            let room = limit.saturating_sub(connections.len());
+            let silent = || {
+                Refusal::new(
+                    ErrorKind::Internal,
+                    "the data path did not answer within 1 s (see the node's log)",
+                )
+            };
+            let (some, n) = self.admin.connections(filter, room, kill).ok_or_else(silent)?;
+            connections.extend(some);
+            count += n;
+        }
+        Ok(Reply::Connections { connections, count })
     }
 
     /// Keep the objects of a manifest, and have them hold at once. None when the store is asked, which answers `from`.

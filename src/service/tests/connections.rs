@@ -38,7 +38,7 @@ fn a_connection_keeps_its_backend_and_its_client_sees_the_virtual_address() {
     for _ in 0..3 {
         assert_eq!(send(&mut s, Transport::Tcp, CLIENT, VIP, ACK, at(1)), Ok(first));
     }
-    let (seen, count) = s.list(&Filter::default(), 10, at(3));
+    let (seen, count) = s.list(&ConnectionFilter::default(), 10, at(3));
     assert_eq!(count, 2);
     let seen = seen.iter().find(|c| c.client == end(CLIENT)).unwrap();
     assert_eq!(
@@ -46,10 +46,7 @@ fn a_connection_keeps_its_backend_and_its_client_sees_the_virtual_address() {
         (end(VIP), first, None)
     );
     assert_eq!((seen.state, seen.answered), (ConnState::Open, true));
-    assert_eq!(
-        (seen.age.secs(), seen.idle.secs(), seen.left.secs()),
-        (3, 2, 7438)
-    );
+    assert_eq!((seen.age_s, seen.idle_s, seen.left_s), (3, 2, 7438));
     // Others' packets are left alone.
     assert_eq!(
         answer(
@@ -307,7 +304,7 @@ fn a_full_table_lets_go_of_what_is_not_open() {
         assert!(s.connections(None) <= 4);
     }
     // The oldest gave way.
-    let (seen, _) = s.list(&Filter::default(), 10, at(0));
+    let (seen, _) = s.list(&ConnectionFilter::default(), 10, at(0));
     let mut ports: Vec<u16> = seen.iter().map(|c| c.client.port()).collect();
     ports.sort();
     assert_eq!(ports, [1, 2, 8, 9]);
@@ -388,10 +385,10 @@ fn a_hundred_thousand() {
     assert!(each < 300, "{each} bytes each");
     for n in (0..total).step_by(997) {
         let (seen, _) = s.list(
-            &Filter {
+            &ConnectionFilter {
                 client: Some(client(n).ip()),
                 client_port: Some(client(n).port()),
-                ..Filter::default()
+                ..ConnectionFilter::default()
             },
             1,
             at(0),
@@ -408,7 +405,7 @@ fn a_hundred_thousand() {
     }
     settle(&mut s, at(31));
     assert_eq!(s.connections(None), total as usize / 997 + 1);
-    assert_eq!(s.kill(&Filter::default()), total as usize / 997 + 1);
+    assert_eq!(s.kill(&ConnectionFilter::default()), total as usize / 997 + 1);
     assert!(s.is_idle() && s.next_deadline().is_none());
 }
 
@@ -420,53 +417,53 @@ fn filters_and_kills() {
     }
     let filters = [
         (
-            Filter {
+            ConnectionFilter {
                 transport: Some(Transport::Udp),
-                ..Filter::default()
+                ..ConnectionFilter::default()
             },
             0,
         ),
         (
-            Filter {
+            ConnectionFilter {
                 service: Some("web".parse().unwrap()),
-                ..Filter::default()
+                ..ConnectionFilter::default()
             },
             4,
         ),
         (
-            Filter {
+            ConnectionFilter {
                 service: Some("other".parse().unwrap()),
-                ..Filter::default()
+                ..ConnectionFilter::default()
             },
             0,
         ),
         (
-            Filter {
+            ConnectionFilter {
                 client_port: Some(1),
-                ..Filter::default()
+                ..ConnectionFilter::default()
             },
             1,
         ),
         (
-            Filter {
+            ConnectionFilter {
                 frontend: Some(end(VIP).ip()),
                 frontend_port: Some(80),
-                ..Filter::default()
+                ..ConnectionFilter::default()
             },
             4,
         ),
         (
-            Filter {
+            ConnectionFilter {
                 backend: Some(end(A).ip()),
                 backend_port: Some(8080),
-                ..Filter::default()
+                ..ConnectionFilter::default()
             },
             2,
         ),
         (
-            Filter {
+            ConnectionFilter {
                 state: Some(ConnState::Closing),
-                ..Filter::default()
+                ..ConnectionFilter::default()
             },
             0,
         ),
