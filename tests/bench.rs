@@ -144,7 +144,10 @@ fn edge(what: &str, figures: usize, others: &[&str]) -> Value {
     for row in rows {
         let (median, lost) = (row["median"].as_f64().unwrap(), row["unit"] == "lost");
         assert!(median > 0.0 || lost, "{report:#}");
-        assert!(median == 0.0 || !lost || row["contender"] != "podwire", "{report:#}");
+        assert!(
+            median == 0.0 || !lost || row["contender"] != "podwire",
+            "{report:#}"
+        );
     }
     report
 }
@@ -180,11 +183,20 @@ fn stopped(dir: &std::path::Path, what: &str, signal: &str) -> Child {
     use std::io::{BufRead, BufReader};
     let mut child = bench(dir, &[what, "--rounds", "50"]);
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(said.any(|line| line.unwrap().contains(" of 7: ")), "nothing was measured");
+    assert!(
+        said.any(|line| line.unwrap().contains(" of 7: ")),
+        "nothing was measured"
+    );
     // Those of the lab at least: two of podwire itself and a node.
     assert!(processes(dir).len() > 3);
     let pid = child.id().to_string();
-    assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args([signal, &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     // Somebody listens to what it says at its end.
     std::thread::spawn(move || said.count());
     child

@@ -18,11 +18,11 @@ mod report;
 use super::lab::watch::{Job, Watch};
 use super::{Exit, Failure, doctor, say};
 use crate::pod::sandbox::Spec;
+use clap::ValueEnum;
 use edge::Subject;
 use lab::Lab;
 use plan::{Case, Only, Underlay};
 use report::Report;
-use clap::ValueEnum;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 

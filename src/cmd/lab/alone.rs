@@ -17,7 +17,6 @@ use signal_hook::consts::{SIGCHLD, SIGTERM};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -80,14 +79,17 @@ impl Drop for Alone {
 }
 
 /// A process and those it has started, these too and so on; it comes first.
-pub fn descendants(pid: u32) -> Vec<u32> {
+fn descendants(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     let mut at = 0;
     while let Some(pid) = all.get(at) {
-        let children = Path::new("/proc").join(format!("{pid}/task/{pid}/children"));
-        let children = std::fs::read_to_string(children).unwrap_or_default();
-        let new: Vec<u32> = children.split(' ').filter_map(|n| n.parse().ok()).collect();
-        all.extend(new);
+        // Each thread has its own.
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+        let threads = threads.into_iter().flatten().flatten();
+        let children = threads.filter_map(|t| std::fs::read_to_string(t.path().join("children")).ok());
+        let children: Vec<String> = children.collect();
+        let each = children.iter().flat_map(|line| line.split_ascii_whitespace());
+        all.extend(each.filter_map(|pid| pid.parse::<u32>().ok()));
         at += 1;
     }
     all
@@ -115,7 +117,10 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     let mut first = again(FIRST, args.own_proc);
     let mut first = first.args(&args.program).spawn().map_err(unready)?;
     // It has ended, or shall.
-    while news.read(&mut [0; 64]).is_err_and(|e| e.kind() == io::ErrorKind::Interrupted) {}
+    while news
+        .read(&mut [0; 64])
+        .is_err_and(|e| e.kind() == io::ErrorKind::Interrupted)
+    {}
     // Fails when it has ended. It can be awaited only when nobody else is left in there (pid_namespaces(7)).
     let _ = first.kill();
     match first.wait().map(|status| status.code()) {
@@ -133,7 +138,10 @@ pub fn first(args: &Args) -> Result<Exit, Failure> {
     if args.own_proc {
         ns::own_proc().map_err(unready)?;
     }
-    let (program, args) = args.program.split_first().ok_or_else(|| failed("no program".into()))?;
+    let (program, args) = args
+        .program
+        .split_first()
+        .ok_or_else(|| failed("no program".into()))?;
     let status = Command::new(program).args(args).status().map_err(unready)?;
     match status.code() {
         Some(0) => Ok(Exit::Ok),
@@ -143,4 +151,30 @@ pub fn first(args: &Args) -> Result<Exit, Failure> {
 
 fn failed(what: String) -> Failure {
     Failure::new(Exit::Failed, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_started_by_whom_is_found() {
+        let script = "sleep 60 & exec sleep 60";
+        let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let all = loop {
+            let all = descendants(child.id());
+            if all.len() == 2 || std::time::Instant::now() > deadline {
+                break all;
+            }
+        };
+        assert_eq!((all.len(), all[0]), (2, child.id()));
+        let other = i32::try_from(all[1])
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(other.unwrap(), rustix::process::Signal::KILL).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(descendants(u32::MAX), [u32::MAX]);
+    }
 }

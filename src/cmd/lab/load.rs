@@ -85,7 +85,7 @@ pub enum Load {
         /// Where the other side listens.
         to: SocketAddr,
     },
-    /// Take TCP connections, say a byte and drop them: the port that listens.
+    /// Take TCP connections, answer a byte on each: the port that listens.
     Greet {
         /// The port, when it is not any
         #[arg(default_value_t = 0)]
@@ -93,9 +93,6 @@ pub enum Load {
     },
     /// Make one TCP connection after the other: `COUNT`.
     Knock {
-        /// Count those that are greeted.
-        #[arg(long)]
-        greeted: bool,
         /// How long to measure.
         window: u64,
         /// Where the other side listens.
@@ -161,18 +158,18 @@ impl Load {
         match self {
             Load::Ping { patience, to } => [words("ping", &[patience]), each(to)].concat(),
             Load::Time { count, to } => [words("time", &[count]), each(to)].concat(),
-            Load::Receive { streams, window, port } => words("receive", &[streams, window, port]),
+            Load::Receive {
+                streams,
+                window,
+                port,
+            } => words("receive", &[streams, window, port]),
             Load::Send { streams, to } => words("send", &[streams, to]),
             Load::Answer { port } => words("answer", &[port]),
             Load::Ask { window, to } => words("ask", &[window, to]),
             Load::Serve { streams, port } => words("serve", &[streams, port]),
             Load::Fetch { streams, window, to } => words("fetch", &[streams, window, to]),
             Load::Greet { port } => words("greet", &[port]),
-            Load::Knock { greeted, window, to } => {
-                let mut words = words("knock", &[window, to]);
-                words.extend(greeted.then(|| "--greeted".into()));
-                words
-            }
+            Load::Knock { window, to } => words("knock", &[window, to]),
             Load::Echo { port } => words("echo", &[port]),
             Load::Query { window, to } => words("query", &[window, to]),
             Load::Names { port } => words("names", &[port]),
@@ -200,7 +197,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
             format!("no TCP stream to {to}")
         }
         Load::Answer { .. } | Load::Echo { .. } | Load::Names { .. } => "no requests came".into(),
-        Load::Ask { to, .. } | Load::Query { to, .. } | Load::Resolve { to, .. } => format!("no answers from {to}"),
+        Load::Ask { to, .. } | Load::Query { to, .. } | Load::Resolve { to, .. } => {
+            format!("no answers from {to}")
+        }
         Load::Count { .. } => "no datagrams came".into(),
         Load::Flood { to, .. } => format!("no datagrams to {to}"),
     };
@@ -214,8 +213,17 @@ fn perform(load: Load) -> io::Result<()> {
         Load::Time { count, to } => echo::rtt(&to, count, |ip, time| {
             tell(format_args!("{ip} {}", time.as_nanos()))
         }),
-        Load::Receive { streams, window, port } => {
-            figures(stream::receive(port, streams, Duration::from_millis(window), ready)?);
+        Load::Receive {
+            streams,
+            window,
+            port,
+        } => {
+            figures(stream::receive(
+                port,
+                streams,
+                Duration::from_millis(window),
+                ready,
+            )?);
             Ok(())
         }
         Load::Send { streams, to } => stream::send(streams, to),
@@ -235,8 +243,8 @@ fn perform(load: Load) -> io::Result<()> {
             Ok(())
         }
         Load::Greet { port } => stream::greet(port, ready),
-        Load::Knock { greeted, window, to } => {
-            tell(stream::knock(to, greeted, Duration::from_millis(window))?);
+        Load::Knock { window, to } => {
+            tell(stream::knock(to, Duration::from_millis(window))?);
             Ok(())
         }
         Load::Names { port } => names::serve(port, ready),
@@ -323,16 +331,7 @@ mod tests {
                 to,
             },
             Load::Greet { port: 7 },
-            Load::Knock {
-                greeted: true,
-                window: 5,
-                to,
-            },
-            Load::Knock {
-                greeted: false,
-                window: 5,
-                to,
-            },
+            Load::Knock { window: 5, to },
             Load::Echo { port: 7 },
             Load::Names { port: 53 },
             Load::Resolve {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 const WARM_UP: Duration = Duration::from_millis(200);
 /// An answer that takes so long is lost.
 const LATE: Duration = Duration::from_secs(1);
+/// How often a name may be asked for in vain at the beginning.
+const ATTEMPTS: u32 = 3;
 /// How often questions are looked for that were lost while others were answered.
 const LOOK: Duration = Duration::from_millis(100);
 /// Most questions at a time: they are told apart by the lower half of their identifier.
@@ -64,7 +66,9 @@ pub fn serve(port: u16, ready: impl FnOnce(u16)) -> io::Result<()> {
 pub fn ask(to: SocketAddr, flight: u8, names: &[String], window: Duration) -> io::Result<Asked> {
     let socket = connected(to)?;
     let questions: Option<Vec<_>> = names.iter().map(|name| question(name, A.0)).collect();
-    let questions = questions.filter(|all| !all.is_empty()).ok_or(ErrorKind::InvalidInput)?;
+    let questions = questions
+        .filter(|all| !all.is_empty())
+        .ok_or(ErrorKind::InvalidInput)?;
     let mut client = Client {
         socket,
         questions,
@@ -73,16 +77,11 @@ pub fn ask(to: SocketAddr, flight: u8, names: &[String], window: Duration) -> io
         under_way: Vec::new(),
     };
     // What can be kept is kept from here on.
-    for _ in names {
-        client.under_way = vec![None];
-        client.send(0)?;
-        let patience = Instant::now() + LATE;
-        while client.under_way[0].is_some() {
-            client.receive(patience)?.ok_or(ErrorKind::TimedOut)?;
-        }
-    }
+    let lost = client.prime()?;
     client.under_way = vec![None; flight.clamp(1, MOST).into()];
-    client.measure(window)
+    let mut asked = client.measure(window)?;
+    asked.lost += lost;
+    Ok(asked)
 }
 
 struct Client {
@@ -98,6 +97,25 @@ struct Client {
 }
 
 impl Client {
+    /// Ask for each name until it is answered; how many questions were not.
+    fn prime(&mut self) -> io::Result<u64> {
+        let mut lost = 0;
+        self.under_way = vec![None];
+        for _ in 0..self.questions.len() {
+            let at = self.next;
+            for attempt in 1..=ATTEMPTS {
+                self.next = at;
+                self.send(0)?;
+                match self.receive(Instant::now() + LATE)? {
+                    Some(_) => break,
+                    None if attempt == ATTEMPTS => return Err(ErrorKind::TimedOut.into()),
+                    None => lost += 1,
+                }
+            }
+        }
+        Ok(lost)
+    }
+
     fn measure(&mut self, window: Duration) -> io::Result<Asked> {
         let begin = Instant::now() + WARM_UP;
         let end = begin + window;
@@ -316,10 +334,16 @@ mod tests {
         for flight in [1, 64] {
             let asked = ask(to, flight, &names, Duration::from_millis(20)).unwrap();
             assert_eq!(asked.lost, 0);
-            assert!(asked.times.count > 0 && asked.answered >= asked.times.count as u64, "{asked:?}");
+            assert!(
+                asked.times.count > 0 && asked.answered >= asked.times.count as u64,
+                "{asked:?}"
+            );
         }
         let asked = pairs(to, &names, Duration::from_millis(20)).unwrap();
-        assert!(asked.lost == 0 && asked.answered >= 2 * asked.times.count as u64, "{asked:?}");
+        assert!(
+            asked.lost == 0 && asked.answered >= 2 * asked.times.count as u64,
+            "{asked:?}"
+        );
     }
 
     #[test]
@@ -347,7 +371,10 @@ mod tests {
         assert_eq!(asked[2..], *b"\x01\0\0\x01\0\0\0\0\0\0\x02ab\x01c\0\0\x1c\0\x01");
         let told = answer(&asked).unwrap();
         assert_eq!(told[2..8], *b"\x81\x80\0\x01\0\x01");
-        assert_eq!(told[asked.len()..asked.len() + 12], *b"\xc0\x0c\0\x1c\0\x01\0\0\x0e\x10\0\x10");
+        assert_eq!(
+            told[asked.len()..asked.len() + 12],
+            *b"\xc0\x0c\0\x1c\0\x01\0\0\x0e\x10\0\x10"
+        );
         assert!(answers(&told, &asked));
         assert!(!answers(&asked, &asked), "a question");
         assert!(!answers(&told, &question("ab.d", AAAA.0).unwrap()));

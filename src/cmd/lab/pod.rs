@@ -101,8 +101,10 @@ impl Pod {
 /// # Errors
 /// When this process cannot start another.
 pub fn start_beside(pid: u32, load: &Load) -> Result<Job, Failure> {
-    let spec = Spec::new("");
-    start(sandbox::enter(&spec, pid, "/proc/self/exe", load.command()))
+    let failed = |e| Failure::new(Exit::Failed, format!("podwire does not find itself: {e}"));
+    // In a /proc of another PID namespace there is no /proc/self.
+    let program = std::env::current_exe().map_err(failed)?;
+    start(sandbox::enter(&Spec::new(""), pid, program, load.command()))
 }
 
 /// Begin `load` in the network namespace `netns`.

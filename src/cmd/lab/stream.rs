@@ -36,12 +36,7 @@ pub struct Measured {
 ///
 /// # Errors
 /// When nobody connects, or a stream stands still or ends too soon.
-pub fn receive(
-    port: u16,
-    streams: u8,
-    window: Duration,
-    ready: impl FnOnce(u16),
-) -> io::Result<Measured> {
+pub fn receive(port: u16, streams: u8, window: Duration, ready: impl FnOnce(u16)) -> io::Result<Measured> {
     let listener = listen(port)?;
     ready(listener.local_addr()?.port());
     let streams: io::Result<Vec<TcpStream>> = (0..streams.max(1)).map(|_| accept(&listener)).collect();
@@ -100,11 +95,16 @@ pub fn serve(port: u16, streams: u8, ready: impl FnOnce(u16)) -> io::Result<()> 
 /// When a connection cannot be made, or a stream stands still or ends too soon.
 pub fn fetch(streams: u8, to: SocketAddr, window: Duration) -> io::Result<Measured> {
     let streams: io::Result<Vec<TcpStream>> = (0..streams.max(1)).map(|_| connect(to)).collect();
-    measure(&streams?, window)
+    let streams = streams?;
+    for mut stream in &streams {
+        // Nobody reads it. Some who stand in between connect to the other end when there is something to say.
+        stream.write_all(&[0])?;
+    }
+    measure(&streams, window)
 }
 
-/// Take connections at `port` (0: any), say a byte and drop them, until none comes for a while; `ready` is called with
-/// the port.
+/// Take connections at `port` (0: any), answer a byte on each and drop it, until none comes for a while; `ready` is
+/// called with the port.
 ///
 /// # Errors
 /// When no socket can be had.
@@ -112,26 +112,29 @@ pub fn greet(port: u16, ready: impl FnOnce(u16)) -> io::Result<()> {
     let listener = listen(port)?;
     ready(listener.local_addr()?.port());
     while let Ok(mut stream) = accept(&listener) {
+        let mut byte = [0];
+        let greeted = stream
+            .read_exact(&mut byte)
+            .and_then(|()| stream.write_all(&byte));
         // The client is gone once it has what it came for. One that was not even greeted complains itself.
-        let _ = stream.write_all(&[0]).and_then(|()| stream.read(&mut [0]));
+        let _ = greeted.and_then(|()| stream.read(&mut byte));
     }
     Ok(())
 }
 
-/// Make one connection after the other for the time `window`, and how many there were; with `greeted`, those whose
-/// other end said its byte: who stands in between may connect before it knows whether there is one.
+/// Make one connection after the other for the time `window`, have a byte answered on each, and how many there were: who
+/// stands in between may connect before it knows whether there is another end.
 ///
 /// # Errors
-/// When one cannot be made.
-pub fn knock(to: SocketAddr, greeted: bool, window: Duration) -> io::Result<u64> {
+/// When one cannot be made, or is not answered.
+pub fn knock(to: SocketAddr, window: Duration) -> io::Result<u64> {
     let begun = Instant::now();
     let mut count = 0;
     while begun.elapsed() < window {
         let mut stream = connect(to)?;
-        if greeted {
-            stream.set_read_timeout(Some(STALL))?;
-            stream.read_exact(&mut [0])?;
-        }
+        stream.set_read_timeout(Some(STALL))?;
+        stream.write_all(&[0])?;
+        stream.read_exact(&mut [0])?;
         // Closed without waiting, so that no port is used up.
         rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
         count += 1;
@@ -252,13 +255,11 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_counted_and_greeted() {
-        for greeted in [false, true] {
-            let (tell, port) = mpsc::channel();
-            std::thread::spawn(move || greet(0, |port| tell.send(port).unwrap()));
-            let to = (Ipv4Addr::LOCALHOST, port.recv().unwrap()).into();
-            assert!(knock(to, greeted, Duration::from_millis(20)).unwrap() > 0);
-        }
+    fn connections_are_counted() {
+        let (tell, port) = mpsc::channel();
+        std::thread::spawn(move || greet(0, |port| tell.send(port).unwrap()));
+        let to = (Ipv4Addr::LOCALHOST, port.recv().unwrap()).into();
+        assert!(knock(to, Duration::from_millis(20)).unwrap() > 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::Subject;
 use super::names;
 use super::world::{HOME, Place, WORLD, World};
 use crate::cmd::Failure;
-use crate::cmd::lab::alone::{Alone, descendants};
+use crate::cmd::lab::alone::Alone;
 use crate::cmd::lab::dir::PrivateDir;
 use crate::cmd::lab::nodes::{NodeSpec, Nodes};
 use crate::cmd::lab::pod::{IFNAME, Pod};
@@ -36,6 +36,8 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
 const SLIRP: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 2, 100), Ipv4Addr::new(10, 0, 2, 3)];
 /// Where pasta's pod asks for names.
 const PASTA_DNS: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 53);
+/// From where to where its pod's ports are: the host's begin with 32768.
+const PASTA_PORTS: &str = "12000 31999";
 /// How long a program may take to make what it is asked for.
 const START: Duration = Duration::from_secs(5);
 /// What the kernel is told: packets of the pod leave with the host's address, and those to its port lead to it.
@@ -67,9 +69,14 @@ impl Contender {
             Place::Beside(pid) => *pid,
         };
         match &mut self.alone {
-            Some(alone) => until(alone, "a way out of its pod", || routed(pid).then_some(())),
+            Some(alone) => until(alone, "a way out of its pod", |_| routed(pid).then_some(())),
             None => Ok(()),
         }
+    }
+
+    /// Whether its program was seen to have ended by itself.
+    pub fn ended(&mut self) -> bool {
+        self.alone.as_mut().is_some_and(Alone::ended)
     }
 
     /// The processes that do the work; none when the kernel does.
@@ -217,7 +224,9 @@ fn kernel(world: &World, _: Subject) -> Result<Contender, Failure> {
         pipe.write_all(NAT.as_bytes()).map_err(failure)?;
     }
     if !nft.wait().map_err(failure)?.success() {
-        return Err(failed("the kernel does not translate addresses here (nft refuses)".into()));
+        return Err(failed(
+            "the kernel does not translate addresses here (nft refuses)".into(),
+        ));
     }
     let [host, four] = KERNEL;
     let pod = Pod::bare(pod_name("kernel"), four, four.to_ipv6_mapped())?;
@@ -270,14 +279,26 @@ fn pasta(world: &World, subject: Subject) -> Result<Contender, Failure> {
     installed("pasta")?;
     // Its pod has the host's own address.
     let pod = Pod::bare(pod_name("pasta"), HOME, HOME.to_ipv6_mapped())?;
+    // It wants the pod's own ports for its sockets on the host, and loses what others have there.
+    let inside = NetNs::open(&Target::Pid(pod.pid()))?;
+    inside
+        .within(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", PASTA_PORTS))?
+        .map_err(|e| failed(format!("its pod's ports cannot be chosen: {e}")))?;
     let (port, at): (_, SocketAddr) = match subject {
         Subject::Ports => ("7003", (HOME, 7003).into()),
         Subject::Egress | Subject::Dns => ("none", (PASTA_DNS, names::PORT).into()),
     };
     // Root would be made nobody, who may not enter the pod's user namespace.
-    let mut args: Vec<String> = ["--runas", "0", "--foreground", "--config-net", "--ipv4-only", "--mtu"]
-        .map(String::from)
-        .to_vec();
+    let mut args: Vec<String> = [
+        "--runas",
+        "0",
+        "--foreground",
+        "--config-net",
+        "--ipv4-only",
+        "--mtu",
+    ]
+    .map(String::from)
+    .to_vec();
     args.push(MTU.to_string());
     args.extend(["-t", port, "-u", port, "-T", "none", "-U", "none"].map(String::from));
     if subject == Subject::Dns {
@@ -329,13 +350,15 @@ fn slirp(world: &World, subject: Subject) -> Result<Contender, Failure> {
 /// Have slirp4netns lead a port of the host to the same port of its pod.
 fn forward(slirp: &mut Alone, api: &Path, protocol: Protocol, port: u16) -> Result<(), Failure> {
     let refused = |e: io::Error| failed(format!("it does not forward: {e}"));
-    let mut socket = until(slirp, "its API socket", || UnixStream::connect(api).ok())?;
+    let mut socket = until(slirp, "its API socket", |_| UnixStream::connect(api).ok())?;
     let (host, pod) = (HOME, SLIRP[0]);
     let request = serde_json::json!({"execute": "add_hostfwd", "arguments": {
         "proto": protocol.to_string(), "host_addr": host, "host_port": port, "guest_addr": pod, "guest_port": port,
     }});
     socket.set_read_timeout(Some(START)).map_err(refused)?;
-    socket.write_all(request.to_string().as_bytes()).map_err(refused)?;
+    socket
+        .write_all(request.to_string().as_bytes())
+        .map_err(refused)?;
     socket.shutdown(std::net::Shutdown::Write).map_err(refused)?;
     let mut answer = String::new();
     socket.read_to_string(&mut answer).map_err(refused)?;
@@ -352,9 +375,13 @@ fn rootlesskit(world: &World, _: Subject) -> Result<Contender, Failure> {
     let dir = dir()?;
     subordinates(&dir).map_err(|e| failed(format!("it is given no subordinate ids: {e}")))?;
     let state = dir.join("state");
-    let mut args: Vec<String> = ["--net=slirp4netns", "--disable-host-loopback", "--port-driver=builtin"]
-        .map(String::from)
-        .to_vec();
+    let mut args: Vec<String> = [
+        "--net=slirp4netns",
+        "--disable-host-loopback",
+        "--port-driver=builtin",
+    ]
+    .map(String::from)
+    .to_vec();
     args.push(format!("--mtu={MTU}"));
     args.push(format!("--state-dir={}", state.display()));
     for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -366,10 +393,8 @@ fn rootlesskit(world: &World, _: Subject) -> Result<Contender, Failure> {
         let name = fs::read_to_string(format!("/proc/{pid}/comm"));
         name.is_ok_and(|name| name == "sleep\n")
     };
-    let first = alone.processes();
-    let pid = until(&mut alone, "its pod", || {
-        let all = first.iter().flat_map(|pid| descendants(*pid));
-        all.filter(sleeps).last()
+    let pid = until(&mut alone, "its pod", |alone| {
+        alone.processes().into_iter().find(sleeps)
     });
     Ok(Contender {
         name: "rootlesskit",
@@ -393,10 +418,10 @@ fn subordinates(dir: &PrivateDir) -> io::Result<()> {
 }
 
 /// Wait for what a program makes; a sentence when it does not.
-fn until<T>(alone: &mut Alone, what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T, Failure> {
+fn until<T>(alone: &mut Alone, what: &str, mut look: impl FnMut(&Alone) -> Option<T>) -> Result<T, Failure> {
     let deadline = Instant::now() + START;
     loop {
-        if let Some(found) = look() {
+        if let Some(found) = look(alone) {
             return Ok(found);
         }
         if alone.ended() {

@@ -32,7 +32,7 @@ pub const RESOLV_CONF: &str = "nameserver 198.18.1.2\n";
 const REACH: Duration = Duration::from_secs(5);
 /// How long it is tried at a time, and when again.
 const TRIAL: Duration = Duration::from_millis(1);
-const AGAIN: Duration = Duration::from_millis(200);
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -77,16 +77,27 @@ pub fn inside(
     let asked = |contender: &Contender, work, window, watch: &mut Watch| {
         names::measure(contender, work, window, watch)
     };
-    let reaching = reaching(contenders, subject, &mut absent, watch, |contender, watch| match subject {
-        Subject::Egress | Subject::Ports => at(contender, Work::Connect, TRIAL, watch),
-        Subject::Dns => asked(contender, names::Work::Pairs, TRIAL, watch),
-    })?;
+    let mut reaching = reaching(
+        contenders,
+        subject,
+        &mut absent,
+        watch,
+        |contender, watch| match subject {
+            Subject::Egress | Subject::Ports => at(contender, Work::Connect, TRIAL, watch),
+            Subject::Dns => asked(contender, names::Work::Pairs, TRIAL, watch),
+        },
+    )?;
     let mut report = match subject {
-        Subject::Egress | Subject::Ports => turns(&reaching, &Work::ALL, Work::name, rounds, watch, |c, w, watch| {
-            at(c, w, window, watch)
-        })?,
+        Subject::Egress | Subject::Ports => turns(
+            &mut reaching,
+            &Work::ALL,
+            Work::name,
+            rounds,
+            watch,
+            |c, w, watch| at(c, w, window, watch),
+        )?,
         Subject::Dns => turns(
-            &reaching,
+            &mut reaching,
             &names::Work::ALL,
             names::Work::name,
             rounds,
@@ -140,7 +151,7 @@ fn reaching(
 
 /// Have the contenders take turns at each of `works`.
 fn turns<W: Copy>(
-    contenders: &[Contender],
+    contenders: &mut [Contender],
     works: &[W],
     name: fn(W) -> &'static str,
     rounds: u8,
@@ -152,15 +163,23 @@ fn turns<W: Copy>(
         let (all, work_name) = (works.len(), name(*work));
         watch.stage(format!("{n} of {all}: {work_name}, {rounds} rounds"));
         for round in 1..=rounds {
-            for contender in contenders {
+            for contender in contenders.iter_mut() {
                 let who = contender.name;
                 let figures = measure(contender, *work, watch)?;
                 if figures.is_empty() {
-                    report.failed(format!("{work_name}: {who} gave nothing in round {round}"));
+                    let why = if contender.ended() {
+                        ", as it has ended by itself"
+                    } else {
+                        ""
+                    };
+                    report.failed(format!("{work_name}: {who} gave nothing in round {round}{why}"));
                 }
                 let lost = figures.iter().find(|f| f.unit == names::LOST && f.value > 0.0);
                 if let (Some(lost), "podwire") = (lost, who) {
-                    report.failed(format!("{work_name}: podwire lost {} in round {round}", lost.value));
+                    report.failed(format!(
+                        "{work_name}: podwire lost {} in round {round}",
+                        lost.value
+                    ));
                 }
                 report.add(who, figures);
             }
@@ -183,10 +202,10 @@ fn remarks(subject: Subject, rounds: u8, window: Duration, absent: Vec<String>) 
     );
     let what = match subject {
         Subject::Egress => {
-            "the pod is the client; TCP with cubic; less is better for us and s/GB (of all processors together)"
+            "the pod is the client; a connection counts when a byte was answered on it; TCP with cubic; less is better for us and s/GB (of all processors together)"
         }
         Subject::Ports => {
-            "the world is the client, up is to the pod; a connection counts when the pod has said a byte; TCP with cubic; \
+            "the world is the client, up is to the pod; a connection counts when a byte was answered on it; TCP with cubic; \
              less is better for us and s/GB (of all processors together)"
         }
         Subject::Dns => {

@@ -137,10 +137,14 @@ pub fn measure(
     let deadline = Instant::now() + window + SLACK;
     let processes = contender.processes();
     let before = cpu::spent(&processes);
-    let mut client = contender.place.start(&work.load(contender, window.as_millis() as u64))?;
+    let mut client = contender
+        .place
+        .start(&work.load(contender, window.as_millis() as u64))?;
     watch.gather(&mut [&mut client], deadline, Job::ended)?;
     let after = cpu::spent(&processes);
-    let spent = after.zip(before).map(|(after, before)| after.saturating_sub(before));
+    let spent = after
+        .zip(before)
+        .map(|(after, before)| after.saturating_sub(before));
     let spent = spent.filter(|spent| !spent.is_zero());
     Ok(work.figures(&client.said(), window, spent))
 }
@@ -157,7 +161,10 @@ mod tests {
             figures.into_iter().map(|f| (f.what, f.value)).collect()
         };
         let of = |figures: &[(&str, f64)]| -> Vec<(String, f64)> {
-            figures.iter().map(|(what, value)| (what.to_string(), *value)).collect()
+            figures
+                .iter()
+                .map(|(what, value)| (what.to_string(), *value))
+                .collect()
         };
         let spent = Some(Duration::from_millis(250));
         let said = "50000 90000 20000 0 30000\n";

@@ -21,7 +21,7 @@ pub enum Work {
     Up(u8),
     /// Bulk to the client.
     Down(u8),
-    /// TCP connections, one after the other.
+    /// TCP connections with a byte there and back, one after the other.
     Connect,
     /// Requests and responses of 64 bytes over one TCP connection.
     Tcp,
@@ -56,7 +56,11 @@ impl Work {
 
     fn server(self, port: u16, window: u64) -> Load {
         match self {
-            Work::Up(streams) => Load::Receive { streams, window, port },
+            Work::Up(streams) => Load::Receive {
+                streams,
+                window,
+                port,
+            },
             Work::Down(streams) => Load::Serve { streams, port },
             Work::Connect => Load::Greet { port },
             Work::Tcp => Load::Answer { port },
@@ -68,12 +72,7 @@ impl Work {
         match self {
             Work::Up(streams) => Load::Send { streams, to },
             Work::Down(streams) => Load::Fetch { streams, window, to },
-            // The kernel of who publishes a port connects before anybody in the pod is asked.
-            Work::Connect => Load::Knock {
-                greeted: true,
-                window,
-                to,
-            },
+            Work::Connect => Load::Knock { window, to },
             Work::Tcp => Load::Ask { window, to },
             Work::Udp => Load::Query { window, to },
         }

@@ -63,7 +63,12 @@ impl World {
     ///
     /// # Errors
     /// When it is not there in time.
-    pub fn serve(&mut self, place: fn(&World) -> &NetNs, load: &Load, watch: &mut Watch) -> Result<(), Failure> {
+    pub fn serve(
+        &mut self,
+        place: fn(&World) -> &NetNs,
+        load: &Load,
+        watch: &mut Watch,
+    ) -> Result<(), Failure> {
         let mut job = pod::start_in(place(self), load)?;
         watch.gather(&mut [&mut job], Instant::now() + START, Job::spoke)?;
         if job.said().is_empty() {
