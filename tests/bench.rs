@@ -228,6 +228,44 @@ fn killed_it_takes_programs_of_others_along() {
     }
 }
 
+/// How podwire runs programs of others: one that forks, and hides in a session of its own.
+#[test]
+fn a_program_that_hides_ends_all_the_same() {
+    use std::io::{BufRead, BufReader};
+    for signal in ["-TERM", "-KILL"] {
+        let dir = tempfile::tempdir().unwrap();
+        let script =
+            "setsid sleep 600 & setsid sh -c 'trap \"\" TERM INT HUP; echo up; sleep 600; sleep 600'";
+        let mut command = Command::new("unshare");
+        command.args(["-Ur", PODWIRE, "__alone", "--", "sh", "-c", script]);
+        let child = command.env("TMPDIR", dir.path()).stdout(Stdio::piped()).spawn();
+        let mut child = child.unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "up");
+        assert!(processes(dir.path()).len() >= 4);
+        let pid = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        child.wait().unwrap();
+        let begun = Instant::now();
+        // Asked to end it waits for the others; killed it cannot.
+        while signal == "-KILL" && !processes(dir.path()).is_empty() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(5),
+                "{:#?}",
+                processes(dir.path())
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(processes(dir.path()).is_empty(), "{:#?}", processes(dir.path()));
+    }
+}
+
 #[test]
 fn interrupted_it_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();

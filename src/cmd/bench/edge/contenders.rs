@@ -38,6 +38,9 @@ const SLIRP: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 2, 100), Ipv4Addr::new(10, 0,
 const PASTA_DNS: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 53);
 /// From where to where its pod's ports are: the host's begin with 32768.
 const PASTA_PORTS: &str = "12000 31999";
+/// Subordinate ids for rootlesskit: the first, and how many (subuid(5)).
+const FIRST_ID: u64 = 100_000;
+const IDS: u64 = 65_536;
 /// How long a program may take to make what it is asked for.
 const START: Duration = Duration::from_secs(5);
 /// What the kernel is told: packets of the pod leave with the host's address, and those to its port lead to it.
@@ -372,6 +375,11 @@ fn rootlesskit(world: &World, _: Subject) -> Result<Contender, Failure> {
     for program in ["rootlesskit", "slirp4netns", "newuidmap"] {
         installed(program)?;
     }
+    let ids = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if !has_ids(&ids) {
+        let why = "it takes subordinate ids, and an ordinary user's sandbox has none (measure as root)";
+        return Err(failed(why.into()));
+    }
     let dir = dir()?;
     subordinates(&dir).map_err(|e| failed(format!("it is given no subordinate ids: {e}")))?;
     let state = dir.join("state");
@@ -406,11 +414,24 @@ fn rootlesskit(world: &World, _: Subject) -> Result<Contender, Failure> {
     })
 }
 
+/// Whether a user namespace with this map has the ids of [`subordinates`].
+fn has_ids(map: &str) -> bool {
+    map.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace().map(|n| n.parse::<u64>());
+        match (fields.next(), fields.next(), fields.next()) {
+            (Some(Ok(first)), Some(_), Some(Ok(count))) => {
+                first <= FIRST_ID && first.saturating_add(count) >= FIRST_ID + IDS
+            }
+            _ => false,
+        }
+    })
+}
+
 /// Give root, who is asked for them by rootlesskit, subordinate ids; for the processes of this lab only, as its mounts
 /// are its own.
 fn subordinates(dir: &PrivateDir) -> io::Result<()> {
     let file = dir.join("subids");
-    fs::write(&file, "root:100000:65536\n")?;
+    fs::write(&file, format!("root:{FIRST_ID}:{IDS}\n"))?;
     for place in ["/etc/subuid", "/etc/subgid"] {
         rustix::mount::mount_bind(&file, place)?;
     }
@@ -448,5 +469,25 @@ fn installed(program: &str) -> Result<(), Failure> {
     match found {
         true => Ok(()),
         false => Err(failed(format!("{program} is not installed"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordinary_users_sandbox_has_no_subordinate_ids() {
+        assert!(has_ids("         0          0 4294967295\n"));
+        assert!(has_ids("0 0 1\n1 100000 165535\n"));
+        assert!(!has_ids("         0       1000          1\n"));
+        assert!(!has_ids("0 0 165535\n"));
+        assert!(!has_ids("0 0\nx y z\n"));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_installed_or_not() {
+        assert!(installed("sh").is_ok());
+        assert!(installed("no-such-program-here").is_err());
     }
 }
