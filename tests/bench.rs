@@ -17,11 +17,27 @@ fn bench(dir: &std::path::Path, args: &[&str]) -> Child {
         .unwrap()
 }
 
-/// The files it made are gone, and so are its processes: each carries the directory or the process id of its
-/// parent in its command line.
+/// The processes it has started, programs of others too, and those that these have started: all inherit its environment.
+fn processes(dir: &std::path::Path) -> Vec<String> {
+    let mark = format!("TMPDIR={}", dir.display());
+    let marked = |path: &std::path::Path| {
+        let environment = std::fs::read(path.join("environ")).unwrap_or_default();
+        environment.split(|b| *b == 0).any(|word| word == mark.as_bytes())
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let all = all.map(|p| p.path()).filter(|path| marked(path));
+    all.filter_map(|path| std::fs::read(path.join("cmdline")).ok())
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .collect()
+}
+
+/// The files it made are gone, and so are its processes: each has the directory in its environment, or it or the
+/// process id of its parent in its command line.
 fn assert_nothing_is_left(dir: &std::path::Path, pid: u32) {
     let files: Vec<_> = std::fs::read_dir(dir).unwrap().flatten().collect();
     assert!(files.is_empty(), "still there: {files:#?}");
+    let left = processes(dir);
+    assert!(left.is_empty(), "still there: {left:#?}");
     let (dir, pid) = (dir.to_str().unwrap(), pid.to_string());
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let lines = all.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok());
@@ -103,29 +119,151 @@ fn one_work_over_one_underlay_as_a_table() {
     );
 }
 
-#[test]
-fn the_way_out_is_measured_and_nothing_is_left() {
+/// One round of what is at the node's edge: its report, which has `figures` for podwire and for each of `others`.
+fn edge(what: &str, figures: usize, others: &[&str]) -> Value {
     let dir = tempfile::tempdir().unwrap();
-    let child = bench(dir.path(), &["egress", "--quick", "--rounds", "1", "--json"]);
+    let child = bench(dir.path(), &[what, "--quick", "--rounds", "1", "--json"]);
     let pid = child.id();
     let out = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
     let report: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
     assert!(out.status.success(), "{report:#}\n{said}");
+    assert_nothing_is_left(dir.path(), pid);
     let rows = report["rows"].as_array().unwrap();
     let of = |contender: &str| rows.iter().filter(|r| r["contender"] == contender).count();
+    assert_eq!(of("podwire"), figures, "{report:#}");
+    let remarks = report["remarks"].as_array().unwrap().iter();
+    let absent: Vec<&str> = remarks
+        .filter_map(|r| r.as_str()?.split_once(" is left out"))
+        .map(|(who, _)| who.trim_start_matches("the "))
+        .collect();
+    for other in others {
+        let absent = absent.iter().any(|who| who.starts_with(other));
+        assert_eq!(of(other), if absent { 0 } else { figures }, "{other}: {report:#}");
+    }
+    for row in rows {
+        let (median, lost) = (row["median"].as_f64().unwrap(), row["unit"] == "lost");
+        assert!(median > 0.0 || lost, "{report:#}");
+        assert!(
+            median == 0.0 || !lost || row["contender"] != "podwire",
+            "{report:#}"
+        );
+    }
+    report
+}
+
+fn ratios(report: &Value, over: &str) -> usize {
+    let all = report["ratios"].as_array().unwrap();
+    all.iter().filter(|r| r["over"] == over).count()
+}
+
+#[test]
+fn the_way_out_is_measured_and_nothing_is_left() {
     // Four bulks with what they cost, connections, and two exchanges with rate, median and p99.
-    assert_eq!((of("podwire"), of("kernel")), (15, 15), "{report:#}");
+    let report = edge("egress", 15, &["kernel", "pasta", "slirp4netns"]);
+    assert_eq!(ratios(&report, "kernel"), 15);
+}
+
+#[test]
+fn published_ports_are_measured_and_nothing_is_left() {
+    let report = edge("ports", 15, &["kernel", "pasta", "rootlesskit", "slirp4netns"]);
+    assert_eq!(ratios(&report, "kernel"), 15);
+}
+
+#[test]
+fn names_are_measured_and_nothing_is_left() {
+    // Seven works with rate, median, p99 and what was lost; for three of them what a processor can do.
+    let report = edge("dns", 31, &["echo", "pasta", "slirp4netns"]);
+    // There is no ratio to nothing lost.
+    assert_eq!(ratios(&report, "echo"), 24);
+}
+
+/// Start a measurement and send it `signal` once all contenders are there.
+fn stopped(dir: &std::path::Path, what: &str, signal: &str) -> Child {
+    use std::io::{BufRead, BufReader};
+    let mut child = bench(dir, &[what, "--rounds", "50"]);
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(
-        rows.iter().all(|r| r["median"].as_f64().unwrap() > 0.0),
-        "{report:#}"
+        said.any(|line| line.unwrap().contains(" of 7: ")),
+        "nothing was measured"
     );
-    let over = |r: &&Value| r["over"] == "kernel";
-    assert_eq!(
-        report["ratios"].as_array().unwrap().iter().filter(over).count(),
-        15
+    // Those of the lab at least: two of podwire itself and a node.
+    assert!(processes(dir).len() > 3);
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args([signal, &pid])
+            .status()
+            .unwrap()
+            .success()
     );
-    assert_nothing_is_left(dir.path(), pid);
+    // Somebody listens to what it says at its end.
+    std::thread::spawn(move || said.count());
+    child
+}
+
+#[test]
+fn interrupted_programs_of_others_end_with_it() {
+    for what in ["egress", "ports", "dns"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = stopped(dir.path(), what, "-INT");
+        let pid = child.id();
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+        assert_nothing_is_left(dir.path(), pid);
+    }
+}
+
+#[test]
+fn killed_it_takes_programs_of_others_along() {
+    for what in ["egress", "ports", "dns"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = stopped(dir.path(), what, "-KILL");
+        child.wait().unwrap();
+        let begun = Instant::now();
+        while !processes(dir.path()).is_empty() {
+            let left = processes(dir.path());
+            assert!(begun.elapsed() < Duration::from_secs(5), "still there: {left:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// How podwire runs programs of others: one that forks, and hides in a session of its own.
+#[test]
+fn a_program_that_hides_ends_all_the_same() {
+    use std::io::{BufRead, BufReader};
+    for signal in ["-TERM", "-KILL"] {
+        let dir = tempfile::tempdir().unwrap();
+        let script =
+            "setsid sleep 600 & setsid sh -c 'trap \"\" TERM INT HUP; echo up; sleep 600; sleep 600'";
+        let mut command = Command::new("unshare");
+        command.args(["-Ur", PODWIRE, "__alone", "--", "sh", "-c", script]);
+        let child = command.env("TMPDIR", dir.path()).stdout(Stdio::piped()).spawn();
+        let mut child = child.unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "up");
+        assert!(processes(dir.path()).len() >= 4);
+        let pid = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        child.wait().unwrap();
+        let begun = Instant::now();
+        // Asked to end it waits for the others; killed it cannot.
+        while signal == "-KILL" && !processes(dir.path()).is_empty() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(5),
+                "{:#?}",
+                processes(dir.path())
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(processes(dir.path()).is_empty(), "{:#?}", processes(dir.path()));
+    }
 }
 
 #[test]

@@ -191,6 +191,12 @@ enum Command {
     /// Make traffic, or take it, inside a pod of a demo or a measurement.
     #[command(name = lab::load::VERB, hide = true)]
     Load(lab::load::Args),
+    /// Run a program so that nothing of it can stay.
+    #[command(name = lab::alone::VERB, hide = true)]
+    Alone(lab::alone::Args),
+    /// Be the first process of a PID namespace.
+    #[command(name = lab::alone::FIRST, hide = true)]
+    First(lab::alone::Args),
 }
 
 /// Entry point of the binary.
@@ -255,6 +261,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Bench(args) => bench::run(&args),
         Command::BenchInside(args) => bench::inside(&args),
         Command::Load(args) => lab::load::run(args).map(done),
+        Command::Alone(args) => lab::alone::run(&args),
+        Command::First(args) => lab::alone::first(&args),
         Command::Doctor(args) => doctor::run(&args, socket),
         Command::ProbeSandbox => doctor::probe(),
     }

@@ -23,7 +23,7 @@ use super::resolv::ResolvConf;
 use crate::sys::ns;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use std::io::{self, BufRead, Write};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -113,12 +113,23 @@ fn say(word: &str) -> Result<(), (&'static str, io::Error)> {
 /// When it has died already, or the kernel refuses.
 pub(super) fn die_with(parent: u32) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let now = rustix::process::getppid().map(Pid::as_raw_nonzero);
-    if now.is_some_and(|p| p.get().unsigned_abs() == parent) {
+    let now = rustix::process::getppid().map(|p| p.as_raw_nonzero().get().unsigned_abs());
+    // The first process of a PID namespace has a parent outside of it, which has a number in the /proc of there.
+    if now.or_else(parent_outside) == Some(parent) {
         Ok(())
     } else {
         Err(io::Error::other("the parent process has ended"))
     }
+}
+
+fn parent_outside() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// Mount a /sys that shows the pod's network devices, with the control groups of the old one.

@@ -100,6 +100,22 @@ impl Spec {
     }
 }
 
+/// A command that will run in the namespaces of the process `pid`, as [`Sandbox::command`] has it for its own.
+pub fn enter<A: AsRef<OsStr>>(
+    spec: &Spec,
+    pid: u32,
+    program: impl AsRef<OsStr>,
+    args: impl IntoIterator<Item = A>,
+) -> Command {
+    let mut command = Command::new(&spec.program);
+    command
+        .arg0("podwire")
+        .args([hidden::ENTER, &pid.to_string(), &spec.parent()])
+        .arg(program)
+        .args(args);
+    command
+}
+
 /// A running sandbox. Dropping it ends its pause process; what else runs inside is the caller's.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -147,13 +163,7 @@ impl Sandbox {
         program: impl AsRef<OsStr>,
         args: impl IntoIterator<Item = A>,
     ) -> Command {
-        let mut command = Command::new(&self.spec.program);
-        command
-            .arg0("podwire")
-            .args([hidden::ENTER, &self.pid().to_string(), &self.spec.parent()])
-            .arg(program)
-            .args(args);
-        command
+        enter(&self.spec, self.pid(), program, args)
     }
 
     /// Hang the sandbox on the node at `socket`; `request.holder` is filled in.

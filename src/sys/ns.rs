@@ -336,6 +336,32 @@ pub fn unshare_pod() -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(Into::into)
 }
 
+/// Have the processes that the calling thread makes from now on be in a new PID namespace, for good. The first of them
+/// is its init: the kernel kills all others when that one ends, whatever they did to get away.
+///
+/// # Errors
+/// What the kernel says.
+pub fn unshare_pids() -> io::Result<()> {
+    // SAFETY: as in `unshare_pod`.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }.map_err(Into::into)
+}
+
+/// Give the calling process a /proc that shows the PID namespace it is in, in a mount namespace of its own.
+///
+/// # Errors
+/// What the kernel says; EPERM where parts of the /proc that is there are covered, as containers have it.
+pub fn own_proc() -> io::Result<()> {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    // SAFETY: as in `unshare_pod`.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+    mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount("proc", "/proc", "proc", flags, None)?)
+}
+
 /// Whether `fd` is the calling process's own namespace of that kind.
 fn same(fd: BorrowedFd<'_>, kind: &str) -> io::Result<bool> {
     let theirs = rustix::fs::fstat(fd)?;

@@ -87,7 +87,7 @@ impl Lab {
             });
         }
         let nodes = Nodes::start(&specs, &peers, watch)?;
-        let pod = |name: &str, node: &str| Pod::attach(pod_name(name), &nodes.socket(node));
+        let pod = |name: &str, node: &str| Pod::attach(pod_name(name), &nodes.socket(node), Vec::new());
         Ok(Lab {
             contender: "podwire",
             pods: [pod("a1", "n1")?, pod("a2", "n1")?, pod("b1", "n2")?],

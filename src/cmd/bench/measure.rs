@@ -65,9 +65,13 @@ pub fn measure(
     let ms = window.as_millis() as u64;
     let streams = if work == Work::Tcp4 { 4 } else { 1 };
     let taker = match work {
-        Work::Tcp1 | Work::Tcp4 => Load::Receive { streams, window: ms },
+        Work::Tcp1 | Work::Tcp4 => Load::Receive {
+            streams,
+            window: ms,
+            port: 0,
+        },
         Work::Udp64 => Load::Count { window: ms },
-        Work::Rr => Load::Answer,
+        Work::Rr => Load::Answer { port: 0 },
     };
     // Declared first, so that it ends last: who is cut off would complain.
     let mut giver;

@@ -8,16 +8,18 @@
 //! Both networks stand at the same time, and take turns within each round: podwire, kernel, podwire, kernel. A
 //! machine that is slow for a while is so for both, and the ratio is taken round by round.
 
+mod edge;
 mod kernel;
 mod lab;
 mod measure;
-mod out;
 mod plan;
 mod report;
 
 use super::lab::watch::{Job, Watch};
 use super::{Exit, Failure, doctor, say};
-use crate::pod::sandbox::Sandbox;
+use crate::pod::sandbox::Spec;
+use clap::ValueEnum;
+use edge::Subject;
 use lab::Lab;
 use plan::{Case, Only, Underlay};
 use report::Report;
@@ -46,12 +48,19 @@ Examples:
   podwire bench --only tcp1-cross --underlay wire
   podwire bench --only rr --only udp64 --rounds 9
   podwire bench --quick --json | jq .ratios
-  podwire bench egress --quick                       (about a minute)")]
+  podwire bench egress --quick                       (about two minutes)
+  podwire bench ports --quick                        (about two minutes)
+  podwire bench dns --quick                          (about two minutes)
+  podwire bench dns --quick --json | jq .ratios")]
 pub struct Args {
-    /// Measure this instead: egress, the way out to the world, beside the kernel's masquerading (nft) and
-    /// slirp4netns where they are installed
+    /// Measure what is at the node's edge instead, beside what one would use for it, as far as that is installed. egress:
+    /// the way out to the world, beside the kernel's masquerading (nft), pasta and slirp4netns. ports: published ports,
+    /// beside the kernel's DNAT (nft), pasta, rootlesskit's builtin driver (needs root) and slirp4netns. dns: the node's
+    /// names and its cache, beside a server that only echoes, and what pasta and slirp4netns hand on. Bulk over 1 and 8
+    /// connections and what it costs all processors, connections one after the other, requests and responses (rr);
+    /// questions one at a time and 64, pairs of A and AAAA, and how many were lost
     #[arg(value_name = "WHAT", conflicts_with_all = ["only", "underlay"])]
-    what: Option<What>,
+    what: Option<Subject>,
     /// Only this work: tcp1, tcp4, udp64 or rr, alone or with -cross or -same; may be repeated
     #[arg(long, value_name = "WORK")]
     only: Vec<Only>,
@@ -69,13 +78,6 @@ pub struct Args {
     json: bool,
 }
 
-/// What else can be measured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum What {
-    /// The way out of the pod network.
-    Egress,
-}
-
 impl Args {
     /// The command line that means this.
     fn words(&self) -> Vec<String> {
@@ -87,7 +89,8 @@ impl Args {
             .into_iter()
             .filter(|(on, _)| *on)
             .map(|(_, flag)| flag.into());
-        let what = self.what.map(|What::Egress| "egress".to_string());
+        let what = self.what.and_then(|what| what.to_possible_value());
+        let what = what.map(|what| what.get_name().to_string());
         what.into_iter()
             .chain(only)
             .chain(underlay)
@@ -120,7 +123,12 @@ impl Args {
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     doctor::pods_can_be_made()?;
     let mut watch = signals(false)?;
-    let sandbox = Sandbox::spawn("bench")?;
+    let sandbox = Spec {
+        // Whom programs of others ask that hand on questions for names.
+        resolv_conf: args.what.map(|_| edge::RESOLV_CONF.into()),
+        ..Spec::new("bench")
+    };
+    let sandbox = sandbox.spawn()?;
     let words = [VERB.to_string()].into_iter().chain(args.words());
     let mut job = Job::spawn(&mut sandbox.command("/proc/self/exe", words))
         .map_err(|e| lab::failed(format!("podwire could not run itself: {e}")))?;
@@ -145,8 +153,8 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
 /// When a contender cannot be set up, or the end was asked for.
 pub fn inside(args: &Args) -> Result<Exit, Failure> {
     let mut watch = signals(!args.json || std::io::stderr().is_terminal())?;
-    if let Some(What::Egress) = args.what {
-        return out::inside(args.rounds(), args.window(), args.json, &mut watch);
+    if let Some(subject) = args.what {
+        return edge::inside(subject, args.rounds(), args.window(), args.json, &mut watch);
     }
     let labs = [Lab::podwire(&mut watch)?, Lab::kernel(&mut watch)?];
     for lab in &labs {
@@ -220,6 +228,8 @@ mod tests {
         for line in [
             "",
             "egress --rounds=2 --json",
+            "ports --quick",
+            "dns --rounds=9",
             "--only=tcp1-cross --only=rr --underlay=veth --rounds=7 --quick --json",
         ] {
             let words: Vec<String> = line.split_ascii_whitespace().map(String::from).collect();

@@ -89,7 +89,11 @@ fn stream(net: &Net, from: usize, to: usize, watch: &mut Watch) -> Result<Throug
     let window = WINDOW.as_millis() as u64;
     // Declared first, so that it ends last: a receiver that is cut off would complain.
     let _sender;
-    let mut receiver = net.pods[to].start(&Load::Receive { streams: 1, window })?;
+    let mut receiver = net.pods[to].start(&Load::Receive {
+        streams: 1,
+        window,
+        port: 0,
+    })?;
     watch.gather(&mut [&mut receiver], deadline, Job::spoke)?;
     if let Ok(port) = receiver.said().trim_end().parse() {
         let to = SocketAddr::from((net.pods[to].four, port));

@@ -35,7 +35,8 @@ impl Net {
         for plan in &net.plan.pods {
             watch.check()?;
             let socket = net.nodes.socket(&net.plan.nodes[plan.node].name);
-            net.pods.push(Pod::attach(plan.name.clone(), &socket)?);
+            net.pods
+                .push(Pod::attach(plan.name.clone(), &socket, Vec::new())?);
         }
         Ok(net)
     }

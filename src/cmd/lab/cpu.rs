@@ -11,6 +11,21 @@ pub fn busy() -> Duration {
     Duration::from_millis(busy_ticks(&text) * 10)
 }
 
+/// Time that the threads of these processes have had a processor; none where the kernel does not tell.
+pub fn spent(processes: &[u32]) -> Option<Duration> {
+    let mut all = Duration::ZERO;
+    for pid in processes {
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+            // A thread that has just ended has no file any more.
+            let Ok(text) = std::fs::read_to_string(thread.path().join("schedstat")) else {
+                continue;
+            };
+            all += Duration::from_nanos(text.split(' ').next()?.parse().ok()?);
+        }
+    }
+    Some(all).filter(|all| !all.is_zero())
+}
+
 /// The kernel shows ticks of USER_HZ, which is 100 everywhere.
 fn busy_ticks(stat: &str) -> u64 {
     let all = stat.lines().find_map(|line| line.strip_prefix("cpu "));
@@ -26,6 +41,18 @@ fn busy_ticks(stat: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_works_spends_time() {
+        let own = [std::process::id()];
+        let before = spent(&own).unwrap();
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_millis(20) {}
+        // What a thread that runs has had since the last tick is not told yet.
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(spent(&own).unwrap() > before);
+        assert_eq!(spent(&[u32::MAX]), None);
+    }
 
     #[test]
     fn idle_and_stolen_time_is_not_busy() {

@@ -23,12 +23,26 @@ pub struct Times {
     pub count: usize,
 }
 
-/// Answer one client until it closes; `ready` is called with the port.
+impl Times {
+    /// What these round trips amount to; zeros when there are none.
+    pub fn of(mut times: Vec<Duration>) -> Times {
+        times.sort_unstable();
+        let last = times.len().saturating_sub(1);
+        let at = |percent: usize| times.get(last * percent / 100).copied().unwrap_or_default();
+        Times {
+            p50: at(50),
+            p99: at(99),
+            count: times.len(),
+        }
+    }
+}
+
+/// Answer one client at `port` (0: any) until it closes; `ready` is called with the port.
 ///
 /// # Errors
 /// When nobody connects, or the connection breaks.
-pub fn answer(ready: impl FnOnce(u16)) -> io::Result<()> {
-    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+pub fn answer(port: u16, ready: impl FnOnce(u16)) -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
     ready(listener.local_addr()?.port());
     let mut stream = accept(&listener)?;
     stream.set_nodelay(true)?;
@@ -59,12 +73,12 @@ pub fn ask(to: SocketAddr, window: Duration) -> io::Result<Times> {
     })
 }
 
-/// Answer datagrams until none comes for a while; `ready` is called with the port.
+/// Answer datagrams at `port` (0: any) until none comes for a while; `ready` is called with the port.
 ///
 /// # Errors
 /// When no socket can be had.
-pub fn echo(ready: impl FnOnce(u16)) -> io::Result<()> {
-    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+pub fn echo(port: u16, ready: impl FnOnce(u16)) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
     socket.set_read_timeout(Some(2 * LATE))?;
     ready(socket.local_addr()?.port());
     let mut message = [0; MESSAGE];
@@ -109,13 +123,7 @@ fn rounds(window: Duration, mut work: impl FnMut() -> io::Result<()>) -> io::Res
     while begun.elapsed() < window || times.is_empty() {
         times.push(once()?);
     }
-    times.sort_unstable();
-    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-    Ok(Times {
-        p50: at(50),
-        p99: at(99),
-        count: times.len(),
-    })
+    Ok(Times::of(times))
 }
 
 #[cfg(test)]
@@ -125,9 +133,16 @@ mod tests {
     use std::sync::mpsc;
 
     #[test]
+    fn one_in_a_hundred_is_slower_than_p99() {
+        let times = Times::of((1..=200).rev().map(Duration::from_millis).collect());
+        assert_eq!((times.p50.as_millis(), times.p99.as_millis()), (100, 198));
+        assert_eq!(Times::of(Vec::new()).count, 0);
+    }
+
+    #[test]
     fn exchanges_are_timed() {
         let (tell, port) = mpsc::channel();
-        let server = std::thread::spawn(move || answer(|port| tell.send(port).unwrap()));
+        let server = std::thread::spawn(move || answer(0, |port| tell.send(port).unwrap()));
         let to = (Ipv4Addr::LOCALHOST, port.recv().unwrap()).into();
         let times = ask(to, Duration::from_millis(20)).unwrap();
         server.join().unwrap().unwrap();

@@ -4,7 +4,7 @@
 //! what it knew. A line counts when it is whole.
 
 use super::stream::Measured;
-use super::{echo, exchange, flood, stream};
+use super::{echo, exchange, flood, names, stream};
 use crate::cmd::{Exit, Failure, say};
 use std::fmt::Display;
 use std::io;
@@ -44,6 +44,9 @@ pub enum Load {
         streams: u8,
         /// How long to measure.
         window: u64,
+        /// The port, when it is not any
+        #[arg(default_value_t = 0)]
+        port: u16,
     },
     /// Write to TCP connections until the other side closes.
     Send {
@@ -53,7 +56,11 @@ pub enum Load {
         to: SocketAddr,
     },
     /// Answer requests of one TCP connection: the port that listens.
-    Answer,
+    Answer {
+        /// The port, when it is not any
+        #[arg(default_value_t = 0)]
+        port: u16,
+    },
     /// Exchange requests and responses: `MEDIAN P99 COUNT`, in nanoseconds.
     Ask {
         /// How long to measure.
@@ -65,6 +72,9 @@ pub enum Load {
     Serve {
         /// How many connections.
         streams: u8,
+        /// The port, when it is not any
+        #[arg(default_value_t = 0)]
+        port: u16,
     },
     /// Make TCP connections and measure what they bring: as [`Load::Receive`], without a port.
     Fetch {
@@ -75,8 +85,12 @@ pub enum Load {
         /// Where the other side listens.
         to: SocketAddr,
     },
-    /// Take TCP connections and drop them: the port that listens.
-    Admit,
+    /// Take TCP connections, answer a byte on each: the port that listens.
+    Greet {
+        /// The port, when it is not any
+        #[arg(default_value_t = 0)]
+        port: u16,
+    },
     /// Make one TCP connection after the other: `COUNT`.
     Knock {
         /// How long to measure.
@@ -85,13 +99,34 @@ pub enum Load {
         to: SocketAddr,
     },
     /// Answer datagrams: the port.
-    Echo,
+    Echo {
+        /// The port, when it is not any
+        #[arg(default_value_t = 0)]
+        port: u16,
+    },
     /// Ask by datagrams: as [`Load::Ask`].
     Query {
         /// How long to measure.
         window: u64,
         /// Where the other side answers.
         to: SocketAddr,
+    },
+    /// Know an address of every name: the port.
+    Names {
+        /// The port, when it is not any
+        #[arg(default_value_t = 0)]
+        port: u16,
+    },
+    /// Ask for addresses of names: `MEDIAN P99 COUNT LOST ANSWERED`, the first three within the window.
+    Resolve {
+        /// How many questions at a time; 0 for pairs of A and AAAA, one after the other.
+        flight: u8,
+        /// How long to measure.
+        window: u64,
+        /// The name server.
+        to: SocketAddr,
+        /// The names, each in its turn.
+        names: Vec<String>,
     },
     /// Count small datagrams: first the port, then as [`Load::Receive`].
     Count {
@@ -108,8 +143,13 @@ pub enum Load {
 }
 
 impl Load {
-    /// The command line behind [`VERB`] that means this.
-    pub fn words(&self) -> Vec<String> {
+    /// Podwire's command line that means this.
+    pub fn command(&self) -> Vec<String> {
+        [vec![VERB.into()], self.words()].concat()
+    }
+
+    /// The command line behind [`VERB`].
+    fn words(&self) -> Vec<String> {
         let words = |first: &str, rest: &[&dyn ToString]| {
             let rest = rest.iter().map(|word| word.to_string());
             [first.to_string()].into_iter().chain(rest).collect::<Vec<_>>()
@@ -118,16 +158,27 @@ impl Load {
         match self {
             Load::Ping { patience, to } => [words("ping", &[patience]), each(to)].concat(),
             Load::Time { count, to } => [words("time", &[count]), each(to)].concat(),
-            Load::Receive { streams, window } => words("receive", &[streams, window]),
+            Load::Receive {
+                streams,
+                window,
+                port,
+            } => words("receive", &[streams, window, port]),
             Load::Send { streams, to } => words("send", &[streams, to]),
-            Load::Answer => words("answer", &[]),
+            Load::Answer { port } => words("answer", &[port]),
             Load::Ask { window, to } => words("ask", &[window, to]),
-            Load::Serve { streams } => words("serve", &[streams]),
+            Load::Serve { streams, port } => words("serve", &[streams, port]),
             Load::Fetch { streams, window, to } => words("fetch", &[streams, window, to]),
-            Load::Admit => words("admit", &[]),
+            Load::Greet { port } => words("greet", &[port]),
             Load::Knock { window, to } => words("knock", &[window, to]),
-            Load::Echo => words("echo", &[]),
+            Load::Echo { port } => words("echo", &[port]),
             Load::Query { window, to } => words("query", &[window, to]),
+            Load::Names { port } => words("names", &[port]),
+            Load::Resolve {
+                flight,
+                window,
+                to,
+                names,
+            } => [words("resolve", &[flight, window, to]), names.clone()].concat(),
             Load::Count { window } => words("count", &[window]),
             Load::Flood { window, to } => words("flood", &[window, to]),
         }
@@ -141,12 +192,14 @@ impl Load {
 pub fn run(args: Args) -> Result<(), Failure> {
     let what = match &args.load {
         Load::Ping { .. } | Load::Time { .. } => "no pings can be sent".into(),
-        Load::Receive { .. } | Load::Serve { .. } | Load::Admit => "no TCP stream came".into(),
+        Load::Receive { .. } | Load::Serve { .. } | Load::Greet { .. } => "no TCP stream came".into(),
         Load::Send { to, .. } | Load::Fetch { to, .. } | Load::Knock { to, .. } => {
             format!("no TCP stream to {to}")
         }
-        Load::Answer | Load::Echo => "no requests came".into(),
-        Load::Ask { to, .. } | Load::Query { to, .. } => format!("no answers from {to}"),
+        Load::Answer { .. } | Load::Echo { .. } | Load::Names { .. } => "no requests came".into(),
+        Load::Ask { to, .. } | Load::Query { to, .. } | Load::Resolve { to, .. } => {
+            format!("no answers from {to}")
+        }
         Load::Count { .. } => "no datagrams came".into(),
         Load::Flood { to, .. } => format!("no datagrams to {to}"),
     };
@@ -154,18 +207,27 @@ pub fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn perform(load: Load) -> io::Result<()> {
-    let port = |port: u16| tell(port);
+    let ready = |port: u16| tell(port);
     match load {
         Load::Ping { patience, to } => echo::reach(&to, Duration::from_millis(patience), tell),
         Load::Time { count, to } => echo::rtt(&to, count, |ip, time| {
             tell(format_args!("{ip} {}", time.as_nanos()))
         }),
-        Load::Receive { streams, window } => {
-            figures(stream::receive(streams, Duration::from_millis(window), port)?);
+        Load::Receive {
+            streams,
+            window,
+            port,
+        } => {
+            figures(stream::receive(
+                port,
+                streams,
+                Duration::from_millis(window),
+                ready,
+            )?);
             Ok(())
         }
         Load::Send { streams, to } => stream::send(streams, to),
-        Load::Answer => exchange::answer(port),
+        Load::Answer { port } => exchange::answer(port, ready),
         Load::Ask { window, to } => {
             times(&exchange::ask(to, Duration::from_millis(window))?);
             Ok(())
@@ -174,19 +236,36 @@ fn perform(load: Load) -> io::Result<()> {
             times(&exchange::query(to, Duration::from_millis(window))?);
             Ok(())
         }
-        Load::Echo => exchange::echo(port),
-        Load::Serve { streams } => stream::serve(streams, port),
+        Load::Echo { port } => exchange::echo(port, ready),
+        Load::Serve { streams, port } => stream::serve(port, streams, ready),
         Load::Fetch { streams, window, to } => {
             figures(stream::fetch(streams, to, Duration::from_millis(window))?);
             Ok(())
         }
-        Load::Admit => stream::admit(port),
+        Load::Greet { port } => stream::greet(port, ready),
         Load::Knock { window, to } => {
             tell(stream::knock(to, Duration::from_millis(window))?);
             Ok(())
         }
+        Load::Names { port } => names::serve(port, ready),
+        Load::Resolve {
+            flight,
+            window,
+            to,
+            names: all,
+        } => {
+            let window = Duration::from_millis(window);
+            let asked = match flight {
+                0 => names::pairs(to, &all, window)?,
+                _ => names::ask(to, flight, &all, window)?,
+            };
+            let (p50, p99) = (asked.times.p50.as_nanos(), asked.times.p99.as_nanos());
+            let (count, lost) = (asked.times.count, asked.lost);
+            tell(format_args!("{p50} {p99} {count} {lost} {}", asked.answered));
+            Ok(())
+        }
         Load::Count { window } => {
-            figures(flood::count(Duration::from_millis(window), port)?);
+            figures(flood::count(Duration::from_millis(window), ready)?);
             Ok(())
         }
         Load::Flood { window, to } => flood::flood(to, Duration::from_millis(window)),
@@ -240,19 +319,27 @@ mod tests {
             Load::Receive {
                 streams: 4,
                 window: 900,
+                port: 7,
             },
             Load::Send { streams: 4, to },
-            Load::Answer,
+            Load::Answer { port: 0 },
             Load::Ask { window: 5, to },
-            Load::Serve { streams: 8 },
+            Load::Serve { streams: 8, port: 7 },
             Load::Fetch {
                 streams: 8,
                 window: 5,
                 to,
             },
-            Load::Admit,
+            Load::Greet { port: 7 },
             Load::Knock { window: 5, to },
-            Load::Echo,
+            Load::Echo { port: 7 },
+            Load::Names { port: 53 },
+            Load::Resolve {
+                flight: 64,
+                window: 5,
+                to,
+                names: vec!["a.example".into(), "b.example".into()],
+            },
             Load::Query { window: 5, to },
             Load::Count { window: 5 },
             Load::Flood { window: 5, to },

@@ -3,12 +3,14 @@
 //! Everything is this one binary under other names, so nothing needs to be installed. All processes are
 //! children of the command that runs the lab: they end in order with it, and die with it when it is killed.
 
-mod cpu;
-mod dir;
+pub mod alone;
+pub mod cpu;
+pub mod dir;
 mod echo;
 mod exchange;
 pub mod flood;
 pub mod load;
+mod names;
 pub mod nodes;
 pub mod pod;
 mod stream;

@@ -91,6 +91,11 @@ impl Nodes {
         self.nodes.iter_mut().map(|n| &mut n.job).collect()
     }
 
+    /// Their process ids.
+    pub fn processes(&self) -> impl Iterator<Item = u32> {
+        self.nodes.iter().map(|n| n.job.pid())
+    }
+
     /// A sentence for each node that ended by itself.
     pub fn casualties(&mut self) -> Vec<String> {
         Job::look(&mut self.jobs());

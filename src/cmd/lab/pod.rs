@@ -1,13 +1,17 @@
 //! A pod of a lab: a sandbox, hung on a node or left to be connected by other means.
 
-use super::load::{self, Load};
+use super::load::Load;
 use super::watch::Job;
 use crate::api::AttachRequest;
 use crate::cmd::{Exit, Failure};
-use crate::model::PodName;
-use crate::pod::sandbox::Sandbox;
+use crate::model::{PodName, PortMapping};
+use crate::pod::hidden;
+use crate::pod::sandbox::{self, Sandbox, Spec};
+use crate::sys::ns::NetNs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 /// Name of the interface in each pod.
 pub const IFNAME: &str = "eth0";
@@ -24,11 +28,11 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Make a pod and hang it on the node whose admin socket is `socket`.
+    /// Make a pod and hang it on the node whose admin socket is `socket`; `publish` are ports of that node's host.
     ///
     /// # Errors
-    /// When the sandbox or its interface cannot be made.
-    pub fn attach(name: PodName, socket: &Path) -> Result<Pod, Failure> {
+    /// When the sandbox or its interface cannot be made, or a port is held.
+    pub fn attach(name: PodName, socket: &Path, publish: Vec<PortMapping>) -> Result<Pod, Failure> {
         let sandbox = Sandbox::spawn(&name.name)?;
         let request = AttachRequest {
             pod: name.clone(),
@@ -39,9 +43,9 @@ impl Pod {
             ifname: IFNAME.into(),
             netns: None,
             holder: None,
-            publish: Vec::new(),
             labels: Default::default(),
             ports: Vec::new(),
+            publish,
         };
         let addresses = sandbox.attach(socket, request)?.pod.addresses;
         let four = addresses.iter().find_map(|ip| match ip {
@@ -90,13 +94,35 @@ impl Pod {
     /// # Errors
     /// When this process cannot start another.
     pub fn start(&self, load: &Load) -> Result<Job, Failure> {
-        let words = [load::VERB.into()].into_iter().chain(load.words());
-        let mut command = self.sandbox.command("/proc/self/exe", words);
-        Job::spawn(&mut command).map_err(|e| {
-            Failure::new(
-                Exit::Failed,
-                format!("podwire could not run itself in pod {}: {e}", self.name),
-            )
-        })
+        start(self.sandbox.command("/proc/self/exe", load.command()))
     }
+}
+
+/// Begin `load` in the namespaces of the process `pid`.
+///
+/// # Errors
+/// When this process cannot start another.
+pub fn start_beside(pid: u32, load: &Load) -> Result<Job, Failure> {
+    let failed = |e| Failure::new(Exit::Failed, format!("podwire does not find itself: {e}"));
+    // In a /proc of another PID namespace there is no /proc/self.
+    let program = std::env::current_exe().map_err(failed)?;
+    start(sandbox::enter(&Spec::new(""), pid, program, load.command()))
+}
+
+/// Begin `load` in the network namespace `netns`.
+///
+/// # Errors
+/// When this process cannot start another.
+pub fn start_in(netns: &NetNs, load: &Load) -> Result<Job, Failure> {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("podwire")
+        .args([hidden::TIED, &std::process::id().to_string()])
+        .args(load.command());
+    netns.within(|| start(command))?
+}
+
+fn start(mut command: Command) -> Result<Job, Failure> {
+    let failed = |e| Failure::new(Exit::Failed, format!("podwire could not run itself: {e}"));
+    Job::spawn(&mut command).map_err(failed)
 }

@@ -31,13 +31,13 @@ pub struct Measured {
     pub busy: Duration,
 }
 
-/// Take `streams` connections and measure what they bring together for the time `window`; `ready` is called
-/// with the port to connect to.
+/// Take `streams` connections at `port` (0: any) and measure what they bring together for the time `window`; `ready` is
+/// called with the port to connect to.
 ///
 /// # Errors
 /// When nobody connects, or a stream stands still or ends too soon.
-pub fn receive(streams: u8, window: Duration, ready: impl FnOnce(u16)) -> io::Result<Measured> {
-    let listener = listen()?;
+pub fn receive(port: u16, streams: u8, window: Duration, ready: impl FnOnce(u16)) -> io::Result<Measured> {
+    let listener = listen(port)?;
     ready(listener.local_addr()?.port());
     let streams: io::Result<Vec<TcpStream>> = (0..streams.max(1)).map(|_| accept(&listener)).collect();
     measure(&streams?, window)
@@ -78,12 +78,12 @@ pub fn send(streams: u8, to: SocketAddr) -> io::Result<()> {
     all(&streams?, fill)
 }
 
-/// Write to `streams` connections that come, until the other side closes them; `ready` is called with the port.
+/// Write to `streams` connections that come to `port` (0: any), until the other side closes them; `ready` is called with the port.
 ///
 /// # Errors
 /// When nobody connects, or a stream stands still.
-pub fn serve(streams: u8, ready: impl FnOnce(u16)) -> io::Result<()> {
-    let listener = listen()?;
+pub fn serve(port: u16, streams: u8, ready: impl FnOnce(u16)) -> io::Result<()> {
+    let listener = listen(port)?;
     ready(listener.local_addr()?.port());
     let streams: io::Result<Vec<TcpStream>> = (0..streams.max(1)).map(|_| accept(&listener)).collect();
     all(&streams?, fill)
@@ -95,32 +95,46 @@ pub fn serve(streams: u8, ready: impl FnOnce(u16)) -> io::Result<()> {
 /// When a connection cannot be made, or a stream stands still or ends too soon.
 pub fn fetch(streams: u8, to: SocketAddr, window: Duration) -> io::Result<Measured> {
     let streams: io::Result<Vec<TcpStream>> = (0..streams.max(1)).map(|_| connect(to)).collect();
-    measure(&streams?, window)
+    let streams = streams?;
+    for mut stream in &streams {
+        // Nobody reads it. Some who stand in between connect to the other end when there is something to say.
+        stream.write_all(&[0])?;
+    }
+    measure(&streams, window)
 }
 
-/// Take connections and drop them, until none comes for a while; `ready` is called with the port.
+/// Take connections at `port` (0: any), answer a byte on each and drop it, until none comes for a while; `ready` is
+/// called with the port.
 ///
 /// # Errors
 /// When no socket can be had.
-pub fn admit(ready: impl FnOnce(u16)) -> io::Result<()> {
-    let listener = listen()?;
+pub fn greet(port: u16, ready: impl FnOnce(u16)) -> io::Result<()> {
+    let listener = listen(port)?;
     ready(listener.local_addr()?.port());
     while let Ok(mut stream) = accept(&listener) {
-        // The client says when it has seen that it is connected.
-        let _ = stream.read(&mut [0]);
+        let mut byte = [0];
+        let greeted = stream
+            .read_exact(&mut byte)
+            .and_then(|()| stream.write_all(&byte));
+        // The client is gone once it has what it came for. One that was not even greeted complains itself.
+        let _ = greeted.and_then(|()| stream.read(&mut byte));
     }
     Ok(())
 }
 
-/// Make one connection after the other for the time `window`; how many there were.
+/// Make one connection after the other for the time `window`, have a byte answered on each, and how many there were: who
+/// stands in between may connect before it knows whether there is another end.
 ///
 /// # Errors
-/// When one cannot be made.
+/// When one cannot be made, or is not answered.
 pub fn knock(to: SocketAddr, window: Duration) -> io::Result<u64> {
     let begun = Instant::now();
     let mut count = 0;
     while begun.elapsed() < window {
-        let stream = connect(to)?;
+        let mut stream = connect(to)?;
+        stream.set_read_timeout(Some(STALL))?;
+        stream.write_all(&[0])?;
+        stream.read_exact(&mut [0])?;
         // Closed without waiting, so that no port is used up.
         rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
         count += 1;
@@ -128,8 +142,8 @@ pub fn knock(to: SocketAddr, window: Duration) -> io::Result<u64> {
     Ok(count)
 }
 
-fn listen() -> io::Result<TcpListener> {
-    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+fn listen(port: u16) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
     // What it accepts has it too, see `connect`.
     let _ = rustix::net::sockopt::set_tcp_congestion(&listener, CONGESTION);
     Ok(listener)
@@ -233,7 +247,7 @@ mod tests {
             let (tell, port) = mpsc::channel();
             let window = Duration::from_millis(50);
             let receiver =
-                std::thread::spawn(move || receive(streams, window, |port| tell.send(port).unwrap()));
+                std::thread::spawn(move || receive(0, streams, window, |port| tell.send(port).unwrap()));
             send(streams, (Ipv4Addr::LOCALHOST, port.recv().unwrap()).into()).unwrap();
             let measured = receiver.join().unwrap().unwrap();
             assert!(measured.time == window && measured.bytes > 0, "{measured:?}");
@@ -241,10 +255,18 @@ mod tests {
     }
 
     #[test]
+    fn connections_are_counted() {
+        let (tell, port) = mpsc::channel();
+        std::thread::spawn(move || greet(0, |port| tell.send(port).unwrap()));
+        let to = (Ipv4Addr::LOCALHOST, port.recv().unwrap()).into();
+        assert!(knock(to, Duration::from_millis(20)).unwrap() > 0);
+    }
+
+    #[test]
     fn a_stream_that_ends_too_soon_has_failed() {
         let (tell, port) = mpsc::channel();
         let window = Duration::from_millis(50);
-        let receiver = std::thread::spawn(move || receive(1, window, |port| tell.send(port).unwrap()));
+        let receiver = std::thread::spawn(move || receive(0, 1, window, |port| tell.send(port).unwrap()));
         drop(TcpStream::connect((Ipv4Addr::LOCALHOST, port.recv().unwrap())).unwrap());
         assert!(receiver.join().unwrap().is_err());
     }

@@ -124,6 +124,11 @@ impl Job {
         })
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has written so far.
     pub fn said(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.said)

@@ -133,8 +133,10 @@ impl Report {
             }
             for over in self.contenders.iter().skip(1) {
                 // Each round by itself: what slows the machine for a while slows all.
-                let ratio =
-                    |round: &Vec<(&'static str, Figure)>| Some(of(round, "podwire")? / of(round, over)?);
+                let ratio = |round: &Vec<(&'static str, Figure)>| {
+                    let theirs = of(round, over).filter(|v| *v > 0.0)?;
+                    Some(of(round, "podwire")? / theirs)
+                };
                 if let Some((median, min, max)) = spread(self.rounds.iter().filter_map(ratio).collect()) {
                     ratios.push(Ratio {
                         work: work.clone(),

@@ -1,38 +1,27 @@
-//! `podwire bench egress`: the way out beside those one would use instead, on this machine, in one run.
-//!
-//! ```text
-//!   pod -- podwire node --\
-//!   pod -- veth, nftables --> home ==== veth ==== world      198.18.1.1 and 198.18.1.2
-//!   pod -- slirp4netns   --/
-//! ```
-//!
-//! All stand at the same time and take turns within each round; the servers run in `world`.
+//! What is measured of a way out and of a published port: load between a pod and the world.
 
-mod contenders;
-mod report;
-
-use super::lab::failed;
+use super::Subject;
+use super::contenders::Contender;
+use super::report::Figure;
+use super::world::{WORLD, World};
+use crate::cmd::Failure;
 use crate::cmd::lab::load::{Load, numbers};
+use crate::cmd::lab::pod::start_in;
 use crate::cmd::lab::watch::{Job, Watch};
-use crate::cmd::{Exit, Failure, say};
-use crate::sys::ns::NetNs;
-use contenders::{Contender, World};
-use report::{Figure, Report};
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// What starting and ending processes, and the beginning of a load, may take beside its window.
-const SLACK: Duration = Duration::from_secs(6);
+pub const SLACK: Duration = Duration::from_secs(6);
 
-/// A kind of load.
+/// A kind of load. Who connects is the client: the pod on its way out, the world at a published port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Work {
-    /// Bulk from the pod, over so many TCP connections.
+pub enum Work {
+    /// Bulk from the client, over so many TCP connections.
     Up(u8),
-    /// Bulk to the pod.
+    /// Bulk to the client.
     Down(u8),
-    /// TCP connections, one after the other.
+    /// TCP connections with a byte there and back, one after the other.
     Connect,
     /// Requests and responses of 64 bytes over one TCP connection.
     Tcp,
@@ -41,7 +30,8 @@ enum Work {
 }
 
 impl Work {
-    const ALL: [Work; 7] = [
+    /// All of them, in the order of the table.
+    pub const ALL: [Work; 7] = [
         Work::Up(1),
         Work::Down(1),
         Work::Up(8),
@@ -51,7 +41,8 @@ impl Work {
         Work::Udp,
     ];
 
-    fn name(self) -> &'static str {
+    /// Its name.
+    pub fn name(self) -> &'static str {
         match self {
             Work::Up(1) => "up1",
             Work::Up(_) => "up8",
@@ -63,19 +54,21 @@ impl Work {
         }
     }
 
-    /// What runs in the world.
-    fn server(self, window: u64) -> Load {
+    fn server(self, port: u16, window: u64) -> Load {
         match self {
-            Work::Up(streams) => Load::Receive { streams, window },
-            Work::Down(streams) => Load::Serve { streams },
-            Work::Connect => Load::Admit,
-            Work::Tcp => Load::Answer,
-            Work::Udp => Load::Echo,
+            Work::Up(streams) => Load::Receive {
+                streams,
+                window,
+                port,
+            },
+            Work::Down(streams) => Load::Serve { streams, port },
+            Work::Connect => Load::Greet { port },
+            Work::Tcp => Load::Answer { port },
+            Work::Udp => Load::Echo { port },
         }
     }
 
-    /// What runs in the pod.
-    fn client(self, window: u64, to: SocketAddr) -> Load {
+    fn client(self, to: SocketAddr, window: u64) -> Load {
         match self {
             Work::Up(streams) => Load::Send { streams, to },
             Work::Down(streams) => Load::Fetch { streams, window, to },
@@ -118,79 +111,37 @@ impl Work {
     }
 }
 
-/// Measure, and print the report.
+/// One measurement; no figures when it failed.
 ///
 /// # Errors
-/// When podwire or the kernel cannot be set up, or the end was asked for.
-pub fn inside(rounds: u8, window: Duration, json: bool, watch: &mut Watch) -> Result<Exit, Failure> {
-    let world = World::make(watch)?;
-    let (contenders, absent) = contenders::all(&world, watch)?;
-    let names: Vec<&'static str> = contenders.iter().map(|c| c.name).collect();
-    let mut report = Report::new(names.clone());
-    for (n, work) in (1..).zip(Work::ALL) {
-        watch.stage(format!(
-            "{n} of {}: {}, {rounds} rounds",
-            Work::ALL.len(),
-            work.name()
-        ));
-        for round in 1..=rounds {
-            for contender in &contenders {
-                let figures = measure(contender, work, &world, window, watch)?;
-                if figures.is_empty() {
-                    let who = contender.name;
-                    report.failed(format!("{}: {who} gave nothing in round {round}", work.name()));
-                }
-                report.add(contender.name, figures);
-            }
-            report.next_round();
-        }
-    }
-    report.remarks = remarks(rounds, window, absent);
-    let report = report.finish();
-    let whole = report.failures.is_empty();
-    if json {
-        let text = serde_json::to_string(&report).map_err(|e| Failure::new(Exit::Failed, e))?;
-        say(&format!("{text}\n"))?;
-    } else {
-        say(&report.page())?;
-    }
-    Ok(if whole { Exit::Ok } else { Exit::Failed })
-}
-
-fn remarks(rounds: u8, window: Duration, absent: Vec<String>) -> Vec<String> {
-    let system = rustix::system::uname();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let how = format!(
-        "{rounds} rounds of {} ms, contenders in turns; podwire {}; {} {}, {cores} cores for all of it; MTU of pods \
-         {}; TCP with cubic; less is better for us and s/GB (of all processors together)",
-        window.as_millis(),
-        env!("CARGO_PKG_VERSION"),
-        system.sysname().to_string_lossy(),
-        system.release().to_string_lossy(),
-        contenders::MTU,
-    );
-    [how].into_iter().chain(absent).collect()
-}
-
-/// One measurement; no figures when it failed.
-fn measure(
+/// When the end was asked for, or no process can be started.
+pub fn measure(
+    subject: Subject,
     contender: &Contender,
     work: Work,
     world: &World,
     window: Duration,
     watch: &mut Watch,
 ) -> Result<Vec<Figure>, Failure> {
+    let outward = subject == Subject::Egress;
     let deadline = Instant::now() + window + SLACK;
     let ms = window.as_millis() as u64;
     // Declared first, so that it ends last: who is cut off would complain.
     let mut client;
-    let mut server = start(&world.world, &work.server(ms))?;
+    let mut server = match outward {
+        true => start_in(&world.world, &work.server(0, ms))?,
+        false => contender.place.start(&work.server(contender.at.port(), ms))?,
+    };
     watch.gather(&mut [&mut server], deadline, Job::spoke)?;
     let Some([port]) = numbers(&server.said(), 0) else {
         return Ok(Vec::new());
     };
-    let at = SocketAddr::from((contenders::WORLD, port as u16));
-    client = contender.start(&work.client(ms, at))?;
+    client = match outward {
+        true => contender
+            .place
+            .start(&work.client((WORLD, port as u16).into(), ms))?,
+        false => start_in(&world.world, &work.client(contender.at, ms))?,
+    };
     let teller = match work {
         Work::Up(_) => &mut server,
         _ => &mut client,
@@ -199,18 +150,6 @@ fn measure(
     let figures = work.figures(&teller.said(), window);
     Job::end(&mut [&mut client, &mut server], Duration::from_secs(2));
     Ok(figures)
-}
-
-/// Begin `load` in a network namespace.
-fn start(netns: &NetNs, load: &Load) -> Result<Job, Failure> {
-    let words = [crate::cmd::lab::load::VERB.to_string()]
-        .into_iter()
-        .chain(load.words());
-    let mut command = Command::new("/proc/self/exe");
-    command.args(words);
-    netns
-        .within(|| Job::spawn(&mut command))?
-        .map_err(|e| failed(format!("podwire could not run itself: {e}")))
 }
 
 #[cfg(test)]
