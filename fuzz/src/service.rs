@@ -6,10 +6,10 @@ use super::lab::pod;
 use super::rules::{checksum_is_partial, checksum_is_right};
 use super::seeds::{self, Seed};
 use podwire::model::{
-    Backend, BackendPhase, DropReason, Duration, Frontend, Instant, Scheduler, ServiceChange, Transport,
-    VirtualServer,
+    Backend, BackendPhase, ConnectionFilter, DropReason, Duration, Frontend, Instant, Scheduler,
+    ServiceChange, Transport, VirtualServer,
 };
-use podwire::service::{Filter, Limits, Services, Ticket, Verdict};
+use podwire::service::{Limits, Services, Ticket, Verdict};
 use podwire::wire::bytes::{array, put, put_be16};
 use podwire::wire::{Headers, L3, proto};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -92,10 +92,10 @@ impl World {
             _ => {
                 let n = input.u8();
                 let client = pod(1, 2 + n % 3).ip4.map(IpAddr::V4);
-                let filter = Filter {
+                let filter = ConnectionFilter {
                     client: client.filter(|_| n & 0x80 != 0),
                     transport: (n & 0x40 != 0).then_some(Transport::Udp),
-                    ..Filter::default()
+                    ..ConnectionFilter::default()
                 };
                 let (seen, count) = self.services.list(&filter, 5, self.now);
                 assert!(seen.len() <= count.min(5));
@@ -257,7 +257,7 @@ impl World {
 
     /// Nothing is left when all of it is gone.
     fn end(mut self) {
-        let (_, count) = self.services.list(&Filter::default(), 0, self.now);
+        let (_, count) = self.services.list(&ConnectionFilter::default(), 0, self.now);
         assert_eq!(count, self.services.connections(None));
         for frontend in std::mem::take(&mut self.frontends) {
             self.services.apply(ServiceChange::Gone(frontend), self.now);

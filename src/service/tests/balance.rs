@@ -93,9 +93,9 @@ fn the_one_with_the_fewest_connections() {
     assert!(shares(&mut s, 1000..1030).values().all(|n| *n == 10));
     // Two of them lose what they have.
     for gone in &THREE[..2] {
-        let filter = Filter {
+        let filter = ConnectionFilter {
             backend: Some(end(gone).ip()),
-            ..Filter::default()
+            ..ConnectionFilter::default()
         };
         assert_eq!(s.kill(&filter), 10);
     }
@@ -107,9 +107,9 @@ fn the_one_with_the_fewest_connections() {
     for port in 3000..3003 {
         let client = format!("10.244.1.3:{port}");
         seen.insert(send(&mut s, Transport::Tcp, &client, VIP, SYN, at(0)).unwrap());
-        s.kill(&Filter {
+        s.kill(&ConnectionFilter {
             client: Some("10.244.1.3".parse().unwrap()),
-            ..Filter::default()
+            ..ConnectionFilter::default()
         });
     }
     assert_eq!(seen.len(), 3);
