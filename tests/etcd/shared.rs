@@ -62,11 +62,14 @@ fn behind(node: &Node, name: &str) -> Vec<String> {
         .iter()
         .find(|s| s["name"] == format!("default/{name}").as_str());
     let endpoints = one.and_then(|s| s["endpoints"].as_array());
-    endpoints
+    let names = endpoints
         .into_iter()
         .flatten()
-        .map(|e| e["what"].as_str().unwrap().to_string())
-        .collect()
+        .map(|e| e["what"].as_str().unwrap().to_string());
+    // They are in the order of their addresses, which are by chance.
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
 }
 
 #[track_caller]
