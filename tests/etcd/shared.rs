@@ -183,6 +183,10 @@ fn in_child(dir: &Path) {
             !node.ask(&["service", "ls"]).contains('!')
         });
     }
+    let key = format!("{PREFIX}/podwire/pods/n1/default/a");
+    soon("its pods are told again", &n1, || {
+        etcd.ctl(&["get", &key]).contains("app")
+    });
     // A node that ends takes its pods along, at once.
     drop(n1);
     soon("its pods are gone", &n2, || behind(&n2, "web").is_empty());

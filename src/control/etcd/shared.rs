@@ -137,6 +137,8 @@ struct Common {
     mirror: Mutex<Mirror>,
     mailbox: Arc<Mutex<SharedNews>>,
     woken: Arc<Notify>,
+    /// The store has lost something, this node's pods perhaps.
+    set_back: Notify,
     start: tokio::time::Instant,
 }
 
@@ -165,6 +167,7 @@ impl Sharing {
             prefix,
             mailbox: self.shared.mailbox.clone(),
             woken,
+            set_back: Notify::new(),
             start: tokio::time::Instant::now(),
         };
         let mut writer = Writer {
@@ -241,7 +244,12 @@ async fn read(common: &Common, mut rng: Rng) {
                 ..
             }) => {
                 let now = common.now();
-                common.with(|mirror| mirror.listed(cluster, revision, &entries, now));
+                common.with(|mirror| {
+                    if mirror.is_set_back(cluster, revision) {
+                        common.set_back.notify_one();
+                    }
+                    mirror.listed(cluster, revision, &entries, now)
+                });
                 common.trouble(None);
                 if !std::mem::replace(&mut lock(&common.mailbox).based, true) {
                     common.woken.notify_one();
@@ -329,6 +337,10 @@ impl Writer<'_> {
                     }
                     None => return,
                 },
+                () = self.common.set_back.notified() => {
+                    self.lease = None;
+                    self.there.clear();
+                }
                 () = tokio::time::sleep_until(due) => {}
             }
             if tokio::time::Instant::now() >= renew {
