@@ -251,6 +251,7 @@ impl Node {
         pod: &PodName,
         (to, client): (SocketAddr, SocketAddr),
         now: Instant,
+        exits: &mut impl Exits,
     ) -> Result<FlowId, DropReason> {
         let gateway = self.gateway_of(to);
         let taken = self
@@ -260,7 +261,7 @@ impl Node {
             .and_then(|port| {
                 let egress = self.egress.as_mut().zip(gateway);
                 let (egress, gateway) = egress.ok_or(DropReason::NoRoute)?;
-                egress.accept(port, (to, client), gateway, now)
+                egress.accept(port, (to, client), gateway, now, exits)
             });
         taken.inspect_err(|reason| {
             self.counters.originated += 1;

@@ -1,7 +1,8 @@
 //! Stories of TCP.
 
 use super::*;
-use crate::stack::egress::tcp::{MAX_OPENING, MAX_PER_PORT};
+use crate::stack::egress::half_open::MAX_HALF_OPEN;
+use crate::stack::egress::tcp::MAX_PER_PORT;
 
 #[test]
 fn bytes_go_both_ways_and_the_ends_are_told() {
@@ -199,12 +200,12 @@ fn silent_flows_end_in_their_time() {
 #[test]
 fn a_pod_has_its_limit_and_a_flood_gives_way() {
     let mut lab = Lab::new();
-    for n in 0..2 * MAX_OPENING as u16 {
+    for n in 0..2 * MAX_HALF_OPEN as u16 {
         Pod::new(false, 1 + n).send(&mut lab, SYN, b"").unwrap();
     }
     assert_eq!(
         lab.egress.counts_of(PORT),
-        (MAX_OPENING, 0),
+        (MAX_HALF_OPEN, 0),
         "the oldest give way"
     );
     let mut lab = Lab::new();

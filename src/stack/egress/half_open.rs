@@ -1,0 +1,56 @@
+//! Flows of a pod that are there on one side only: how many there may be.
+
+use super::host::FlowId;
+use std::collections::VecDeque;
+
+/// Flows of one pod that the host has not connected yet, and as many that the pod has not taken yet: beyond that the
+/// oldest gives way, so that a flood of SYNs to where nobody answers hurts only itself, and one of clients at a pod that
+/// does not answer only them.
+pub const MAX_HALF_OPEN: usize = 1024;
+
+/// Whose answer a flow waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Awaited {
+    /// The pod opened it, and the host is about to connect.
+    Host,
+    /// A client of a published port opened it, and the pod was sent a SYN.
+    Pod,
+}
+
+/// How many flows a port has, and which of them are not there on both sides yet.
+#[derive(Default)]
+pub(super) struct OfPort {
+    /// All of them.
+    pub flows: usize,
+    /// In the order of their beginning.
+    by_host: VecDeque<FlowId>,
+    by_pod: VecDeque<FlowId>,
+}
+
+impl OfPort {
+    fn queue(&mut self, whom: Awaited) -> &mut VecDeque<FlowId> {
+        match whom {
+            Awaited::Host => &mut self.by_host,
+            Awaited::Pod => &mut self.by_pod,
+        }
+    }
+
+    /// The flow that must go before there is room for another.
+    pub fn gives_way(&mut self, whom: Awaited) -> Option<FlowId> {
+        let queue = self.queue(whom);
+        queue.front().copied().filter(|_| queue.len() >= MAX_HALF_OPEN)
+    }
+
+    /// A flow has begun.
+    pub fn awaits(&mut self, whom: Awaited, id: FlowId) {
+        self.queue(whom).push_back(id);
+    }
+
+    /// A flow waits no longer.
+    pub fn is_there(&mut self, whom: Awaited, id: FlowId) {
+        let queue = self.queue(whom);
+        if let Some(at) = queue.iter().position(|o| *o == id) {
+            queue.remove(at);
+        }
+    }
+}
