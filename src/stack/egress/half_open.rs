@@ -4,8 +4,8 @@ use super::host::FlowId;
 use std::collections::VecDeque;
 
 /// Flows of one pod that the host has not connected yet, and as many that the pod has not taken yet: beyond that the
-/// oldest gives way, so that a flood of SYNs to where nobody answers hurts only itself, and one of clients at a pod that
-/// does not answer only them.
+/// oldest gives way, so that a flood of SYNs hurts only itself, and one of clients at a pod that does not answer only
+/// them.
 pub const MAX_HALF_OPEN: usize = 1024;
 
 /// Whose answer a flow waits for.
@@ -13,7 +13,8 @@ pub const MAX_HALF_OPEN: usize = 1024;
 pub(super) enum Awaited {
     /// The pod opened it, and the host is about to connect.
     Host,
-    /// A client of a published port opened it, and the pod was sent a SYN.
+    /// The host has connected, and the pod was sent a SYN-ACK; or a client of a published port connected to the host,
+    /// and the pod was sent a SYN.
     Pod,
 }
 
@@ -35,15 +36,11 @@ impl OfPort {
         }
     }
 
-    /// The flow that must go before there is room for another.
-    pub fn gives_way(&mut self, whom: Awaited) -> Option<FlowId> {
+    /// A flow waits; the one that gives way to it, if there are too many.
+    pub fn awaits(&mut self, whom: Awaited, id: FlowId) -> Option<FlowId> {
         let queue = self.queue(whom);
-        queue.front().copied().filter(|_| queue.len() >= MAX_HALF_OPEN)
-    }
-
-    /// A flow has begun.
-    pub fn awaits(&mut self, whom: Awaited, id: FlowId) {
-        self.queue(whom).push_back(id);
+        queue.push_back(id);
+        queue.front().copied().filter(|_| queue.len() > MAX_HALF_OPEN)
     }
 
     /// A flow waits no longer.

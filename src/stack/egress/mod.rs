@@ -23,7 +23,7 @@ mod tests;
 mod timers;
 
 pub use host::{Failure, FlowId, Host, MouthId, Outside};
-pub use policy::{Closed, Mapping, Policy};
+pub use policy::{Closed, Mapping, Own, Policy};
 pub use published::Entrance;
 pub use tcp::FlowKey;
 

@@ -106,6 +106,11 @@ impl Flow {
         self.last + if transitory { TRANSITORY } else { IDLE }
     }
 
+    /// The pod has yet to say something.
+    fn is_opening(&mut self) -> bool {
+        matches!(self.socket().state(), State::SynSent | State::SynReceived)
+    }
+
     fn is_established(&mut self) -> bool {
         self.socket().state() == State::Established
     }
@@ -275,9 +280,6 @@ impl Flows {
         if of_port.flows >= limits.flows_per_pod || self.keys.len() >= limits.flows {
             return Err(DropReason::FlowLimit);
         }
-        if let Some(oldest) = of_port.gives_way(Awaited::Host) {
-            self.remove(oldest, true, out);
-        }
         let six = s.key.far.is_ipv6();
         let mut socket = self.socket();
         socket.pause_synack(true);
@@ -299,7 +301,7 @@ impl Flows {
             && flow.socket().state() == State::SynReceived
         {
             flow.syn = Some(s.packet[..s.packet.len().min(SYN_KEPT)].to_vec());
-            self.await_from(Awaited::Host, id);
+            self.await_from(Awaited::Host, id, out);
             self.wake_at(id, now);
             return Ok(());
         }
@@ -308,7 +310,7 @@ impl Flows {
     }
 
     /// A connection from outside to a pod: the host's stream is there already. `far` is what the pod sees of the
-    /// client. Gives the number that the stream is to have, which another client may just have had that gave way.
+    /// client. Gives the number that the stream is to have.
     ///
     /// # Errors
     /// There are too many, or just this one.
@@ -327,9 +329,6 @@ impl Flows {
         {
             return Err(DropReason::FlowLimit);
         }
-        if let Some(oldest) = of_port.gives_way(Awaited::Pod) {
-            self.remove(oldest, true, out);
-        }
         let mut socket = self.socket();
         let six = key.far.is_ipv6();
         let context = if six {
@@ -343,7 +342,7 @@ impl Flows {
             .connect(context, remote, local)
             .map_err(|_| DropReason::BadL4Header)?;
         let id = self.insert(key, port, socket, if six { 1220 } else { 536 }, now);
-        self.await_from(Awaited::Pod, id);
+        self.await_from(Awaited::Pod, id, out);
         self.touch(id);
         Ok(id)
     }
@@ -413,7 +412,7 @@ impl Flows {
         let mut emit = |frame: &mut [u8]| send(port, frame, mss, mtu, out);
         let mut link = Link::new(Some(packet), &mut self.scratch, &mut emit);
         interface.poll_ingress_single(now, &mut link, &mut flow.sockets);
-        if flow.awaited == Some(Awaited::Pod) && flow.socket().state() != State::SynSent {
+        if flow.awaited == Some(Awaited::Pod) && !flow.is_opening() {
             flow.awaited = None;
             self.ports.entry(port).or_default().is_there(Awaited::Pod, id);
         }
@@ -520,10 +519,17 @@ impl Flows {
         }
     }
 
-    fn await_from(&mut self, whom: Awaited, id: FlowId) {
-        if let Some(Some(flow)) = self.table.get_mut(id as usize) {
-            flow.awaited = Some(whom);
-            self.ports.entry(flow.port).or_default().awaits(whom, id);
+    /// A flow waits for somebody from now on; of too many of its pod the oldest gives way.
+    fn await_from(&mut self, whom: Awaited, id: FlowId, out: &mut impl Host) {
+        let Some(Some(flow)) = self.table.get_mut(id as usize) else {
+            return;
+        };
+        let of_port = self.ports.entry(flow.port).or_default();
+        if let Some(before) = flow.awaited.replace(whom) {
+            of_port.is_there(before, id);
+        }
+        if let Some(oldest) = of_port.awaits(whom, id) {
+            self.remove(oldest, true, out);
         }
     }
 
@@ -685,6 +691,8 @@ impl Flows {
             State::Closed if !flow.rest.is_empty() => self.wake_at(id, now),
             // In good order when both sides said so; else one of them broke it off.
             State::Closed => self.remove(id, !(ended && shut), out),
+            // The pod wants none of it after all: smoltcp would wait for another SYN.
+            State::Listen => self.remove(id, true, out),
             // The last acknowledgement cannot be lost between here and the pod.
             State::TimeWait if shut => self.remove(id, false, out),
             _ => {
