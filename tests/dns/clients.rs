@@ -233,13 +233,14 @@ fn a_client_waits_for_a_descriptor() {
     read(&mut first).unwrap();
     let pid = node.process.id().to_string();
     let limit = |files: &str| {
-        let command = std::process::Command::new("prlimit")
+        let set = std::process::Command::new("prlimit")
             .args(["--pid", &pid, &format!("--nofile={files}:")])
             .status();
-        assert!(command.expect("prlimit (util-linux)").success());
+        assert!(set.expect("prlimit (util-linux)").success());
     };
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    limit(&open.to_string());
+    // Below it none is free.
+    let is_free = |n: &usize| !std::path::Path::new(&format!("/proc/{pid}/fd/{n}")).exists();
+    limit(&(0..).find(is_free).unwrap().to_string());
     let mut waits = connect(&node);
     waits.write_all(&asked).unwrap();
     waits.set_read_timeout(Some(Duration::from_millis(1000))).unwrap();

@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     Case::new("a_link_that_is_down_for_a_while_costs_no_byte", link).nodes(1),
     Case::new("nc_ends_its_half", halves).nodes(1),
     Case::new("what_a_route_makes_the_hosts_own_is_closed", routes).nodes(1),
+    Case::new("clients_of_a_pod_that_does_not_answer_give_way", unanswered).nodes(1),
     Case::new(
         "ten_thousand_questions_a_second_cost_other_pods_nothing",
         questions,
