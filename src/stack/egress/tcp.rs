@@ -487,12 +487,9 @@ impl Flows {
             match out.outcome(id) {
                 None => return,
                 Some(Ok(())) => {
-                    (flow.syn, flow.awaited, flow.last) = (None, None, now);
+                    (flow.syn, flow.last) = (None, now);
                     flow.socket().pause_synack(false);
-                    self.ports
-                        .entry(flow.port)
-                        .or_default()
-                        .is_there(Awaited::Host, id);
+                    self.await_from(Awaited::Pod, id, out);
                 }
                 Some(Err(why)) => {
                     self.give_up(id, why, now, out);
