@@ -233,7 +233,10 @@ impl World {
         self.services.describe_all(|view| {
             frontends += 1;
             open += view.open;
-            assert_eq!(view.open, view.backends.iter().map(|b| u64::from(b.open)).sum());
+            assert_eq!(
+                view.open,
+                view.backends.iter().map(|b| u64::from(b.open)).sum::<u64>()
+            );
             let usable = view.backends.iter().any(|b| b.usable);
             assert_eq!(usable, self.services.has_backend(&view.frontend));
         });
