@@ -35,6 +35,8 @@ const TURNS: usize = 4;
 /// How long after the last change of resolv.conf it is read: whoever writes it may write more.
 const SETTLE: Duration = Duration::from_millis(50);
 
+/// Clients taken in at one listener before others have their turn.
+const NEWCOMERS: usize = 64;
 /// How long to wait for a descriptor to be given back.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -379,7 +381,7 @@ impl Server {
     }
 
     fn accept(&mut self, place: usize) {
-        loop {
+        for _ in 0..NEWCOMERS {
             let Some(listener) = self.tcp.get(place) else {
                 return;
             };
@@ -407,6 +409,11 @@ impl Server {
                 .add(stream, from, now, registry, |place| Token(CLIENTS + place));
             self.count(DnsDrop::Clients, added.unwrap_or(1));
         }
+        // Those who are there already have their turn before more of a flood.
+        if !self.waiting.contains(&place) {
+            self.waiting.push(place);
+        }
+        self.resume.get_or_insert_with(std::time::Instant::now);
     }
 
     /// Go on with a TCP client.

@@ -181,6 +181,8 @@ fn who_has_no_way_out_has_none_by_questions() {
     // Others may, and what they were told is no news for who may not.
     assert_eq!(ask(&mut r, 1, "a.example.", 0).0, Outcome::Waits);
     assert_eq!(answer(&mut r, 10), 1);
+    // Its socket is to be closed.
+    let _ = r.orders().count();
     let mut out = Vec::new();
     for (name, code) in [
         ("a.example.", ResponseCode::Refused),
