@@ -53,12 +53,12 @@ Examples:
   podwire bench dns --quick                          (about two minutes)
   podwire bench dns --quick --json | jq .ratios")]
 pub struct Args {
-    /// Measure what is at the node's edge instead, beside what one would use for it, as far as that is installed. egress:
-    /// the way out to the world, beside the kernel's masquerading (nft), pasta and slirp4netns. ports: published ports,
-    /// beside the kernel's DNAT (nft), pasta, rootlesskit's builtin driver (needs root) and slirp4netns. dns: the node's
-    /// names and its cache, beside a server that only echoes, and what pasta and slirp4netns hand on. Bulk over 1 and 8
-    /// connections and what it costs all processors, connections one after the other, requests and responses (rr);
-    /// questions one at a time and 64, pairs of A and AAAA, and how many were lost
+    /// Measure what is at the node's edge instead, beside what one would use for it, as far as that is installed
+    ///
+    /// Of egress and ports: bulk over 1 and 8 TCP connections each way and what it costs all processors (up1, down1, up8,
+    /// down8), connections one after the other (connect), requests and responses of 64 bytes (tcp-rr, udp-rr). Of dns:
+    /// questions one at a time (static, pod, cached) and 64 at a time, pairs of A and AAAA as C libraries send them, and
+    /// how many were lost; one that podwire loses is a failure.
     #[arg(value_name = "WHAT", conflicts_with_all = ["only", "underlay"])]
     what: Option<Subject>,
     /// Only this work: tcp1, tcp4, udp64 or rr, alone or with -cross or -same; may be repeated

@@ -37,11 +37,13 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Subject {
-    /// The way out of the pod network
+    /// The way out to the world, beside the kernel's masquerading (nft), pasta and slirp4netns; the pod connects
     Egress,
-    /// Ports of the host that lead to a pod
+    /// Published ports, beside the kernel's DNAT (nft), pasta, rootlesskit's builtin driver (as root) and slirp4netns; the
+    /// world connects
     Ports,
-    /// The node's name server
+    /// The node's own names and its cache, asked by a pod, beside a server that only echoes, and pasta and slirp4netns,
+    /// which hand on
     Dns,
 }
 
