@@ -227,7 +227,7 @@ fn the_hosts_resolvers_are_followed() {
     assert_eq!(node.answer("a.example A").1, ["a.example. 60 IN A 192.0.2.2"]);
     // The domains are those of the moment, too.
     let pods = node.ok(&["run", "--name", "a", "--", "cat", "/etc/resolv.conf"]);
-    assert!(pods.contains("search default.pod pod corp.example\n"), "{pods}");
+    assert!(pods.contains(" default.pod pod corp.example\n"), "{pods}");
     fs::write(path("vpn"), "# nothing\n").unwrap();
     settle();
     assert_eq!(node.answer("b.example A").0, "SERVFAIL");
