@@ -217,6 +217,7 @@ impl World {
             scheduler: schedulers[usize::from(how % 4)],
             affinity: (flags & 0x10 != 0).then_some(std::time::Duration::from_secs(60)),
             local_only: flags & 0x20 != 0,
+            at_host: flags & 0x40 != 0,
             backends,
         };
         self.services

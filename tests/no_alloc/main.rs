@@ -243,6 +243,7 @@ fn warm_services_take_no_memory() {
             scheduler,
             affinity: Some(std::time::Duration::from_secs(60)),
             local_only: false,
+            at_host: false,
             backends: backends.clone(),
         };
         let at = SocketAddr::from((vip, 80));

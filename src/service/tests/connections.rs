@@ -526,3 +526,34 @@ fn a_pod_that_is_gone_leaves_nothing() {
     assert_eq!(s.forget("10.244.1.2".parse().unwrap()), 0);
     assert_eq!(s.connections(None), 1);
 }
+
+#[test]
+fn who_comes_while_others_are_being_closed_is_left_alone() {
+    let (one, two, new) = ("10.244.1.10:8080", "10.244.2.10:8080", "10.244.3.10:8080");
+    let mut s = with(Transport::Tcp, &[one, two], Limits::default());
+    for port in 1000..3000 {
+        send(
+            &mut s,
+            Transport::Tcp,
+            &format!("10.244.1.2:{port}"),
+            VIP,
+            SYN,
+            at(0),
+        )
+        .unwrap();
+    }
+    // Both go; more than are closed at once.
+    change(&mut s, Transport::Tcp, &[]);
+    let filter = ConnectionFilter {
+        backend: Some(end(one).ip()),
+        ..ConnectionFilter::default()
+    };
+    s.kill(&filter);
+    assert!(s.connections(None) > 512, "there are others to be closed still");
+    // Its number may be that of one of them.
+    change(&mut s, Transport::Tcp, &[ready(new)]);
+    let sent = send(&mut s, Transport::Tcp, "10.244.1.3:1000", VIP, SYN, at(0));
+    assert_eq!(sent, Ok(end(new)));
+    settle(&mut s, at(0));
+    assert_eq!(s.connections(None), 1);
+}

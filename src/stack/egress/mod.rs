@@ -107,11 +107,11 @@ impl Egress {
         (self.flows.of_port(port), self.datagrams.of_port(port))
     }
 
-    /// Whether a packet for one of the node's own addresses is of a flow here after all, or for something mapped.
-    pub fn wants(&self, protocol: u8, key: &FlowKey) -> bool {
+    /// Whether a packet for one of the node's own addresses is of a flow here after all.
+    pub fn knows(&self, protocol: u8, key: &FlowKey) -> bool {
         match protocol {
-            proto::TCP => self.flows.knows(key) || self.policy.mapping(key.far).is_some(),
-            proto::UDP => self.datagrams.knows(key) || self.policy.mapping(key.far).is_some(),
+            proto::TCP => self.flows.knows(key),
+            proto::UDP => self.datagrams.knows(key),
             _ => false,
         }
     }

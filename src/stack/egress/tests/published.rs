@@ -40,7 +40,7 @@ fn a_client_from_outside_reaches_a_pod() {
         let syn = lab.world.to_pod.remove(0).0;
         let (flags, seq, _, _) = segment(&syn);
         assert_eq!(flags, SYN);
-        assert!(lab.egress.wants(proto::TCP, &key));
+        assert!(lab.egress.knows(proto::TCP, &key));
         let head = if six { 40 } else { 20 };
         assert_eq!(syn[head..head + 4], [0x15, 0xb3, 0, 80], "the client's own port");
         // The pod refuses: so does the host.
@@ -174,8 +174,8 @@ fn clients_that_a_pod_cannot_know_are_seen_as_the_gateway() {
             pod: SocketAddr::new(pod, 53),
             far: SocketAddr::new(gateway(six), port),
         };
-        assert!(lab.egress.wants(proto::UDP, &key(seen[1])));
-        assert!(!lab.egress.wants(proto::UDP, &key(seen[1] + 1)));
+        assert!(lab.egress.knows(proto::UDP, &key(seen[1])));
+        assert!(!lab.egress.knows(proto::UDP, &key(seen[1] + 1)));
         lab.input(&udp_to(six, 53, key(seen[1]).far, b"a")).unwrap();
         let Sent { mouth: by, to, .. } = lab.world.sent.pop().unwrap();
         assert_eq!((by, to), (id, format!("{loopback}:7001").parse().unwrap()));
