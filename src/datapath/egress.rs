@@ -281,10 +281,11 @@ impl Node {
         pod: Option<&PodName>,
         (to, client): (SocketAddr, SocketAddr),
         now: Instant,
+        exits: &mut impl Exits,
     ) -> Result<FlowId, DropReason> {
         let taken = self
             .port_of(pod, to)
-            .and_then(|port| self.let_in(port, (to, client), now));
+            .and_then(|port| self.let_in(port, (to, client), now, exits));
         taken.inspect_err(|reason| {
             self.counters.originated += 1;
             self.drops.add(*reason, 1);
@@ -309,11 +310,12 @@ impl Node {
         port: PortId,
         (to, client): (SocketAddr, SocketAddr),
         now: Instant,
+        exits: &mut impl Exits,
     ) -> Result<FlowId, DropReason> {
         let gateway = self.gateway_of(to);
         let egress = self.egress.as_mut().zip(gateway);
         let (egress, gateway) = egress.ok_or(DropReason::NoRoute)?;
-        egress.accept(port, (to, client), gateway, now)
+        egress.accept(port, (to, client), gateway, now, exits)
     }
 
     /// Give a UDP port of a pod, or of a Service, the socket of the host that is bound to `at`; the number it is to have.

@@ -60,6 +60,8 @@ pub struct Settings {
     pub upstream: Option<Vec<SocketAddr>>,
     /// The file that names the host's.
     pub resolv_conf: PathBuf,
+    /// Clients that are told only the node's own names.
+    pub isolated: Option<IpNet>,
     /// Static entries.
     pub entries: Vec<Entry>,
     /// How much is cached.

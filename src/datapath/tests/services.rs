@@ -49,7 +49,9 @@ fn a_pod_of_a_peer_serves_a_client_of_a_socket_here() {
         a.node.turn_egress(a.now, &mut a.out);
         a.settle();
     };
-    a.node.let_in(PortId::SERVICES, (backend, client), NOW).unwrap();
+    a.node
+        .let_in(PortId::SERVICES, (backend, client), NOW, &mut a.out)
+        .unwrap();
     turn(&mut a);
     carry(&mut a, 1, &mut b);
     let (port, _, syn) = b.out.to_pods.pop().expect("a SYN");
@@ -267,7 +269,7 @@ fn a_client_of_a_socket_reaches_a_backend_here_and_one_of_a_peer() {
         a.node.apply_services(vec![service(&[(backend, local)])], NOW);
         let client: SocketAddr = "198.51.100.9:5000".parse().unwrap();
         let vip = at(VIP.into(), 80);
-        a.node.accept(None, (vip, client), NOW).unwrap();
+        a.node.accept(None, (vip, client), NOW, &mut a.out).unwrap();
         a.node.turn_egress(a.now, &mut a.out);
         a.settle();
         carry(&mut a, 1, &mut b);
@@ -300,7 +302,7 @@ fn a_client_of_a_socket_is_told_when_its_backend_is_gone() {
     a.node.apply_services(vec![service(&[(backend, true)])], NOW);
     let vip = at(VIP.into(), 80);
     a.node
-        .accept(None, (vip, "198.51.100.9:5000".parse().unwrap()), NOW)
+        .accept(None, (vip, "198.51.100.9:5000".parse().unwrap()), NOW, &mut a.out)
         .unwrap();
     a.node.turn_egress(a.now, &mut a.out);
     let (_, _, syn) = a.out.to_pods.pop().expect("a SYN");
@@ -315,7 +317,7 @@ fn a_client_of_a_socket_is_told_when_its_backend_is_gone() {
     assert_eq!(a.node.egress().unwrap().counts().0, 0);
     let refused = a
         .node
-        .accept(None, (vip, "198.51.100.9:5001".parse().unwrap()), NOW);
+        .accept(None, (vip, "198.51.100.9:5001".parse().unwrap()), NOW, &mut a.out);
     assert_eq!(refused, Err(DropReason::NoBackend));
     a.balanced();
 }

@@ -11,6 +11,7 @@
 
 pub mod datagrams;
 pub mod fragment;
+pub mod half_open;
 pub mod host;
 mod link;
 mod packet;
@@ -19,9 +20,10 @@ pub mod published;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 pub use host::{Failure, FlowId, Host, MouthId, Outside};
-pub use policy::{Closed, Mapping, Policy};
+pub use policy::{Closed, Mapping, Own, Policy};
 pub use published::Entrance;
 pub use tcp::FlowKey;
 
@@ -201,6 +203,7 @@ impl Egress {
         (pod, client): (SocketAddr, SocketAddr),
         gateway: IpAddr,
         now: Instant,
+        out: &mut impl Host,
     ) -> Result<FlowId, DropReason> {
         let (flows, policy) = (&self.flows, &self.policy);
         let taken = |far| flows.knows(&FlowKey { pod, far });
@@ -208,7 +211,7 @@ impl Egress {
         let far = far.ok_or(DropReason::FlowLimit)?;
         (self.busy, self.entered) = (true, true);
         self.flows
-            .accept(port, FlowKey { pod, far }, policy.limits(), now)
+            .accept(port, FlowKey { pod, far }, policy.limits(), now, out)
     }
 
     /// Give a pod's UDP port a socket of its own; see [`Datagrams::publish`].

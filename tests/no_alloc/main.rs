@@ -40,6 +40,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+mod egress;
+
 /// The far end of the tunnel: datagrams are copied into memory that is there already.
 struct Wire {
     memory: Vec<u8>,
