@@ -434,7 +434,7 @@ fn a_client_of_a_socket_is_told_when_its_service_is_gone() {
         a.node.apply_services(vec![service(&[(backend, true)])], NOW);
         let vip = at(VIP.into(), 80);
         a.node
-            .accept(None, (vip, "198.51.100.9:5000".parse().unwrap()), NOW)
+            .accept(None, (vip, "198.51.100.9:5000".parse().unwrap()), NOW, &mut a.out)
             .unwrap();
         let gone = ServiceChange::Gone(Frontend {
             at: vip,
@@ -465,7 +465,9 @@ fn a_backend_nothing_leads_to_refuses() {
     a.node
         .apply_services(vec![service(&[([192, 0, 2, 77].into(), false)])], NOW);
     let client = "198.51.100.9:5000".parse().unwrap();
-    a.node.accept(None, (at(VIP.into(), 80), client), NOW).unwrap();
+    a.node
+        .accept(None, (at(VIP.into(), 80), client), NOW, &mut a.out)
+        .unwrap();
     a.node.turn_egress(a.now, &mut a.out);
     a.node.turn_egress(a.now, &mut a.out);
     assert_eq!(a.node.egress().unwrap().counts().0, 0);
@@ -512,7 +514,9 @@ fn many_clients_of_sockets_have_a_packet_each_in_a_turn() {
     a.node.apply_services(vec![service(&[(backend, false)])], NOW);
     for n in 0..400u16 {
         let client = SocketAddr::from(([198, 51, 100, 9], 5000 + n));
-        a.node.accept(None, (at(VIP.into(), 80), client), NOW).unwrap();
+        a.node
+            .accept(None, (at(VIP.into(), 80), client), NOW, &mut a.out)
+            .unwrap();
     }
     a.node.turn_egress(a.now, &mut a.out);
     a.settle();
