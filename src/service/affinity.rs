@@ -81,7 +81,7 @@ impl Affinity {
     }
 
     fn set(&self, server: u32, client: IpAddr) -> usize {
-        self.keys.address(server.into(), client) as usize & (self.sets - 1)
+        self.keys.done(self.keys.address(server.into(), client)) as usize & (self.sets - 1)
     }
 }
 

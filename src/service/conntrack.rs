@@ -359,6 +359,10 @@ impl Conntrack {
             return;
         };
         let wheel = self.wheel.get_or_insert_with(|| Wheel::new(now));
+        if self.conns.len() == 1 {
+            // Nobody turned it while there was nothing to do.
+            wheel.rest(now);
+        }
         // Never for a second that is being looked at.
         let due = wheel.insert(&mut self.conns, n, WHEEL, ends.max(now.saturating_add(1)));
         if let Some(conn) = self.conns.get_mut(n) {
@@ -388,7 +392,7 @@ impl Conntrack {
     fn bucket(&self, t: &Tuple) -> usize {
         let ports = u64::from(t.src.port) << 32 | u64::from(t.dst.port) << 8 | t.transport as u64;
         let hash = self.keys.address(self.keys.address(ports, t.src.ip), t.dst.ip);
-        (hash as usize) & (self.buckets[0].len() - 1)
+        (self.keys.done(hash) as usize) & (self.buckets[0].len() - 1)
     }
 }
 

@@ -10,10 +10,10 @@ use crate::model::{ConnState, DropReason, Frontend, Instant, Scheduler, Transpor
 use crate::wire::{Headers, L3};
 use std::net::IpAddr;
 
-/// Ports that stand for masked clients.
-const FIRST_PORT: u16 = 32_768;
-/// How many of them are tried: with half of them taken towards one backend, all fail once in 65,536 times.
-const TRIES: usize = 16;
+/// Ports that stand for masked clients, from this one on.
+pub(super) const FIRST_PORT: u16 = 32_768;
+/// How many of them are tried in a row, and how many at random: long-lived connections may have many in a row.
+const TRIES: usize = 64;
 
 /// A checksum that a virtio-net header leaves to a device: where its data begin, and where in them its field is.
 type Partial = Option<(u16, u16)>;
@@ -224,15 +224,27 @@ impl Services {
             }
         }
         let ip = self.gateway(backend.ip).ok_or(DropReason::GatewayPorts)?;
-        for _ in 0..TRIES {
-            let port = FIRST_PORT + self.rng.below(usize::from(u16::MAX - FIRST_PORT) + 1) as u16;
+        // They go round, so that one that ended is not met by the next: the backend may still remember it (TIME-WAIT).
+        let mut closing = None;
+        for attempt in 0..2 * TRIES {
+            let port = match attempt < TRIES {
+                true => self.next_port,
+                false => FIRST_PORT + self.rng.below(usize::from(u16::MAX - FIRST_PORT) + 1) as u16,
+            };
+            self.next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
             let masked = Tuple {
                 dst: End { ip, port },
                 ..plain
             };
-            if self.conntrack.find(Direction::Reply, &masked).is_none() {
-                return Ok(masked);
+            match self.conntrack.find(Direction::Reply, &masked) {
+                None => return Ok(masked),
+                Some(old) if closing.is_none() && self.is_closing(old) => closing = Some((old, masked)),
+                Some(_) => {}
             }
+        }
+        if let Some((old, masked)) = closing {
+            self.close(old, false);
+            return Ok(masked);
         }
         Err(DropReason::GatewayPorts)
     }

@@ -121,6 +121,6 @@ impl Fragments {
 
     fn set(&self, p: &PacketId) -> usize {
         let hash = self.keys.address(p.ident.into(), p.src);
-        self.keys.address(hash, p.dst) as usize & (self.sets - 1)
+        self.keys.done(self.keys.address(hash, p.dst)) as usize & (self.sets - 1)
     }
 }

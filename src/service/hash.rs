@@ -26,6 +26,13 @@ impl Keyed {
         (product as u64 ^ (product >> 64) as u64).wrapping_add(ODD)
     }
 
+    /// The hash when all is in. What goes in is often a row of numbers, ports above all; without this what comes out is one
+    /// as well, in steps, which then hit few of the places of a table.
+    #[inline]
+    pub fn done(self, state: u64) -> u64 {
+        scramble(state)
+    }
+
     /// An address more into a hash.
     #[inline]
     pub fn address(self, state: u64, ip: IpAddr) -> u64 {
@@ -59,7 +66,7 @@ pub(super) struct State {
 
 impl Hasher for State {
     fn finish(&self) -> u64 {
-        self.state
+        self.keys.done(self.state)
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -105,9 +112,7 @@ impl Rng {
     #[inline]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(ODD);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+        scramble(self.0)
     }
 
     /// One of `0..n`, with equal chances as far as matters for an `n` below 2^32; 0 when there are none.
@@ -115,6 +120,14 @@ impl Rng {
     pub fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
+}
+
+/// SplitMix64's own mixing: each bit depends on all.
+#[inline]
+fn scramble(z: u64) -> u64 {
+    let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
 }
 
 #[cfg(test)]

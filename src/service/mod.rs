@@ -91,6 +91,8 @@ pub struct Services {
     affinity: Affinity,
     fragments: Fragments,
     rng: Rng,
+    /// The gateway's port for the next masked client.
+    next_port: u16,
     gateway4: Option<IpAddr>,
     gateway6: Option<IpAddr>,
 }
@@ -111,6 +113,7 @@ impl Services {
             affinity: Affinity::new(limits.affinities, keys),
             fragments: Fragments::new(limits.fragments, keys),
             rng: Rng::new(seed ^ 0x5e55_1011),
+            next_port: flows::FIRST_PORT,
             gateway4: gateway4.map(IpAddr::V4),
             gateway6: gateway6.map(IpAddr::V6),
         }

@@ -63,6 +63,11 @@ impl Wheel {
         None
     }
 
+    /// Nothing is in, and it is the second `now`.
+    pub fn rest(&mut self, now: u32) {
+        self.at = self.at.max(now);
+    }
+
     /// The second at which one is due.
     pub fn next(&self) -> Option<u32> {
         let start = self.at % SLOTS;

@@ -252,6 +252,18 @@ fn what_passes_keeps_it_alive_and_nobody_wakes_more_than_needed() {
 }
 
 #[test]
+fn the_clock_goes_on_while_there_is_nothing() {
+    let mut s = with(Transport::Udp, &[A], Limits::default());
+    for hours in [0, 10, 100] {
+        let now = at(hours * 3600);
+        send(&mut s, Transport::Udp, CLIENT, VIP, 0, now).unwrap();
+        assert_eq!(s.next_deadline(), Some(at(hours * 3600 + 30)));
+        settle(&mut s, at(hours * 3600 + 30));
+        assert!(s.is_idle());
+    }
+}
+
+#[test]
 fn a_port_used_again_is_another_connection() {
     let mut s = with(Transport::Tcp, &[A, B], Limits::default());
     let first = connect(&mut s, CLIENT, VIP, at(0)).unwrap();

@@ -317,6 +317,22 @@ fn gateway_ports_run_out() {
     }
     assert!(s.connections(None) <= 32_768);
     assert_eq!(s.connections(None) + refused, 60_000);
+    // Connections that are closing give theirs away: as many short ones as there are clients.
+    let mut s = services(Limits::default());
+    set(
+        &mut s,
+        frontend(vip, Transport::Tcp),
+        &Spec::of(&[backend]),
+        at(0),
+    );
+    for port in 1..=40_000 {
+        let client = SocketAddr::new(own, port).to_string();
+        for flags in [SYN, RST] {
+            let sent = send(&mut s, Transport::Tcp, &client, vip, flags, at(0));
+            assert_eq!(sent, Ok(end(backend)), "{port}");
+        }
+    }
+    assert_eq!(s.connections(None), 32_768);
     // Where there is no gateway at all.
     let mut s = Services::new(Limits::default(), 1, None, None);
     set(
