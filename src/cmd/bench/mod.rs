@@ -14,6 +14,8 @@ mod lab;
 mod measure;
 mod plan;
 mod report;
+mod service;
+mod turns;
 
 use super::lab::watch::{Job, Watch};
 use super::{Exit, Failure, doctor, say};
@@ -28,6 +30,19 @@ use std::time::{Duration, Instant};
 
 /// The hidden command that measures, within a sandbox.
 pub const VERB: &str = "__bench";
+
+/// What is measured instead of the two networks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum What {
+    /// The way out of the pod network
+    Egress,
+    /// Ports of the host that lead to a pod
+    Ports,
+    /// The node's name server
+    Dns,
+    /// Virtual addresses of Services
+    Service,
+}
 
 /// Measure podwire beside the kernel's own bridge and VXLAN on this machine, in one run.
 ///
@@ -51,16 +66,20 @@ Examples:
   podwire bench egress --quick                       (about two minutes)
   podwire bench ports --quick                        (about two minutes)
   podwire bench dns --quick                          (about two minutes)
-  podwire bench dns --quick --json | jq .ratios")]
+  podwire bench service --quick                      (about two minutes)
+  podwire bench service --quick --json | jq .ratios")]
 pub struct Args {
-    /// Measure what is at the node's edge instead, beside what one would use for it, as far as that is installed. egress:
+    /// Measure something else instead, beside what one would use for it, as far as that is installed. egress:
     /// the way out to the world, beside the kernel's masquerading (nft), pasta and slirp4netns. ports: published ports,
     /// beside the kernel's DNAT (nft), pasta, rootlesskit's builtin driver (needs root) and slirp4netns. dns: the node's
     /// names and its cache, beside a server that only echoes, and what pasta and slirp4netns hand on. Bulk over 1 and 8
     /// connections and what it costs all processors, connections one after the other, requests and responses (rr);
-    /// questions one at a time and 64, pairs of A and AAAA, and how many were lost
+    /// questions one at a time and 64, pairs of A and AAAA, and how many were lost. service: virtual addresses, beside the
+    /// same pods without them (direct) and the kernel's DNAT (nft), on one node and across two; then a node with 10,000
+    /// Services of 10 endpoints beside one with 10 (few): how long one change takes until a client sees it, whether
+    /// look-ups are slower, and memory
     #[arg(value_name = "WHAT", conflicts_with_all = ["only", "underlay"])]
-    what: Option<Subject>,
+    what: Option<What>,
     /// Only this work: tcp1, tcp4, udp64 or rr, alone or with -cross or -same; may be repeated
     #[arg(long, value_name = "WORK")]
     only: Vec<Only>,
@@ -153,15 +172,23 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
 /// When a contender cannot be set up, or the end was asked for.
 pub fn inside(args: &Args) -> Result<Exit, Failure> {
     let mut watch = signals(!args.json || std::io::stderr().is_terminal())?;
-    if let Some(subject) = args.what {
-        return edge::inside(subject, args.rounds(), args.window(), args.json, &mut watch);
+    let (rounds, window) = (args.rounds(), args.window());
+    let subject = match args.what {
+        Some(What::Egress) => Some(Subject::Egress),
+        Some(What::Ports) => Some(Subject::Ports),
+        Some(What::Dns) => Some(Subject::Dns),
+        Some(What::Service) => return service::inside(rounds, window, args.json, &mut watch),
+        None => None,
+    };
+    if let Some(subject) = subject {
+        return edge::inside(subject, rounds, window, args.json, &mut watch);
     }
     let labs = [Lab::podwire(&mut watch)?, Lab::kernel(&mut watch)?];
     for lab in &labs {
         measure::reach(lab, &mut watch)?;
     }
     let contenders = [labs[0].contender, labs[1].contender];
-    let (cases, rounds) = (args.cases(), args.rounds());
+    let cases = args.cases();
     let mut report = Report::default();
     let mut laid = None;
     for (n, case) in (1..).zip(&cases) {
@@ -230,6 +257,7 @@ mod tests {
             "egress --rounds=2 --json",
             "ports --quick",
             "dns --rounds=9",
+            "service --quick --json",
             "--only=tcp1-cross --only=rr --underlay=veth --rounds=7 --quick --json",
         ] {
             let words: Vec<String> = line.split_ascii_whitespace().map(String::from).collect();
