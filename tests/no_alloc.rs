@@ -5,10 +5,10 @@
 use podwire::buf::{Arena, Message, Progress, Received, Span};
 use podwire::datapath::{Exits, FRAME_ROOM, HEADROOM, Node, Settings};
 use podwire::model::{
-    Backend, BackendPhase, Change, Frontend, Instant, LocalNode, Mac, Peer, PodMtu, PortId, PortSpec,
-    Scheduler, ServiceChange, TapCaps, Transport, UnderlayMtu, VirtualServer,
+    Backend, BackendPhase, Change, ConnectionFilter, Frontend, Instant, LocalNode, Mac, Peer, PodMtu, PortId,
+    PortSpec, Scheduler, ServiceChange, TapCaps, Transport, UnderlayMtu, VirtualServer,
 };
-use podwire::service::{Filter, Limits, Services, Verdict};
+use podwire::service::{Limits, Services, Verdict};
 use podwire::wire::bytes::put_be16;
 use podwire::wire::checksum::{Sum, pseudo};
 use podwire::wire::{Gso, Headers, VnetHdr};
@@ -270,10 +270,10 @@ fn warm_services_take_no_memory() {
             }
             s.turn(now);
             if round < 2 {
-                s.kill(&Filter::default());
+                s.kill(&ConnectionFilter::default());
             }
         }
         assert_eq!(TAKEN.with(Cell::get) - before, 0, "{scheduler:?}");
-        s.kill(&Filter::default());
+        s.kill(&ConnectionFilter::default());
     }
 }

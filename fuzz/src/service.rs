@@ -6,10 +6,10 @@ use super::lab::pod;
 use super::rules::{checksum_is_partial, checksum_is_right};
 use super::seeds::{self, Seed};
 use podwire::model::{
-    Backend, BackendPhase, DropReason, Duration, Frontend, Instant, Scheduler, ServiceChange, Transport,
-    VirtualServer,
+    Backend, BackendPhase, ConnectionFilter, DropReason, Duration, Frontend, Instant, Scheduler,
+    ServiceChange, Transport, VirtualServer,
 };
-use podwire::service::{Filter, Limits, Services, Ticket, Verdict};
+use podwire::service::{Limits, Services, Verdict};
 use podwire::wire::bytes::{array, put, put_be16};
 use podwire::wire::{Headers, L3, proto};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -48,7 +48,6 @@ pub fn run(data: &[u8]) {
     let mut world = World {
         services: Services::new(LIMITS, 1, Some(GATEWAY4), Some(GATEWAY6)),
         now: Instant::from_secs(10),
-        tickets: Vec::new(),
         frontends: Vec::new(),
     };
     // Something to talk to, whatever the input.
@@ -70,7 +69,6 @@ pub fn run(data: &[u8]) {
 struct World {
     services: Services,
     now: Instant,
-    tickets: Vec<Ticket>,
     frontends: Vec<Frontend>,
 }
 
@@ -88,14 +86,17 @@ impl World {
                 self.now += Duration::from_secs(input.u16().into());
                 self.settle();
             }
-            6 => self.others(input),
+            6 => {
+                self.settle();
+                self.look();
+            }
             _ => {
                 let n = input.u8();
                 let client = pod(1, 2 + n % 3).ip4.map(IpAddr::V4);
-                let filter = Filter {
+                let filter = ConnectionFilter {
                     client: client.filter(|_| n & 0x80 != 0),
                     transport: (n & 0x40 != 0).then_some(Transport::Udp),
-                    ..Filter::default()
+                    ..ConnectionFilter::default()
                 };
                 let (seen, count) = self.services.list(&filter, 5, self.now);
                 assert!(seen.len() <= count.min(5));
@@ -226,23 +227,18 @@ impl World {
         self.frontends.push(frontend);
     }
 
-    /// Flows that others carry.
-    fn others(&mut self, input: &mut Input<'_>) {
-        let n = input.u8();
-        match self.frontends.get(usize::from(n) % self.frontends.len().max(1)) {
-            Some(frontend) if n & 0x80 == 0 && self.tickets.len() < 20 => {
-                let client = SocketAddr::new(Ipv4Addr::new(192, 0, 2, n).into(), 9);
-                if let Ok((ticket, _)) = self.services.choose_for(frontend, client, self.now) {
-                    assert!(self.services.still_serves(&ticket));
-                    self.tickets.push(ticket);
-                }
-            }
-            _ => {
-                if let Some(ticket) = self.tickets.pop() {
-                    self.services.close_for(ticket, n & 1 == 0);
-                }
-            }
-        }
+    /// What people see adds up.
+    fn look(&self) {
+        let (mut open, mut frontends) = (0, 0);
+        self.services.describe_all(|view| {
+            frontends += 1;
+            open += view.open;
+            assert_eq!(view.open, view.backends.iter().map(|b| u64::from(b.open)).sum());
+            let usable = view.backends.iter().any(|b| b.usable);
+            assert_eq!(usable, self.services.has_backend(&view.frontend));
+        });
+        assert_eq!(frontends, self.services.frontends());
+        assert!(open <= self.services.connections(None) as u64);
     }
 
     /// It comes to rest.
@@ -257,7 +253,7 @@ impl World {
 
     /// Nothing is left when all of it is gone.
     fn end(mut self) {
-        let (_, count) = self.services.list(&Filter::default(), 0, self.now);
+        let (_, count) = self.services.list(&ConnectionFilter::default(), 0, self.now);
         assert_eq!(count, self.services.connections(None));
         for frontend in std::mem::take(&mut self.frontends) {
             self.services.apply(ServiceChange::Gone(frontend), self.now);
@@ -266,10 +262,6 @@ impl World {
         assert!(self.services.is_idle() && self.services.next_deadline().is_none());
         assert_eq!(self.services.frontends(), 0);
         self.services.describe_all(|left| panic!("{left:?}"));
-        for ticket in std::mem::take(&mut self.tickets) {
-            assert!(!self.services.still_serves(&ticket));
-            self.services.close_for(ticket, false);
-        }
     }
 }
 
@@ -379,7 +371,7 @@ pub fn seeds() -> Vec<Seed> {
             vec![5, 60, 0, 4, 0, 0, 0, 3, 0x2f, 0x0f],
             send(&frame, 0),
             [&[3, 0, 0][..], &seeds::shape(seeds::WHOLE, &frame, 0, 0)].concat(),
-            vec![6, 1, 6, 0x81, 7, 0xa0],
+            vec![6, 7, 0xa0],
         ];
         all.push((name, steps.concat()));
     }

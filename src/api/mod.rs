@@ -511,7 +511,7 @@ pub enum Reply {
     /// To [`Request::Attach`].
     Plan(AttachPlan),
     /// To [`Request::Commit`].
-    Attached(PodInfo),
+    Attached(Box<PodInfo>),
     /// To [`Request::Detach`].
     Detached {
         /// Whether there was such a pod.

@@ -388,7 +388,7 @@ mod tests {
             problems: vec!["something".into()],
             ..ServiceInfo::default()
         };
-        let shown = listing(&[service.clone()], &["a file is wrong".into()]);
+        let shown = listing(std::slice::from_ref(&service), &["a file is wrong".into()]);
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(
             lines[..2],

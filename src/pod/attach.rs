@@ -142,7 +142,10 @@ pub fn attach(
         }
     });
     match answer? {
-        Reply::Attached(pod) => Ok(Attached { pod, in_namespace }),
+        Reply::Attached(pod) => Ok(Attached {
+            pod: *pod,
+            in_namespace,
+        }),
         _ => Err(AttachError::Answer),
     }
 }

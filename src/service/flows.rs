@@ -6,21 +6,14 @@ use super::icmp::{self, Message};
 use super::state::{Direction, Signal};
 use super::translate::{self, transport, tuple};
 use super::{Services, Verdict};
-use crate::model::{Backend, BackendPhase, ConnState, DropReason, Frontend, Instant, Scheduler, Transport};
+use crate::model::{ConnState, DropReason, Frontend, Instant, Scheduler, Transport};
 use crate::wire::{Headers, L3};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 /// Ports that stand for masked clients.
 const FIRST_PORT: u16 = 32_768;
 /// How many of them are tried: with half of them taken towards one backend, all fail once in 65,536 times.
 const TRIES: usize = 16;
-
-/// A flow to a backend that others carry, from [`Services::choose_for`] to [`Services::close_for`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Ticket {
-    pub(super) slot: u32,
-    pub(super) serial: u32,
-}
 
 /// A checksum that a virtio-net header leaves to a device: where its data begin, and where in them its field is.
 type Partial = Option<(u16, u16)>;
@@ -113,46 +106,6 @@ impl Services {
             .lookup(frontend)
             .and_then(|n| self.table.servers.get(n));
         server.is_some_and(|s| !s.choice.is_empty())
-    }
-
-    /// A backend for a flow that others carry, as the node's own sockets for a node port. It counts as open until it is
-    /// [closed](Services::close_for).
-    ///
-    /// # Errors
-    /// What a frame to the frontend would get: [`Verdict::Unserved`], [`Verdict::NoBackend`].
-    pub fn choose_for(
-        &mut self,
-        frontend: &Frontend,
-        client: SocketAddr,
-        now: Instant,
-    ) -> Result<(Ticket, Backend), Verdict> {
-        let slot = self.choose(frontend, client.into(), second(now))?;
-        self.table.opened(slot);
-        let it = self.table.slots.get(slot).ok_or(Verdict::NoBackend)?;
-        let backend = Backend {
-            at: it.at,
-            phase: it.phase.unwrap_or(BackendPhase::Draining),
-            local: it.local,
-        };
-        let serial = it.serial;
-        Ok((Ticket { slot, serial }, backend))
-    }
-
-    /// Whether the flow's backend is still one of its Service: if not, the flow is to be ended.
-    pub fn still_serves(&self, ticket: &Ticket) -> bool {
-        let slot = self.table.slots.get(ticket.slot);
-        slot.is_some_and(|s| s.serial == ticket.serial && s.phase.is_some())
-    }
-
-    /// The flow is over; `failed`: its backend had not taken it.
-    pub fn close_for(&mut self, ticket: Ticket, failed: bool) {
-        let slot = self.table.slots.get(ticket.slot);
-        if slot.is_some_and(|s| s.serial == ticket.serial) {
-            if failed {
-                self.table.failed(ticket.slot);
-            }
-            self.table.closed(ticket.slot, false);
-        }
     }
 
     /// Close a connection. `told` counts one that never came about as failed.

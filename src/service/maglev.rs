@@ -42,7 +42,11 @@ impl Maglev {
             for (n, (at, skip)) in turns.iter_mut().enumerate() {
                 // The size is prime, so each order visits all places, and one is free.
                 while places[*at] != u16::MAX {
-                    *at = (*at + *skip) % size;
+                    // Without a division, which would be most of the work.
+                    *at += *skip;
+                    if *at >= size {
+                        *at -= size;
+                    }
                 }
                 places[*at] = n as u16;
                 left -= 1;

@@ -31,7 +31,6 @@ mod translate;
 mod view;
 mod wheel;
 
-pub use flows::Ticket;
 pub use state::Direction;
 pub use view::{BackendView, ServiceView};
 

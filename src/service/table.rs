@@ -27,7 +27,7 @@ pub(super) struct Slot {
     /// New flows may go to it.
     pub usable: bool,
     pub conns: List,
-    /// Connections and flows that others carry; those of them that are not closing.
+    /// Its connections; those of them that are not closing.
     held: u32,
     pub open: u32,
     pub opened: u64,

@@ -6,7 +6,9 @@ mod errors;
 mod translation;
 
 use super::*;
-use crate::model::{Backend, BackendPhase, Frontend, Scheduler, Transport, VirtualServer};
+use crate::model::{
+    Backend, BackendPhase, ConnState, ConnectionFilter, Frontend, Scheduler, Transport, VirtualServer,
+};
 use crate::wire::bytes::{be16, put, put_be16};
 use crate::wire::{ETH_LEN, Headers, L3, proto};
 use std::net::SocketAddr;

@@ -62,11 +62,14 @@ fn behind(node: &Node, name: &str) -> Vec<String> {
         .iter()
         .find(|s| s["name"] == format!("default/{name}").as_str());
     let endpoints = one.and_then(|s| s["endpoints"].as_array());
-    endpoints
+    let names = endpoints
         .into_iter()
         .flatten()
-        .map(|e| e["what"].as_str().unwrap().to_string())
-        .collect()
+        .map(|e| e["what"].as_str().unwrap().to_string());
+    // They are in the order of their addresses, which are by chance.
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
 }
 
 #[track_caller]
@@ -180,6 +183,10 @@ fn in_child(dir: &Path) {
             !node.ask(&["service", "ls"]).contains('!')
         });
     }
+    let key = format!("{PREFIX}/podwire/pods/n1/default/a");
+    soon("its pods are told again", &n1, || {
+        etcd.ctl(&["get", &key]).contains("app")
+    });
     // A node that ends takes its pods along, at once.
     drop(n1);
     soon("its pods are gone", &n2, || behind(&n2, "web").is_empty());

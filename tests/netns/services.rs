@@ -18,6 +18,8 @@ pub const CASES: &[Case] = &[
     Case::new("a_service_of_udp_leaves_a_dead_backend_at_once", udp),
     Case::new("a_port_that_nobody_serves_is_refused_at_once", refused).nodes(1),
     Case::new("a_node_port_leads_to_backends_anywhere", node_port),
+    Case::new("a_node_port_of_udp_leads_to_backends_anywhere", udp_node_port),
+    Case::new("connections_are_listed_and_ended", connections),
     Case::new(
         "a_local_node_port_shows_the_client_and_tells_its_health",
         local_node_port,
@@ -359,6 +361,72 @@ fn node_port(w: &mut World) {
     eventually("the port is closed", PATIENCE, || {
         get(&host.netns, SocketAddr::from(([127, 0, 0, 1], 30080))).is_err()
     });
+}
+
+fn udp_node_port(w: &mut World) {
+    let dir = w.dir().to_path_buf();
+    let (a, b) = w.pair();
+    let (node, host, stranger) = (&w.nodes[0], &w.underlay.hosts[0], &w.underlay.hosts[2]);
+    let (_one, _two) = (Echo::start(a), Echo::start(b));
+    let text = with_backends(
+        VIP.into(),
+        "UDP",
+        "  type: NodePort\n",
+        &[a.ip4.into(), b.ip4.into()],
+    );
+    apply(
+        node,
+        &dir,
+        &text.replace("{port: 80,", "{port: 80, nodePort: 30053,"),
+    );
+    let mut names = std::collections::BTreeSet::new();
+    for n in 0..30 {
+        let socket = stranger
+            .netns
+            .within(|| UdpSocket::bind((stranger.ip4, 20_000 + n)))
+            .expect("a socket");
+        let _ = socket.set_read_timeout(Some(Duration::from_secs(2)));
+        let mut room = [0; 64];
+        socket.send_to(b"who", (host.ip4, 30053)).expect("it leaves");
+        let (len, from) = socket.recv_from(&mut room).expect("an answer");
+        assert_eq!(from, (host.ip4, 30053).into());
+        names.insert(String::from_utf8_lossy(&room[..len]).into_owned());
+    }
+    assert_eq!(names.len(), 2, "{names:?}");
+}
+
+fn connections(w: &mut World) {
+    let dir = w.dir().to_path_buf();
+    let (a, b) = w.pair();
+    let node = &w.nodes[0];
+    let _server = serve(b, b.ip4.into(), &dir);
+    apply(node, &dir, &with_backends(VIP.into(), "TCP", "", &[b.ip4.into()]));
+    let mut kept = a.netns.within(|| TcpStream::connect((VIP, 80))).expect("a way");
+    let _ = kept.set_read_timeout(Some(PATIENCE));
+    let listed = |args: &[&str]| -> serde_json::Value {
+        let all = [&["conn", "--json"], args].concat();
+        serde_json::from_str(&say(node, &all)).expect("JSON")
+    };
+    let told = listed(&["--pod", &a.name]);
+    assert_eq!(told["count"], 1, "{told}");
+    let one = &told["connections"][0];
+    assert_eq!(one["backend"], format!("{}:{POD_PORT}", b.ip4));
+    assert_eq!(
+        (one["service"].as_str(), one["state"].as_str()),
+        (Some("default/web-ipv4"), Some("open"))
+    );
+    assert_eq!(listed(&["--proto", "udp"])["count"], 0);
+    assert!(say(node, &["conn"]).contains("default/web-ipv4"));
+    assert!(say(node, &["service", "describe", "web-ipv4"]).contains("1 open"));
+    // Not by mistake.
+    assert_eq!(node.podwire(&["conn", "--kill"]).status.code(), Some(2));
+    say(node, &["conn", "--service", "web-ipv4", "--kill"]);
+    assert_eq!(listed(&[])["count"], 0);
+    let ended = kept
+        .write_all(b"GET / HTTP/1.0\r\n\r\n")
+        .and_then(|()| kept.read(&mut [0; 64]));
+    let kind = ended.map_err(|e| e.kind());
+    assert_eq!(kind, Err(std::io::ErrorKind::ConnectionReset));
 }
 
 fn local_node_port(w: &mut World) {

@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch as latest};
+use tokio::task::AbortHandle;
 
 /// How often the lease of this node's pods is renewed.
 const RENEW: Duration = Duration::from_secs(TTL_S.unsigned_abs() / 4);
@@ -136,12 +137,28 @@ struct Common {
     mirror: Mutex<Mirror>,
     mailbox: Arc<Mutex<SharedNews>>,
     woken: Arc<Notify>,
+    /// The store has lost something, this node's pods perhaps.
+    set_back: Notify,
     start: tokio::time::Instant,
 }
 
 impl Sharing {
-    /// Share until dropped; `woken` is notified of news.
-    pub async fn run(self, access: Access, woken: Arc<Notify>, seed: u64) {
+    /// Share on this runtime until aborted; `woken` is notified of news.
+    pub fn spawn(self, access: Access, woken: Arc<Notify>, seed: u64) -> AbortHandle {
+        let mailbox = self.shared.mailbox.clone();
+        let task = tokio::spawn(self.run(access, woken, seed));
+        let handle = task.abort_handle();
+        tokio::spawn(async move {
+            if task.await.is_err_and(|e| e.is_panic()) {
+                let what = "Services in etcd are not followed any more, as what does it broke (report it, and restart the node)";
+                log::error!("{what}");
+                lock(&mailbox).problems = vec![what.into()];
+            }
+        });
+        handle
+    }
+
+    async fn run(self, access: Access, woken: Arc<Notify>, seed: u64) {
         let prefix = shared_key(access.prefix());
         let common = Common {
             sessions: Sessions::new(access),
@@ -150,6 +167,7 @@ impl Sharing {
             prefix,
             mailbox: self.shared.mailbox.clone(),
             woken,
+            set_back: Notify::new(),
             start: tokio::time::Instant::now(),
         };
         let mut writer = Writer {
@@ -192,8 +210,12 @@ impl Common {
     /// The problem that begins so is this now, or none.
     fn problem(&self, begins: &str, what: Option<String>) {
         let mut news = lock(&self.mailbox);
+        let before = news.problems.clone();
         news.problems.retain(|p| !p.starts_with(begins));
         news.problems.extend(what);
+        if news.problems != before {
+            self.woken.notify_one();
+        }
     }
 
     fn trouble(&self, why: Option<&StoreError>) {
@@ -222,7 +244,12 @@ async fn read(common: &Common, mut rng: Rng) {
                 ..
             }) => {
                 let now = common.now();
-                common.with(|mirror| mirror.listed(cluster, revision, &entries, now));
+                common.with(|mirror| {
+                    if mirror.is_set_back(cluster, revision) {
+                        common.set_back.notify_one();
+                    }
+                    mirror.listed(cluster, revision, &entries, now)
+                });
                 common.trouble(None);
                 if !std::mem::replace(&mut lock(&common.mailbox).based, true) {
                     common.woken.notify_one();
@@ -249,7 +276,7 @@ async fn follow(common: &Common, id: u64) -> bool {
     let watching = watch::run(&common.sessions, &common.keys, (id, from), &to, || {});
     tokio::pin!(watching);
     let end = tokio::time::Instant::now() + COMPARE;
-    let mut of_use = false;
+    let (mut of_use, mut over) = (false, false);
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
@@ -270,7 +297,8 @@ async fn follow(common: &Common, id: u64) -> bool {
                 }
                 _ => {}
             },
-            () = &mut watching => {}
+            // What it told last is still to be heard.
+            () = &mut watching, if !over => over = true,
             _ = look.tick() => {
                 let now = common.now();
                 common.with(|mirror| mirror.expire(now));
@@ -309,6 +337,10 @@ impl Writer<'_> {
                     }
                     None => return,
                 },
+                () = self.common.set_back.notified() => {
+                    self.lease = None;
+                    self.there.clear();
+                }
                 () = tokio::time::sleep_until(due) => {}
             }
             if tokio::time::Instant::now() >= renew {

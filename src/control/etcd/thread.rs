@@ -88,7 +88,7 @@ pub fn spawn(
         runtime.block_on(async {
             let (disk, remembered) = disk.recall().await;
             let woken = Arc::new(Notify::new());
-            let beside = tokio::spawn(sharing.run(access.clone(), woken.clone(), seed ^ 2));
+            let beside = sharing.spawn(access.clone(), woken.clone(), seed ^ 2);
             let store = Store {
                 cluster: Cluster::new(identity, remembered, options, seed),
                 executor: Executor::new(access, to_loop),

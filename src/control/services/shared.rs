@@ -160,6 +160,11 @@ impl Mirror {
         self.known.iter().filter(missing).count()
     }
 
+    /// Whether a store at this revision is another one than was known, or was set back: what it lacks is not proven to be gone.
+    pub fn is_set_back(&self, cluster: u64, revision: Revision) -> bool {
+        self.cluster != 0 && (self.cluster != cluster || revision < self.revision)
+    }
+
     /// A list of everything, at this revision of this store.
     pub fn listed(
         &mut self,
@@ -168,7 +173,7 @@ impl Mirror {
         entries: &[Entry],
         now: Instant,
     ) -> Vec<SharedChange> {
-        let proof = self.cluster == 0 || self.cluster == cluster && revision >= self.revision;
+        let proof = !self.is_set_back(cluster, revision);
         (self.cluster, self.revision) = (cluster, revision);
         let mut listed: BTreeMap<String, &Entry> = BTreeMap::new();
         for entry in entries {

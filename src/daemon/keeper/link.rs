@@ -363,7 +363,7 @@ impl Link {
             lifeline: lifeline.is_some(),
         };
         let fds: Vec<_> = [Some(tap), process, lifeline].into_iter().flatten().collect();
-        self.send(&ToKeeper::Keep(parcel), &fds)
+        self.send(&ToKeeper::Keep(Box::new(parcel)), &fds)
     }
 
     /// Have a pod let go.

@@ -140,7 +140,7 @@ enum ToKeeper {
         node: String,
     },
     /// Keep this pod, instead of one of the same name. Answered by `Kept` or `Refused`.
-    Keep(Parcel),
+    Keep(Box<Parcel>),
     /// Let go of this pod, if it is there. Answered by `Forgotten`.
     Forget {
         /// The pod.

@@ -173,7 +173,7 @@ impl Keeper {
                 link.greeted = true;
                 self.give_all()
             }
-            ToKeeper::Keep(parcel) => self.keep(parcel, packet),
+            ToKeeper::Keep(parcel) => self.keep(*parcel, packet),
             ToKeeper::Forget { pod } => {
                 self.pods.remove(&pod);
                 self.say(&FromKeeper::Forgotten { pod }, &[])

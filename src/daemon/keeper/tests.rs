@@ -50,7 +50,7 @@ fn keep(wire: &Packets, pod: &str, fds: &[&OwnedFd]) -> FromKeeper {
         process: false,
         lifeline: fds.len() > 1,
     };
-    ask(wire, &ToKeeper::Keep(parcel), fds)
+    ask(wire, &ToKeeper::Keep(Box::new(parcel)), fds)
 }
 
 fn record(pod: &str) -> Record {
@@ -667,7 +667,7 @@ fn a_keeper_whose_node_was_killed_takes_nobodys_place() {
     };
     for (what, fds) in [
         (hello, &[][..]),
-        (ToKeeper::Keep(parcel), &[b.as_fd()]),
+        (ToKeeper::Keep(Box::new(parcel)), &[b.as_fd()]),
         (ToKeeper::Publish { path: path.clone() }, &[]),
     ] {
         slow.send(&serde_json::to_vec(&what).unwrap(), fds).unwrap();

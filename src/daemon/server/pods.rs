@@ -100,7 +100,7 @@ impl Server<'_> {
         }
         let addresses: Vec<_> = info.addresses.iter().map(ToString::to_string).collect();
         log::info!("pod {pod} is attached with {}", addresses.join(" and "));
-        Ok(Reply::Attached(info))
+        Ok(Reply::Attached(Box::new(info)))
     }
 
     /// Remove a pod whose namespace or interface went away by itself.

@@ -182,7 +182,7 @@ fn commit(client: &mut Client, fds: &[BorrowedFd<'_>]) -> Result<PodInfo, ApiErr
 fn give(client: &mut Client, fds: &[BorrowedFd<'_>], lifeline: bool) -> Result<PodInfo, ApiError> {
     let caps = TapCaps::default();
     match client.call_with_fds(&Request::Commit { caps, lifeline }, fds)? {
-        Reply::Attached(info) => Ok(info),
+        Reply::Attached(info) => Ok(*info),
         other => panic!("{other:?}"),
     }
 }

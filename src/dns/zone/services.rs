@@ -29,7 +29,10 @@ impl Zone {
     /// them.
     pub fn with_services(mut self, domain: Fqdn, ranges: &[IpNet]) -> Zone {
         // A range wider than whole octets shares its zone with others.
-        let whole = |n: &&IpNet| n.prefix_len() % if n.network().is_ipv4() { 8 } else { 4 } == 0;
+        let whole = |n: &&IpNet| {
+            let unit = if n.network().is_ipv4() { 8 } else { 4 };
+            n.prefix_len().is_multiple_of(unit)
+        };
         let reverse = ranges.iter().filter(whole).map(|n| Fqdn::reverse_zone(*n));
         for apex in [domain.clone()].into_iter().chain(reverse) {
             if !self.apexes.contains(&apex) {

@@ -93,9 +93,9 @@ fn the_one_with_the_fewest_connections() {
     assert!(shares(&mut s, 1000..1030).values().all(|n| *n == 10));
     // Two of them lose what they have.
     for gone in &THREE[..2] {
-        let filter = Filter {
+        let filter = ConnectionFilter {
             backend: Some(end(gone).ip()),
-            ..Filter::default()
+            ..ConnectionFilter::default()
         };
         assert_eq!(s.kill(&filter), 10);
     }
@@ -107,9 +107,9 @@ fn the_one_with_the_fewest_connections() {
     for port in 3000..3003 {
         let client = format!("10.244.1.3:{port}");
         seen.insert(send(&mut s, Transport::Tcp, &client, VIP, SYN, at(0)).unwrap());
-        s.kill(&Filter {
+        s.kill(&ConnectionFilter {
             client: Some("10.244.1.3".parse().unwrap()),
-            ..Filter::default()
+            ..ConnectionFilter::default()
         });
     }
     assert_eq!(seen.len(), 3);
@@ -211,6 +211,40 @@ fn affinity_lasts_from_the_last_new_flow() {
 }
 
 #[test]
+fn counters() {
+    let mut s = services(Limits::default());
+    set(
+        &mut s,
+        tcp(),
+        &Spec::by(Scheduler::LeastConnections, &THREE),
+        at(0),
+    );
+    shares(&mut s, 1000..1006);
+    let seen = s.describe(&tcp()).unwrap();
+    assert_eq!((seen.open, seen.opened, seen.failed), (6, 6, 0));
+    assert!(
+        seen.backends
+            .iter()
+            .all(|b| b.open == 2 && b.opened == 2 && b.usable)
+    );
+    assert!(s.has_backend(&tcp()));
+    set(
+        &mut s,
+        tcp(),
+        &Spec::by(Scheduler::LeastConnections, &THREE[1..]),
+        at(0),
+    );
+    assert_eq!(s.describe(&tcp()).unwrap().open, 4);
+    set(&mut s, tcp(), &Spec::of(&[]), at(0));
+    let seen = s.describe(&tcp()).unwrap();
+    assert_eq!((seen.open, seen.opened, seen.backends.len()), (0, 6, 0));
+    assert!(!s.has_backend(&tcp()));
+    let mut all = Vec::new();
+    s.describe_all(|view| all.push(view.frontend));
+    assert_eq!(all, [tcp()]);
+}
+
+#[test]
 fn nonsense_in_a_change_is_left_out() {
     let mut s = services(Limits::default());
     let spec = Spec::of(&[THREE[2], THREE[0], THREE[0], "[fd00::1]:80", "10.244.1.9:0"]);
@@ -222,45 +256,4 @@ fn nonsense_in_a_change_is_left_out() {
         ServiceChange::Gone(frontend("10.96.0.9:1", Transport::Tcp)),
         at(0),
     );
-}
-
-#[test]
-fn flows_that_others_carry_count() {
-    let mut s = services(Limits::default());
-    set(
-        &mut s,
-        tcp(),
-        &Spec::by(Scheduler::LeastConnections, &THREE),
-        at(0),
-    );
-    let client = end("192.0.2.1:4000");
-    let tickets: Vec<Ticket> = (0..6)
-        .map(|_| s.choose_for(&tcp(), client, at(0)).unwrap().0)
-        .collect();
-    let seen = s.describe(&tcp()).unwrap();
-    assert_eq!((seen.open, seen.opened, seen.failed), (6, 6, 0));
-    assert!(seen.backends.iter().all(|b| b.open == 2 && b.opened == 2));
-    set(
-        &mut s,
-        tcp(),
-        &Spec::by(Scheduler::LeastConnections, &THREE[1..]),
-        at(0),
-    );
-    assert_eq!(tickets.iter().filter(|t| s.still_serves(t)).count(), 4);
-    for ticket in &tickets {
-        s.close_for(*ticket, true);
-        // A second time, or one of a backend long gone: nothing.
-        s.close_for(
-            Ticket {
-                serial: 99,
-                ..*ticket
-            },
-            true,
-        );
-    }
-    let seen = s.describe(&tcp()).unwrap();
-    assert_eq!((seen.open, seen.opened, seen.failed), (0, 6, 6));
-    s.apply(ServiceChange::Gone(tcp()), at(0));
-    assert_eq!(s.choose_for(&tcp(), client, at(0)), Err(Verdict::Unserved));
-    assert_eq!((s.table.servers.len(), s.table.slots.len()), (0, 0));
 }

@@ -253,12 +253,12 @@ fn two_connections_that_would_look_alike() {
     );
     // Once the first is closing, its place is free.
     send(&mut s, Transport::Tcp, client, first, RST, at(0)).unwrap();
-    s.kill(&Filter {
+    s.kill(&ConnectionFilter {
         frontend: Some(end(second).ip()),
-        ..Filter::default()
+        ..ConnectionFilter::default()
     });
     assert_eq!(connect(&mut s, client, second, at(0)), Ok(backend));
-    assert_eq!(s.list(&Filter::default(), 9, at(0)).0[0].masked, None);
+    assert_eq!(s.list(&ConnectionFilter::default(), 9, at(0)).0[0].masked, None);
 }
 
 #[test]

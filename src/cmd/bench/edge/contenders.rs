@@ -201,7 +201,11 @@ fn podwire(world: &World, subject: Subject, watch: &mut Watch) -> Result<Vec<Con
         Ok::<_, Failure>(Contender {
             name,
             at,
-            place: Place::Pod(Pod::attach(pod_name(name), &nodes.socket("n1"), publish)?),
+            place: Place::Pod(Box::new(Pod::attach(
+                pod_name(name),
+                &nodes.socket("n1"),
+                publish,
+            )?)),
             nodes: Some(Rc::clone(&nodes)),
             alone: None,
             _dir: None,
@@ -221,7 +225,12 @@ fn kernel(world: &World, _: Subject) -> Result<Contender, Failure> {
     Ok(Contender {
         name: "kernel",
         at: (HOME, 7002).into(),
-        place: Place::Pod(kernel::routed_pod("kernel", &world.home, KERNEL, MTU.into())?),
+        place: Place::Pod(Box::new(kernel::routed_pod(
+            "kernel",
+            &world.home,
+            KERNEL,
+            MTU.into(),
+        )?)),
         nodes: None,
         alone: None,
         _dir: None,
@@ -262,7 +271,7 @@ fn pasta(world: &World, subject: Subject) -> Result<Contender, Failure> {
     Ok(Contender {
         name: "pasta",
         at,
-        place: Place::Pod(pod),
+        place: Place::Pod(Box::new(pod)),
         nodes: None,
         alone: Some(alone),
         _dir: None,
@@ -293,7 +302,7 @@ fn slirp(world: &World, subject: Subject) -> Result<Contender, Failure> {
     Ok(Contender {
         name: "slirp4netns",
         at: at.into(),
-        place: Place::Pod(pod),
+        place: Place::Pod(Box::new(pod)),
         nodes: None,
         alone: Some(alone),
         _dir: Some(dir),

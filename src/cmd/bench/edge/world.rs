@@ -82,7 +82,7 @@ impl World {
 /// Where a load runs.
 pub enum Place {
     /// In a pod of podwire's making.
-    Pod(Pod),
+    Pod(Box<Pod>),
     /// In the namespaces of a process.
     Beside(u32),
 }
