@@ -213,7 +213,10 @@ fn services_are_measured_and_nothing_is_left() {
     for row in report["rows"].as_array().unwrap() {
         assert!(row["median"].as_f64().unwrap() > 0.0, "{row}");
     }
-    assert_eq!((ratios(&report, "direct"), ratios(&report, "few")), (through, many));
+    assert_eq!(
+        (ratios(&report, "direct"), ratios(&report, "few")),
+        (through, many)
+    );
 }
 
 /// Start a measurement and send it `signal` once all contenders are there.

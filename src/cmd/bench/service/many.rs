@@ -25,12 +25,13 @@ pub const FEW_SERVICES: u32 = 10;
 pub const MANY: u32 = 10_000;
 /// Services in a file.
 const OF_A_FILE: u32 = 100;
-/// The Services that are changed or asked.
+/// So many of them are changed or asked: these.
+const OWN: u32 = 5;
 const READY: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 11);
 const APPLIED: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 12);
 const IN_A_FILE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 13);
 const LOOKED_UP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 14);
-/// The one that comes last, by file and by name.
+/// The last of them, by the name of its file and by its own.
 const LAST: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 15);
 /// What the two servers answer.
 const MARKS: [u8; 2] = [1, 2];
@@ -213,11 +214,10 @@ impl Node {
 
     /// Have so many Services: how long until the last answers, none when it does not.
     fn load(&mut self, count: u32, watch: &mut Watch) -> Result<Option<Duration>, Failure> {
-        let own = 5;
-        let all: Vec<u32> = (0..count.saturating_sub(own)).collect();
-        let texts: Vec<String> = all
-            .chunks(OF_A_FILE as usize)
-            .map(|of| manifests::many(of[0], of[0] + of.len() as u32))
+        let others = count.saturating_sub(OWN);
+        let files = (0..others).step_by(OF_A_FILE as usize);
+        let texts: Vec<String> = files
+            .map(|first| manifests::many(first, others.min(first + OF_A_FILE)))
             .collect();
         let [one, two] = [self.servers[0].four, self.servers[1].four];
         let changed = manifests::service("ready", READY, Some("bench"))
@@ -240,8 +240,6 @@ impl Node {
             if let Some([_, answered]) = numbers(&client.said(), 0) {
                 self.change(How::Apply)?;
                 self.change(How::File)?;
-                self.change(How::Ready)?;
-                self.turn = 0;
                 return Ok(Some(Duration::from_nanos(answered.saturating_sub(at))));
             }
             if begun.elapsed() > LOAD {
