@@ -54,6 +54,7 @@ fn server(n: u32, endpoints: u32, scheduler: Scheduler) -> Arc<VirtualServer> {
         scheduler,
         affinity: None,
         local_only: false,
+        at_host: false,
         backends: backends.collect(),
     })
 }

@@ -55,6 +55,7 @@ fn everything_podwire_needs_is_looked_at() {
     let names: BTreeSet<&str> = checks.iter().filter_map(|c| c["name"].as_str()).collect();
     let expected = [
         "/dev/net/tun",
+        "DNS",
         "MTU",
         "UDP GRO",
         "UDP GSO",
@@ -102,6 +103,50 @@ fn a_host_that_forbids_pings_is_told() {
     );
     let (_, checks) = with("echo 0 0 > /proc/sys/net/ipv4/ping_group_range");
     assert_eq!(check(&checks, "ping")["verdict"], "ok");
+}
+
+/// Whom the node will ask for names: nobody, somebody who is not there, and one who answers beside one who does not.
+#[test]
+fn resolvers_that_do_not_answer_are_told() {
+    let with_conf = |conf: &str, more: &str| {
+        let lack = format!(
+            "printf '{conf}' >/mnt/c && mount --bind /mnt/c /etc/resolv.conf && ip link set lo up{more}"
+        );
+        with(&format!("mount -t tmpfs none /mnt && {lack}")).1
+    };
+    for (conf, found, remedy) in [
+        ("search example\n", "names no resolver", "--dns-upstream"),
+        ("nameserver 127.0.0.1\n", "answers (127.0.0.1)", "dig @127.0.0.1"),
+        (
+            "nameserver 192.0.2.53\n",
+            "answers (192.0.2.53)",
+            "dig @192.0.2.53",
+        ),
+    ] {
+        let checks = with_conf(conf, "");
+        let dns = check(&checks, "DNS");
+        assert_eq!(dns["verdict"], "warn", "{dns}");
+        assert!(dns["found"].as_str().unwrap().contains(found), "{dns}");
+        assert!(dns["remedy"].as_str().unwrap().contains(remedy), "{dns}");
+    }
+    const SERVER: &str = "import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((\"127.0.0.1\", 53))
+open(\"/mnt/up\", \"w\")
+b, a = s.recvfrom(512)
+s.sendto(b[:2] + bytes([129]) + b[3:], a)
+";
+    let server = format!(" && (printf '{SERVER}' | python3 - & while [ ! -e /mnt/up ]; do sleep 0.05; done)");
+    let checks = with_conf("nameserver 192.0.2.53\nnameserver 127.0.0.1\n", &server);
+    let dns = check(&checks, "DNS");
+    assert_eq!(dns["found"], "answered by 127.0.0.1, not by 192.0.2.53");
+    let (_, checks) = with("mount -t tmpfs none /run && mount -t tmpfs none /etc");
+    let dns = check(&checks, "DNS");
+    assert!(dns["found"].as_str().unwrap().contains("cannot be read"), "{dns}");
+    assert!(
+        dns["remedy"].as_str().unwrap().contains("nameserver ADDRESS"),
+        "{dns}"
+    );
 }
 
 #[test]

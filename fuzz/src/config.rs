@@ -40,6 +40,7 @@ fn host() -> Host {
             link("lo", 65_536, [127, 0, 0, 1]),
             link("eth0", 9000, [192, 0, 2, 1]),
         ],
+        local: Vec::new(),
         default4: Some([192, 0, 2, 1].into()),
         default6: None,
     }

@@ -308,7 +308,7 @@ fn step(input: &mut Input<'_>, egress: &mut Egress, world: &mut World, now: &mut
                 }
                 0x40 => egress.unpublish((n % 8).into(), world),
                 _ => {
-                    if let Ok(id) = egress.accept(port, (pod, at), gateway, *now) {
+                    if let Ok(id) = egress.accept(port, (pod, at), gateway, *now, world) {
                         world.streams.insert(id, Some(Ok(())));
                     }
                 }

@@ -217,6 +217,7 @@ impl World {
             scheduler: schedulers[usize::from(how % 4)],
             affinity: (flags & 0x10 != 0).then_some(std::time::Duration::from_secs(60)),
             local_only: flags & 0x20 != 0,
+            at_host: flags & 0x40 != 0,
             backends,
         };
         self.services
@@ -233,7 +234,10 @@ impl World {
         self.services.describe_all(|view| {
             frontends += 1;
             open += view.open;
-            assert_eq!(view.open, view.backends.iter().map(|b| u64::from(b.open)).sum());
+            assert_eq!(
+                view.open,
+                view.backends.iter().map(|b| u64::from(b.open)).sum::<u64>()
+            );
             let usable = view.backends.iter().any(|b| b.usable);
             assert_eq!(usable, self.services.has_backend(&view.frontend));
         });

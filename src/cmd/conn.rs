@@ -8,6 +8,9 @@ use crate::api::{Client, Reply, Request};
 use crate::model::{ConnState, ConnectionFilter, PodName, ServiceConnection, ServiceName, Transport};
 use std::net::IpAddr;
 
+/// So many are listed for people.
+const FEW: usize = 100;
+
 /// List connections through Services, or end them.
 ///
 /// A node keeps the connections of its own pods, and of clients of its node ports: where each was opened to, and which backend
@@ -50,9 +53,9 @@ pub struct Args {
     /// With --kill and nothing else: all of them
     #[arg(long)]
     all: bool,
-    /// List so many at most
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: usize,
+    /// List so many at most [default: 100; with --json all, as far as the node tells them: 100,000]
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
     /// Print JSON: all there is, for programs
     #[arg(long)]
     json: bool,
@@ -122,7 +125,7 @@ pub fn run(args: Args, socket: &Socket) -> Result<(), Failure> {
              --state; or --all)",
         ));
     }
-    let limit = args.limit;
+    let limit = args.limit.unwrap_or(if args.json { usize::MAX } else { FEW });
     let kill = args.kill;
     let mut node = Client::connect(socket)?;
     let request = Request::Connections {

@@ -1,5 +1,7 @@
 //! `podwire doctor`: what podwire needs of this host, tried out, with a remedy for each lack.
 
+mod names;
+
 use super::{Exit, Failure, Paint, say};
 use crate::api::place::for_client;
 use crate::api::{Client, Reply, Request};
@@ -99,6 +101,7 @@ pub fn run(args: &Args, socket: Option<&Path>) -> Result<Exit, Failure> {
     checks.push(loopback(&host.links));
     checks.extend(mtus(&host));
     checks.push(ping());
+    checks.push(names::resolvers());
     checks.push(files());
     if args.json {
         let text = serde_json::to_string_pretty(&checks);

@@ -1,12 +1,12 @@
-//! Follows the host's own addresses: peers must know where a node is reached when its address changes, and to its own
+//! Follows the host's own addresses, those that only a `local` route makes its own among them: peers must know where a node is reached when its address changes, and to its own
 //! pods they are closed.
 
 use super::config::Config;
 use super::links::Host;
+use crate::stack::egress::Own;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 // Groups of rtnetlink(7): addresses, and the routes they are chosen by.
@@ -22,7 +22,7 @@ pub type Published = (Ipv4Addr, Option<Ipv6Addr>);
 pub struct AddressWatch {
     socket: Socket,
     known: Option<Published>,
-    own: BTreeSet<IpAddr>,
+    own: Own,
 }
 
 /// What [`AddressWatch::changed`] found.
@@ -54,7 +54,7 @@ impl AddressWatch {
         Ok(AddressWatch {
             socket,
             known,
-            own: host.addresses(),
+            own: host.own().collect(),
         })
     }
 
@@ -76,7 +76,7 @@ impl AddressWatch {
             moved.published = (now != *known).then_some(now);
             *known = now;
         }
-        let own = host.addresses();
+        let own = host.own().collect();
         if own != self.own {
             self.own = own;
             moved.host = Some(host);

@@ -1,12 +1,15 @@
-//! The host's interfaces and addresses, asked of the kernel (rtnetlink), since sysfs may show another
+//! The host's interfaces and addresses, and what else it answers as its own, asked of the kernel (rtnetlink), since sysfs may show another
 //! namespace's.
 
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
@@ -34,6 +37,8 @@ pub struct Host {
     pub name: String,
     /// Its interfaces.
     pub links: Vec<Link>,
+    /// Networks whose every address is its own by a route.
+    pub local: Vec<IpNet>,
     /// The address IPv4 packets to far away leave from.
     pub default4: Option<IpAddr>,
     /// The same for IPv6.
@@ -60,6 +65,9 @@ impl Host {
             links: links()
                 .inspect_err(|e| log::debug!("the kernel does not list interfaces: {e}"))
                 .unwrap_or_default(),
+            local: local_routes()
+                .inspect_err(|e| log::debug!("the kernel does not list local routes: {e}"))
+                .unwrap_or_default(),
             default4: leaves(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
             default6: leaves(
                 Ipv6Addr::UNSPECIFIED.into(),
@@ -68,12 +76,12 @@ impl Host {
         }
     }
 
-    /// All addresses of its interfaces.
-    pub fn addresses(&self) -> BTreeSet<IpAddr> {
-        self.links
-            .iter()
-            .flat_map(|l| l.addresses.iter().copied())
-            .collect()
+    /// All that is its own: addresses of its interfaces, and networks by routes.
+    pub fn own(&self) -> impl Iterator<Item = IpNet> {
+        let addresses = self.links.iter().flat_map(|l| &l.addresses);
+        addresses
+            .map(|ip| IpNet::from(*ip))
+            .chain(self.local.iter().copied())
     }
 
     /// The MTU a tunnel bound to `ip` has; that of the default route for the unspecified address. `None` when
@@ -122,6 +130,45 @@ pub fn links() -> io::Result<Vec<Link>> {
     Ok(links.into_values().collect())
 }
 
+/// What the table `local` says is to be delivered on this host (ip-route(8)). Those of other tables hold for some packets
+/// only (TPROXY).
+fn local_routes() -> io::Result<Vec<IpNet>> {
+    let mut nets = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut ask = RouteMessage::default();
+        (ask.header.address_family, ask.header.table) = (family, libc::RT_TABLE_LOCAL);
+        let each = |message| {
+            if let RouteNetlinkMessage::NewRoute(m) = message {
+                nets.extend(local_net(&m));
+            }
+        };
+        match dump(RouteNetlinkMessage::GetRoute(ask), each) {
+            // There is no such table of a family that is turned off.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+            done => done?,
+        }
+    }
+    Ok(nets)
+}
+
+fn local_net(m: &RouteMessage) -> Option<IpNet> {
+    let is_local = matches!(m.header.kind, RouteType::Local | RouteType::Anycast);
+    if !is_local || m.header.table != libc::RT_TABLE_LOCAL {
+        return None;
+    }
+    let to = m.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    });
+    // That for everything names none.
+    let to = to.unwrap_or(match m.header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        _ => Ipv6Addr::UNSPECIFIED.into(),
+    });
+    Some(IpNet::new(to, m.header.destination_prefix_length).ok()?.trunc())
+}
+
 fn link(m: &LinkMessage) -> Link {
     let mut link = Link {
         loopback: m.header.flags.contains(LinkFlags::Loopback),
@@ -151,6 +198,8 @@ fn link(m: &LinkMessage) -> Link {
 fn dump(request: RouteNetlinkMessage, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
+    // So that of a million routes only those asked for are told (Linux 4.20); else they are told apart here.
+    let _ = socket.set_netlink_get_strict_chk(true);
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_DUMP | NLM_F_REQUEST;
@@ -187,6 +236,9 @@ mod tests {
         let links = links().unwrap();
         let lo = links.iter().find(|l| l.loopback).unwrap();
         assert!(lo.mtu > 0 && lo.name == "lo");
-        assert_eq!(Host::ask().mtu_behind("127.0.0.1".parse().unwrap()), None);
+        let host = Host::ask();
+        assert_eq!(host.mtu_behind("127.0.0.1".parse().unwrap()), None);
+        let all: IpNet = "127.0.0.0/8".parse().unwrap();
+        assert!(!lo.up || host.local.contains(&all), "{:?}", host.local);
     }
 }

@@ -24,7 +24,7 @@ use crate::model::{
     PortSpec,
 };
 use crate::overlay::Reach;
-use crate::stack::egress::tcp::MIN_RING;
+use crate::stack::egress::tcp::{MAX_FLOWS, MIN_RING};
 use crate::stack::egress::{Failure, Host, Policy};
 use crate::sys::memory;
 use crate::wire::VnetHdr;
@@ -79,7 +79,8 @@ pub struct Handle {
 /// # Errors
 /// A sentence for people: which socket cannot be bound, and what to set.
 pub fn spawn(config: &Config, policy: Arc<Policy>, lifeline: UnixStream) -> Result<Handle, OpenError> {
-    memory::map_from(MIN_RING);
+    // Two rings of each flow, and whatever else is as large.
+    memory::map_from(MIN_RING, 2 * MAX_FLOWS + 4096);
     let options = io::Options {
         senders: config.source_ports,
         gso: config.udp_gso,

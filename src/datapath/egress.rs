@@ -165,8 +165,17 @@ impl Node {
         h.fragment || [false, true].iter().any(|six| peer.endpoint(*six).port() == port)
     }
 
-    /// Whether a packet for the node's own addresses belongs to a flow that leaves it.
+    /// Whether a pod's packet for the node's own addresses leaves it: it belongs to a flow, or is for something mapped.
     pub(super) fn leaves(&self, frame: &[u8], h: &Headers) -> bool {
+        let (_, to) = h.ports(frame);
+        let far = SocketAddr::new(h.dst(frame), to);
+        let mapped = || self.egress().is_some_and(|e| e.policy().mapping(far).is_some());
+        let has_ports = !h.fragment && matches!(h.proto, proto::TCP | proto::UDP);
+        self.belongs(frame, h) || has_ports && mapped()
+    }
+
+    /// Whether a packet for the node's own addresses belongs to a flow there is.
+    pub(super) fn belongs(&self, frame: &[u8], h: &Headers) -> bool {
         let Some(egress) = &self.egress else { return false };
         if h.fragment {
             return egress.wants_fragment(h.proto, h.src(frame));
@@ -179,7 +188,7 @@ impl Node {
             pod: SocketAddr::new(h.src(frame), from),
             far: SocketAddr::new(h.dst(frame), to),
         };
-        egress.wants(h.proto, &key)
+        egress.knows(h.proto, &key)
     }
 
     /// Write a packet from outside to a pod: `frame` has room for the Ethernet header.
@@ -246,8 +255,7 @@ impl Node {
             egress.turn(now, beside);
             egress.is_busy()
         });
-        self.tell_resets(now, exits);
-        busy.unwrap_or(false)
+        self.tell_resets(now, exits) || busy.unwrap_or(false)
     }
 
     /// Pods may reach something else from now on.
@@ -273,10 +281,11 @@ impl Node {
         pod: Option<&PodName>,
         (to, client): (SocketAddr, SocketAddr),
         now: Instant,
+        exits: &mut impl Exits,
     ) -> Result<FlowId, DropReason> {
         let taken = self
             .port_of(pod, to)
-            .and_then(|port| self.let_in(port, (to, client), now));
+            .and_then(|port| self.let_in(port, (to, client), now, exits));
         taken.inspect_err(|reason| {
             self.counters.originated += 1;
             self.drops.add(*reason, 1);
@@ -301,11 +310,12 @@ impl Node {
         port: PortId,
         (to, client): (SocketAddr, SocketAddr),
         now: Instant,
+        exits: &mut impl Exits,
     ) -> Result<FlowId, DropReason> {
         let gateway = self.gateway_of(to);
         let egress = self.egress.as_mut().zip(gateway);
         let (egress, gateway) = egress.ok_or(DropReason::NoRoute)?;
-        egress.accept(port, (to, client), gateway, now)
+        egress.accept(port, (to, client), gateway, now, exits)
     }
 
     /// Give a UDP port of a pod, or of a Service, the socket of the host that is bound to `at`; the number it is to have.

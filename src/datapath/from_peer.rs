@@ -110,6 +110,10 @@ impl Node {
                     self.deliver_trains(memory, now, exits);
                 }
                 self.coalescer.open(memory, from, frame, &h, alone, port);
+                if port == PortId::SERVICES && h.fragment {
+                    // What becomes of the first fragment is what the next ones are known by.
+                    self.deliver_trains(memory, now, exits);
+                }
             }
         }
         Ok((Some(peer), six))

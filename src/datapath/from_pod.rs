@@ -3,7 +3,7 @@
 use super::flow::FlowKey;
 use super::outbox::{self, Destination};
 use super::probes::PathId;
-use super::way::is_routable;
+use super::way::{Unreachable, is_routable};
 use super::{Exits, Node, Way};
 use crate::buf::{Arena, Span};
 use crate::model::{DropReason, Instant, PeerId, PodMtu, PortId};
@@ -111,6 +111,19 @@ impl Node {
         exits: &mut impl Exits,
     ) -> Result<(), DropReason> {
         let way = self.way(key);
+        self.follow(port, way, arena, f, now, exits)
+    }
+
+    /// The same, once it is known.
+    pub(super) fn follow(
+        &mut self,
+        port: PortId,
+        way: Result<Way, Unreachable>,
+        arena: &mut Arena,
+        f: &Parsed,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
         if matches!(way, Ok(Way::Out | Way::Stack))
             && let Some(done) = self.return_to_client(port, arena, f, now, exits)
         {

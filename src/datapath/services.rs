@@ -20,10 +20,13 @@ use crate::model::{DropReason, Frontend, Instant, PeerId, PortId, ServiceChange}
 use crate::service::{ServiceView, Services, Verdict};
 use crate::wire::bytes::{array, be16, be32, put, put_be16, put_be32};
 use crate::wire::checksum::{self, transport_is_right};
-use crate::wire::{ETH_LEN, Headers, IPV4_LEN, IPV6_LEN, L3, VnetHdr, proto};
+use crate::wire::{ETH_LEN, Gso, Headers, IPV4_LEN, IPV6_LEN, L3, VnetHdr, proto};
+use std::ops::Range;
 
-/// Super-frames that wait for the end of the turn: two bursts of a flow.
-const WAITING: usize = 128;
+/// Frames that wait for the end of the turn: some of each flow that may have a turn.
+const WAITING: usize = 4096;
+/// Bytes of them: two bursts of super-frames.
+const WAITING_BYTES: usize = 8 << 20;
 /// Flows of the host's sockets that are told in one turn that their backend is gone.
 const RESETS: usize = 64;
 
@@ -37,15 +40,16 @@ const RESET_LEN: usize = ETH_LEN + IPV6_LEN + TCP_LEN;
 struct Waiting {
     peer: PeerId,
     vnet: VnetHdr,
-    bytes: Vec<u8>,
+    /// Its place in [`Onward::bytes`].
+    at: Range<usize>,
 }
 
 /// Frames for peers until [`Node::send_onward`], and room to put together what came from them. Buffers are kept for
 /// reuse.
 #[derive(Debug, Default)]
 pub(super) struct Onward {
-    slots: Vec<Waiting>,
-    len: usize,
+    waiting: Vec<Waiting>,
+    bytes: Vec<u8>,
     whole: Vec<u8>,
     /// For flows of the host's sockets whose backend is gone.
     resets: Vec<([u8; RESET_LEN], usize)>,
@@ -53,18 +57,13 @@ pub(super) struct Onward {
 
 impl Onward {
     fn push(&mut self, peer: PeerId, frame: &[u8], vnet: VnetHdr) -> Result<(), DropReason> {
-        if self.len == WAITING {
+        let begin = self.bytes.len();
+        if self.waiting.len() >= WAITING || begin + frame.len() > WAITING_BYTES {
             return Err(DropReason::StackFull);
         }
-        if self.len == self.slots.len() {
-            let bytes = Vec::new();
-            self.slots.push(Waiting { peer, vnet, bytes });
-        }
-        let slot = &mut self.slots[self.len];
-        (slot.peer, slot.vnet) = (peer, vnet);
-        slot.bytes.clear();
-        slot.bytes.extend_from_slice(frame);
-        self.len += 1;
+        self.bytes.extend_from_slice(frame);
+        let at = begin..self.bytes.len();
+        self.waiting.push(Waiting { peer, vnet, at });
         Ok(())
     }
 }
@@ -133,6 +132,14 @@ impl Node {
                 };
                 self.go(port, key, arena, f, now, exits)
             }
+            Verdict::Unserved
+            | Verdict::Echo
+            | Verdict::Drop(
+                DropReason::ServiceProtocol | DropReason::EarlyFragment | DropReason::UnknownConnection,
+            ) if self.services.is_shared(f.h.dst(frame)) => {
+                let way = self.routed_way(f.h.dst(frame));
+                self.follow(port, way, arena, f, now, exits)
+            }
             Verdict::Echo => {
                 let mac = self.ports.spec(port).ok_or(DropReason::PortGone)?.mac;
                 put(frame, 0, &mac.0);
@@ -143,9 +150,6 @@ impl Node {
                 self.deliver(port, arena.memory_mut(), (&f.h, &f.vnet), &[f.span], now, exits)
                     .unwrap_or_else(|reason| self.drops.add(reason, 1));
                 Ok(())
-            }
-            Verdict::Unserved if self.settings.local.owns(f.h.dst(frame)) => {
-                self.stack(arena.memory_mut(), f, now)
             }
             verdict @ (Verdict::Unserved | Verdict::NoBackend | Verdict::Reset) => {
                 self.refuse(port, &frame[ETH_LEN..f.h.end], f.h.proto, now, exits);
@@ -194,16 +198,36 @@ impl Node {
         now: Instant,
         exits: &mut impl Exits,
     ) -> Result<(), DropReason> {
-        if self.services.has_address(f.h.dst(frame)) {
+        let result = self.carry_on(frame, f, now, exits);
+        let over = match result {
+            Err(DropReason::UnknownConnection | DropReason::NoService | DropReason::NoBackend) => true,
+            // What is open goes on if the way comes back; a client that begins is told.
+            Err(DropReason::NoRoute | DropReason::PortGone) => flags(frame, &f.h) & SYN != 0,
+            _ => false,
+        };
+        if over {
+            self.reset_later(frame, &f.h);
+        }
+        result
+    }
+
+    fn carry_on(
+        &mut self,
+        frame: &mut [u8],
+        f: &Parsed,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
+        let dst = f.h.dst(frame);
+        if self.services.has_address(dst) {
             match self.services.forward(frame, &f.h, f.vnet.partial, false, now) {
                 Verdict::Translated => {}
-                Verdict::Reset => {
-                    self.reset_later(frame, &f.h);
-                    return Err(reason(Verdict::Reset));
-                }
                 Verdict::Drop(reason) => return Err(reason),
                 verdict => return Err(reason(verdict)),
             }
+        } else if self.ports.by_ip(dst).is_none() && self.peers.route(dst).is_none() {
+            // Nothing else of that address is a Service's any more.
+            return Err(DropReason::NoService);
         }
         let dst = f.h.dst(frame);
         if let Some(port) = self.ports.by_ip(dst) {
@@ -217,7 +241,8 @@ impl Node {
 
     /// The flow that sent this is to end: what its backend would have said waits until the flows have had their turn.
     fn reset_later(&mut self, frame: &[u8], h: &Headers) {
-        if h.proto != proto::TCP || self.onward.resets.len() == RESETS {
+        let is_reset = flags(frame, h) & RST != 0;
+        if h.proto != proto::TCP || is_reset || self.onward.resets.len() == RESETS {
             // It is told with its next packet.
             return;
         }
@@ -226,37 +251,44 @@ impl Node {
         self.onward.resets.push((out, len));
     }
 
-    /// Tell the flows whose backend is gone.
-    pub(super) fn tell_resets(&mut self, now: Instant, exits: &mut impl Exits) {
-        while let Some((frame, len)) = self.onward.resets.pop() {
-            let frame = &frame[..len];
+    /// Tell the flows whose backend is gone. Whether there were any, which have more to do then.
+    pub(super) fn tell_resets(&mut self, now: Instant, exits: &mut impl Exits) -> bool {
+        let any = !self.onward.resets.is_empty();
+        while let Some((mut frame, len)) = self.onward.resets.pop() {
+            let frame = &mut frame[..len];
             let Ok(h) = Headers::parse(frame) else { continue };
+            // What nothing led to had the backend's address already.
+            self.services.reverse(frame, &h, None, now);
             self.counters.originated += 1;
             let f = Parsed::plain(Span::new(0, len), h);
             if let Err(reason) = self.out(PortId::SERVICES, frame, &f, now, exits) {
                 self.drops.add(reason, 1);
             }
         }
+        any
     }
 
     /// Send what waits for peers.
     pub(super) fn send_onward(&mut self, arena: &mut Arena, now: Instant, exits: &mut impl Exits) {
-        if self.onward.len == 0 {
+        if self.onward.waiting.is_empty() {
             return;
         }
         let mut onward = std::mem::take(&mut self.onward);
-        for waiting in &onward.slots[..onward.len] {
-            if let Err(reason) = self.send_waiting(waiting, arena, now, exits) {
+        for waiting in &onward.waiting {
+            let frame = &onward.bytes[waiting.at.clone()];
+            if let Err(reason) = self.send_waiting(waiting, frame, arena, now, exits) {
                 self.drops.add(reason, 1);
             }
         }
-        onward.len = 0;
+        onward.waiting.clear();
+        onward.bytes.clear();
         self.onward = onward;
     }
 
     fn send_waiting(
         &mut self,
         waiting: &Waiting,
+        frame: &[u8],
         arena: &mut Arena,
         now: Instant,
         exits: &mut impl Exits,
@@ -271,17 +303,48 @@ impl Node {
             arena.rewind(0);
         }
         arena.take(HEADROOM);
-        put(arena.free_mut(), 0, &waiting.bytes);
-        let span = arena.take(waiting.bytes.len());
+        put(arena.free_mut(), 0, frame);
+        let span = arena.take(frame.len());
         let h = Headers::parse(span.of(arena.memory()))?;
-        let vnet = waiting.vnet;
+        let vnet = self.fitting(waiting, frame, &h);
         let f = Parsed { span, h, vnet };
         self.tunnel(Some(PortId::SERVICES), waiting.peer, arena, &f, now, exits)
     }
 
-    /// Whether a peer's packet to one of the node's own addresses is for a client the gateway stands for.
+    /// The virtio-net header of a frame that waits, with segments that fit the path: a flow of the host's knows no other
+    /// size than its backend's, and nobody could tell it.
+    fn fitting(&self, waiting: &Waiting, frame: &[u8], h: &Headers) -> VnetHdr {
+        let vnet = waiting.vnet;
+        let Some(state) = self.peer(waiting.peer) else {
+            return vnet;
+        };
+        if h.proto != proto::TCP || vnet.partial.is_none() {
+            return vnet;
+        }
+        let mtu = state
+            .pod_mtu(h.l3 == L3::Ipv6, self.settings.local.underlay_mtu)
+            .0;
+        let begin = h.l4 + h.l4_len(frame);
+        let fits = (usize::from(mtu) + ETH_LEN).saturating_sub(begin).max(1);
+        let size = match vnet.gso {
+            Gso::None => h.end.saturating_sub(begin),
+            _ => vnet.gso_size.into(),
+        };
+        if size <= fits {
+            return vnet;
+        }
+        VnetHdr {
+            gso: Gso::of(h),
+            gso_size: fits as u16,
+            hdr_len: begin as u16,
+            ..vnet
+        }
+    }
+
+    /// Whether a peer's packet to one of the node's own addresses is for a client the gateway stands for. What is open to
+    /// this node's pods there is not open to those of others.
     pub(super) fn is_for_client(&self, frame: &[u8], h: &Headers, now: Instant) -> bool {
-        self.services.wants_gateway(frame, h, now) || self.leaves(frame, h)
+        self.services.wants_gateway(frame, h, now) || self.belongs(frame, h)
     }
 
     /// What a peer's pod sent to such a client: put together if it is in pieces, and on to a pod or a socket.
@@ -328,6 +391,17 @@ impl Node {
             return Err(DropReason::BadChecksum);
         }
         self.out(PortId::SERVICES, frame, &f, now, exits)
+    }
+}
+
+const SYN: u8 = 2;
+const RST: u8 = 4;
+
+/// The flags of a TCP segment; none of anything else.
+fn flags(frame: &[u8], h: &Headers) -> u8 {
+    match h.proto {
+        proto::TCP => frame.get(h.l4 + 13).copied().unwrap_or(0),
+        _ => 0,
     }
 }
 

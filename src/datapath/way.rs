@@ -59,38 +59,43 @@ impl Node {
                 }),
             };
         }
-        if self.services.has_address(key.dst) {
-            return Ok(Way::Service);
+        match self.services.has_address(key.dst) {
+            true => Ok(Way::Service),
+            false => self.routed_way(key.dst),
         }
+    }
+
+    /// The way of what is sent to the gateway, and to no Service.
+    pub(super) fn routed_way(&self, dst: IpAddr) -> Result<Way, Unreachable> {
         let local = &self.settings.local;
-        if local.owns(key.dst) {
+        if local.owns(dst) {
             return Ok(Way::Stack);
         }
-        if !is_routable(key.dst) {
+        if !is_routable(dst) {
             return Err(Unreachable {
                 reason: DropReason::NotRoutable,
                 trouble: None,
             });
         }
-        if let Some(port) = self.ports.by_ip(key.dst) {
+        if let Some(port) = self.ports.by_ip(dst) {
             return Ok(Way::Route(port));
         }
-        if self.is_local(key.dst) {
+        if self.is_local(dst) {
             return Err(Unreachable {
                 reason: DropReason::NoSuchPod,
                 trouble: Some(Trouble::HostUnreachable),
             });
         }
-        if let Some(peer) = self.peers.route(key.dst) {
+        if let Some(peer) = self.peers.route(dst) {
             return Ok(Way::Tunnel(peer));
         }
         let egress = self.egress.as_deref();
         match egress.map(|egress| {
             let policy = egress.policy();
-            if policy.is_mapped(key.dst) || egress.has_entrances() && !policy.is_inside(key.dst) {
+            if policy.is_mapped(dst) || egress.has_entrances() && !policy.is_inside(dst) {
                 Ok(())
             } else {
-                policy.permit(key.dst)
+                policy.permit(dst)
             }
         }) {
             // An address outside may have a flow that began there, whatever pods may reach by themselves.

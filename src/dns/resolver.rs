@@ -8,6 +8,7 @@ use super::zone::{Found, Zone};
 use crate::model::Instant;
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType, rdata::HINFO};
+use ipnet::IpNet;
 use std::net::SocketAddr;
 
 const IN: u16 = 1;
@@ -39,6 +40,8 @@ pub struct Resolver {
     forward: Forward,
     counters: DnsCounters,
     replies: Vec<Reply>,
+    /// Clients that hear of nothing outside.
+    isolated: Option<IpNet>,
 }
 
 impl Resolver {
@@ -50,7 +53,14 @@ impl Resolver {
             forward: Forward::default(),
             counters: DnsCounters::default(),
             replies: Vec::new(),
+            isolated: None,
         }
+    }
+
+    /// Clients of these addresses are told only the node's own names from now on: pods without a way out have none by
+    /// their questions either.
+    pub fn isolate(&mut self, clients: IpNet) {
+        self.isolated = Some(clients);
     }
 
     /// The node's own names.
@@ -156,9 +166,9 @@ impl Resolver {
         };
         let mut space = [0; 260];
         let key = question.key(&mut space);
-        if question.recursion_desired()
-            && let Some((answer, age)) = self.cache.find(key, now)
-        {
+        let goes_out =
+            question.recursion_desired() && !self.isolated.is_some_and(|n| n.contains(&client.from.ip()));
+        if goes_out && let Some((answer, age)) = self.cache.find(key, now) {
             answer.write(&question, client.stream, age, out);
             self.counters.answered(AnswerKind::Cache);
             return Outcome::Answered;
@@ -185,7 +195,7 @@ impl Resolver {
                 write(message, &question, client.stream, out);
                 Outcome::Answered
             }
-            _ if !question.recursion_desired() => self.say(&question, ResponseCode::Refused, out),
+            _ if !goes_out => self.say(&question, ResponseCode::Refused, out),
             // Nobody needs all there is of a name, except to flood somebody with it (RFC 8482).
             Found::Elsewhere if question.kind() == RecordType::ANY => {
                 let mut message = blank(&question);

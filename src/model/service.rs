@@ -163,6 +163,8 @@ pub struct VirtualServer {
     pub affinity: Option<Duration>,
     /// Only backends of this node are used (`internalTrafficPolicy` or `externalTrafficPolicy: Local`).
     pub local_only: bool,
+    /// It stands at an address of a host (`externalIPs`, node ports), whose other ports are that host's.
+    pub at_host: bool,
     /// The backends, each address once, in the order of their addresses.
     pub backends: Vec<Backend>,
 }

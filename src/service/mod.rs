@@ -138,6 +138,11 @@ impl Services {
         self.table.has_address(ip)
     }
 
+    /// Whether such an address is a host's as well, which has what no Service has of it.
+    pub fn is_shared(&self, ip: IpAddr) -> bool {
+        self.table.is_shared(ip)
+    }
+
     /// Whether there are no connections, so that [`Services::reverse`] has nothing to do for any frame.
     #[inline]
     pub fn is_idle(&self) -> bool {
@@ -149,9 +154,9 @@ impl Services {
         let second = conntrack::second(now);
         let mut budget = BUDGET;
         while budget > 0
-            && let Some(slot) = self.table.gone.last().copied()
+            && let Some(gone) = self.table.gone.last().copied()
         {
-            match self.table.first_conn(slot) {
+            match self.table.first_conn(gone) {
                 Some(n) => {
                     self.close(n, false);
                     budget -= 1;

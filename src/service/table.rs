@@ -58,13 +58,14 @@ pub(super) struct Server {
 #[derive(Debug)]
 pub(super) struct Table {
     frontends: HashMap<Frontend, u32, Keyed>,
-    /// Frontends of each address.
-    addresses: HashMap<IpAddr, u32, Keyed>,
+    /// Frontends of each address, and how many of them have it for themselves.
+    addresses: HashMap<IpAddr, (u32, u32), Keyed>,
     pub servers: Slab<Server>,
     pub slots: Slab<Slot>,
     serial: u32,
-    /// Backends that are gone and whose connections have to be.
-    pub gone: Vec<u32>,
+    /// Backends that are gone and whose connections have to be, with their serials: a number is used again as soon as the
+    /// last connection is closed, whoever does that.
+    pub gone: Vec<(u32, u32)>,
 }
 
 impl Table {
@@ -87,7 +88,7 @@ impl Table {
             size_of::<VirtualServer>() + behind + s.slots.capacity() * 4 + s.choice.memory()
         };
         self.frontends.capacity() * size_of::<(Frontend, u32)>()
-            + self.addresses.capacity() * size_of::<(IpAddr, u32)>()
+            + self.addresses.capacity() * size_of::<(IpAddr, (u32, u32))>()
             + self.servers.memory()
             + self.slots.memory()
             + self.servers.iter().map(|(_, s)| each(s)).sum::<usize>()
@@ -97,6 +98,11 @@ impl Table {
     #[inline]
     pub fn has_address(&self, ip: IpAddr) -> bool {
         !self.addresses.is_empty() && self.addresses.contains_key(&ip)
+    }
+
+    /// Whether it is a host's as well: all Services there have only their ports of it.
+    pub fn is_shared(&self, ip: IpAddr) -> bool {
+        self.addresses.get(&ip).is_some_and(|(_, own)| *own == 0)
     }
 
     /// What stands behind a frontend.
@@ -122,7 +128,8 @@ impl Table {
                     open: 0,
                 });
                 self.frontends.insert(frontend, n);
-                *self.addresses.entry(frontend.at.ip()).or_default() += 1;
+                let (all, own) = self.addresses.entry(frontend.at.ip()).or_default();
+                (*all, *own) = (*all + 1, *own + u32::from(!what.at_host));
                 n
             }
         };
@@ -139,6 +146,10 @@ impl Table {
             wanted.dedup_by_key(|b| b.at);
         }
         wanted.truncate(MAX_BACKENDS);
+        let was_own = !server.what.at_host;
+        if let Some((_, own)) = self.addresses.get_mut(&frontend.at.ip()) {
+            *own = *own + u32::from(!what.at_host) - u32::from(was_own);
+        }
         server.what = what;
         let mut old = before.into_iter().peekable();
         for backend in wanted {
@@ -189,15 +200,15 @@ impl Table {
         let Some(n) = self.frontends.remove(frontend) else {
             return;
         };
-        if let Some(left) = self.addresses.get_mut(&frontend.at.ip()) {
-            *left -= 1;
-            if *left == 0 {
-                self.addresses.remove(&frontend.at.ip());
-            }
-        }
         let Some(server) = self.servers.get_mut(n) else {
             return;
         };
+        if let Some((all, own)) = self.addresses.get_mut(&frontend.at.ip()) {
+            (*all, *own) = (*all - 1, *own - u32::from(!server.what.at_host));
+            if *all == 0 {
+                self.addresses.remove(&frontend.at.ip());
+            }
+        }
         server.alive = false;
         server.choice = Choice::default();
         for slot in std::mem::take(&mut server.slots) {
@@ -261,9 +272,10 @@ impl Table {
         }
     }
 
-    /// A connection of a backend.
-    pub fn first_conn(&self, slot: u32) -> Option<u32> {
-        self.slots.get(slot)?.conns.first()
+    /// A connection of a backend that is gone.
+    pub fn first_conn(&self, (slot, serial): (u32, u32)) -> Option<u32> {
+        let slot = self.slots.get(slot).filter(|s| s.serial == serial)?;
+        slot.conns.first()
     }
 
     /// How many frontends there are.
@@ -284,7 +296,7 @@ impl Table {
         if let Some(server) = self.servers.get_mut(slot.server) {
             server.leaving += 1;
         }
-        self.gone.push(n);
+        self.gone.push((n, slot.serial));
     }
 
     fn free_server(&mut self, n: u32) {

@@ -95,6 +95,7 @@ pub fn set(s: &mut Services, frontend: Frontend, spec: &Spec, now: Instant) {
         scheduler: spec.scheduler,
         affinity: spec.affinity,
         local_only: spec.local_only,
+        at_host: false,
         backends: spec.backends.clone(),
     };
     s.apply(ServiceChange::Set(frontend, Arc::new(what)), now);

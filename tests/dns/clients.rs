@@ -27,6 +27,18 @@ fn connect(node: &Node) -> TcpStream {
     stream
 }
 
+/// Processor time a node has taken, in hundredths of a second.
+fn busy(node: &Node) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", node.process.id())).unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_ascii_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
 /// Names that go round (RFC 9267), are cut off, too long, or point where no name may; and no questions at all.
 #[test]
 fn malformed_questions_are_refused_or_dropped_and_nothing_else_happens() {
@@ -94,16 +106,6 @@ fn malformed_questions_are_refused_or_dropped_and_nothing_else_happens() {
     stream.write_all(&framed(&answer)).unwrap();
     stream.write_all(&framed(&whole)).unwrap();
     assert_eq!(read(&mut stream).unwrap().answers.len(), 1);
-    let busy = |node: &Node| {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", node.process.id())).unwrap();
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap()
-            .split_ascii_whitespace()
-            .collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-    };
     let before = busy(&node);
     std::thread::sleep(Duration::from_millis(500));
     assert!(busy(&node) - before < 10, "nothing goes round");
@@ -217,4 +219,39 @@ fn a_client_that_left_is_forgotten() {
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     assert_eq!(node.status("/dns/drops/again"), 1, "he is told once");
     assert_eq!(node.status("/dns/in_flight"), 0);
+}
+
+/// Without a descriptor a client waits, nothing spins, and he is answered as soon as there is one, though nobody else
+/// comes.
+#[test]
+fn a_client_waits_for_a_descriptor() {
+    let fake = Fake::start();
+    let node = Node::asking(fake.at, &[]);
+    let asked = framed(&question(5, "host.podwire.internal.", RecordType::A));
+    let mut first = connect(&node);
+    first.write_all(&asked).unwrap();
+    read(&mut first).unwrap();
+    let pid = node.process.id().to_string();
+    let limit = |files: &str| {
+        let set = std::process::Command::new("prlimit")
+            .args(["--pid", &pid, &format!("--nofile={files}:")])
+            .status();
+        assert!(set.expect("prlimit (util-linux)").success());
+    };
+    // Below it none is free.
+    let is_free = |n: &usize| !std::path::Path::new(&format!("/proc/{pid}/fd/{n}")).exists();
+    limit(&(0..).find(is_free).unwrap().to_string());
+    let mut waits = connect(&node);
+    waits.write_all(&asked).unwrap();
+    waits.set_read_timeout(Some(Duration::from_millis(1000))).unwrap();
+    let before = busy(&node);
+    let e = read(&mut waits).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::WouldBlock, "{e}");
+    assert!(busy(&node) - before < 20, "it spins");
+    // Who is there already is served.
+    first.write_all(&asked).unwrap();
+    read(&mut first).unwrap();
+    limit("1024");
+    waits.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    assert_eq!(read(&mut waits).unwrap().metadata.id, 5);
 }

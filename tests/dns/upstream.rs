@@ -227,7 +227,7 @@ fn the_hosts_resolvers_are_followed() {
     assert_eq!(node.answer("a.example A").1, ["a.example. 60 IN A 192.0.2.2"]);
     // The domains are those of the moment, too.
     let pods = node.ok(&["run", "--name", "a", "--", "cat", "/etc/resolv.conf"]);
-    assert!(pods.contains("search default.pod pod corp.example\n"), "{pods}");
+    assert!(pods.contains(" default.pod pod corp.example\n"), "{pods}");
     fs::write(path("vpn"), "# nothing\n").unwrap();
     settle();
     assert_eq!(node.answer("b.example A").0, "SERVFAIL");
@@ -321,5 +321,97 @@ fn a_flood_of_questions_leaves_others_their_part() {
     }
     assert!(node.status("/dns/drops/client_full") > 1000);
     assert!(node.status("/dns/in_flight") <= 130);
+    assert_eq!(node.answer("host.podwire.internal A").0, "NOERROR");
+}
+
+/// Answers as RFC 9267 collects them: names that go round, lead out of the message or are too long, and lengths and
+/// counts that lie. Each is of a resolver that has read the question; none is an answer, none costs more than the time
+/// of one that is silent, and the node goes on.
+#[test]
+fn malformed_answers_are_none() {
+    let header = |answers: u8| [0x81, 0x80, 0, 1, 0, answers, 0, 0, 0, 0];
+    let a = [0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 66];
+    let with = |name: &[u8], rest: &[u8]| [name, rest].concat();
+    let long = [&[63u8][..], &[b'a'; 63]].concat().repeat(5);
+    // What stands behind the question, which begins at 12 and has 27 bytes ("m00.malformed.example.").
+    let at = 12 + 27;
+    let corpus: Vec<(u8, Vec<u8>)> = vec![
+        // Section 2: pointers to themselves, to each other, forwards, out of the message, into the header.
+        (1, with(&[0xc0, at], &a)),
+        (1, with(&[1, b'x', 0xc0, at], &a)),
+        (1, with(&[0xc0, at + 2, 0xc0, at], &a)),
+        (1, with(&[0xc0, at + 4, 0, 0, 3, b'f', b'w', b'd', 0], &a)),
+        (1, with(&[0xff, 0xff], &a)),
+        (1, with(&[0xc0, 0], &a)),
+        (1, with(&[0xc0], &[])),
+        // Section 3: labels of reserved kinds, longer than what is there, and names longer than 255.
+        (1, with(&[0x80, 0], &a)),
+        (1, with(&[0x41, b'x', 0], &a)),
+        (1, with(&[63, b'x'], &[])),
+        (1, with(&[&long[..], &[0]].concat(), &a)),
+        // Section 4: without an end.
+        (1, with(&long, &[])),
+        (1, vec![3, b'w', b'w', b'w']),
+        // Section 5: lengths of data that lie, also of names in it.
+        (
+            1,
+            with(&[0xc0, 12], &[0, 1, 0, 1, 0, 0, 0, 60, 0xff, 0xff, 192, 0, 2, 66]),
+        ),
+        (1, with(&[0xc0, 12], &[0, 1, 0, 1, 0, 0, 0, 60, 0, 0])),
+        (
+            1,
+            with(&[0xc0, 12], &[0, 1, 0, 1, 0, 0, 0, 60, 0, 5, 192, 0, 2, 66, 7]),
+        ),
+        (
+            1,
+            with(&[0xc0, 12], &[0, 5, 0, 1, 0, 0, 0, 60, 0, 2, 0xc0, at + 12]),
+        ),
+        (1, with(&[0xc0, 12], &[0, 5, 0, 1, 0, 0, 0, 60, 0, 1, 0xc0])),
+        // Section 6: more records than there are.
+        (2, with(&[0xc0, 12], &a)),
+        (255, Vec::new()),
+    ];
+    let spy = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let node = Node::asking(spy.local_addr().unwrap(), &[]);
+    spy.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let client = node.client();
+    for n in 0..=corpus.len() as u16 {
+        let name = format!("m{n:02}.malformed.example.");
+        client.send(&question(n, &name, RecordType::A)).unwrap();
+    }
+    let start = Instant::now();
+    let mut told = HashSet::new();
+    let mut space = [0; 4096];
+    client.set_nonblocking(true).unwrap();
+    while told.len() < corpus.len() + 1 && start.elapsed() < Duration::from_secs(8) {
+        if let Ok((len, from)) = spy.recv_from(&mut space) {
+            let number = std::str::from_utf8(&space[14..16])
+                .unwrap()
+                .parse::<usize>()
+                .unwrap();
+            let (count, rest) = match corpus.get(number) {
+                Some((count, rest)) => (*count, rest.clone()),
+                None => (1, with(&[0xc0, 12], &a)),
+            };
+            assert!(len >= usize::from(at));
+            let answer = [&space[..2], &header(count), &space[12..at.into()], &rest].concat();
+            spy.send_to(&answer, from).unwrap();
+        }
+        while let Ok(len) = client.recv(&mut space) {
+            let answer = Message::from_vec(&space[..len]).unwrap();
+            let whole = usize::from(answer.metadata.id) == corpus.len();
+            let code = if whole {
+                ResponseCode::NoError
+            } else {
+                ResponseCode::ServFail
+            };
+            assert_eq!(answer.metadata.response_code, code, "{}", answer.metadata.id);
+            assert_eq!(answer.answers.len(), usize::from(whole));
+            assert!(told.insert(answer.metadata.id));
+        }
+    }
+    assert_eq!(told.len(), corpus.len() + 1, "{told:?}");
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    assert_eq!(node.status("/dns/in_flight"), 0);
     assert_eq!(node.answer("host.podwire.internal A").0, "NOERROR");
 }

@@ -15,7 +15,9 @@ use super::world::{Case, World, eventually};
 use podwire::model::{DropReason, OffloadMode};
 use rustix::process::Signal;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket,
+};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -53,15 +55,15 @@ pub const CASES: &[Case] = &[
 ];
 
 /// A machine behind the host of n1, with a veth between.
-struct Outside {
-    netns: Netns,
+pub(super) struct Outside {
+    pub(super) netns: Netns,
 }
 
 const OUTSIDE4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 2);
 
 impl Outside {
-    fn new(world: &World) -> Outside {
+    pub(super) fn new(world: &World) -> Outside {
         let host = &world.underlay.hosts[0].netns;
         let netns = Netns::new();
         host.ip("link add out0 type veth peer name eth0x\n");
@@ -109,7 +111,7 @@ impl Place for Outside {
 }
 
 /// A program that runs until it is dropped.
-struct Running(Child);
+pub(super) struct Running(pub(super) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -118,7 +120,7 @@ impl Drop for Running {
     }
 }
 
-fn background(netns: &Netns, program: &str, args: &[&str]) -> Running {
+pub(super) fn background(netns: &Netns, program: &str, args: &[&str]) -> Running {
     let mut command = Command::new(program);
     command
         .args(args)
@@ -128,13 +130,13 @@ fn background(netns: &Netns, program: &str, args: &[&str]) -> Running {
     Running(netns.within(|| command.spawn()).expect("it starts"))
 }
 
-fn try_connect(from: &Pod, to: impl Into<IpAddr>, port: u16) -> std::io::Result<TcpStream> {
+pub(super) fn try_connect(from: &Pod, to: impl Into<IpAddr>, port: u16) -> std::io::Result<TcpStream> {
     let at = SocketAddr::new(to.into(), port);
     from.netns
         .within(|| TcpStream::connect_timeout(&at, Duration::from_secs(3)))
 }
 
-fn refusal(from: &Pod, to: impl Into<IpAddr>, port: u16) -> std::io::Error {
+pub(super) fn refusal(from: &Pod, to: impl Into<IpAddr>, port: u16) -> std::io::Error {
     let begun = Instant::now();
     let e = try_connect(from, to, port).expect_err("nobody is there");
     // A kernel that is still busy with its own SYN takes an ICMP error for a soft one, and believes the next, a second
@@ -199,7 +201,7 @@ fn download(pod: &Pod, outside: &Outside, family: Family, size: usize) {
 }
 
 /// Answers GET with a file and PUT with the hash of what came.
-const SERVER: &str = "
+pub(super) const SERVER: &str = "
 import hashlib, http.server, socketserver, sys
 class H(http.server.SimpleHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
@@ -611,12 +613,17 @@ fn off(world: &mut World) {
     let e = refusal(a, OUTSIDE4, 80);
     assert_eq!(e.kind(), ErrorKind::NetworkUnreachable, "{e}");
     assert!(world.nodes[0].drops(DropReason::NoRoute) >= 1);
-    // What is the node's own is answered.
+    // What is the node's own is answered, and nothing else: a question would be a way out.
     assert_eq!(dig(a, "10.244.1.1", &["a1.default.pod", "A"]), a.ip4.to_string());
+    for how in ["+notcp", "+tcp"] {
+        let args = ["@10.244.1.1", "+tries=1", how, "secret.example.org", "A"].map(String::from);
+        let said = String::from_utf8_lossy(&a.run("dig", &args).stdout).into_owned();
+        assert!(said.contains("status: REFUSED"), "{said}");
+    }
 }
 
 /// The answer of a name server, in short.
-fn dig(pod: &Pod, server: &str, what: &[&str]) -> String {
+pub(super) fn dig(pod: &Pod, server: &str, what: &[&str]) -> String {
     let server = format!("@{server}");
     let args = [&["+short", "+tries=1", "+time=5", &server][..], what].concat();
     let args: Vec<String> = args.into_iter().map(String::from).collect();
@@ -648,12 +655,13 @@ fn names(world: &mut World) {
 }
 
 /// A SYN from a port of a pod to an address outside.
-fn syn(world: &World, pod: &Pod, port: u16, to: Ipv4Addr) -> Vec<u8> {
+pub(super) fn syn(world: &World, pod: &Pod, port: u16, to: SocketAddrV4) -> Vec<u8> {
+    let (to, dst_port) = (*to.ip(), to.port());
     use smoltcp::phy::ChecksumCapabilities;
     use smoltcp::wire::*;
     let tcp = TcpRepr {
         src_port: port,
-        dst_port: 80,
+        dst_port,
         control: TcpControl::Syn,
         seq_number: TcpSeqNumber(i32::from(port)),
         ack_number: None,
@@ -691,8 +699,8 @@ fn flood(world: &mut World) {
     let hole = Ipv4Addr::new(203, 0, 113, 77);
     host.ip("neigh add 203.0.113.77 lladdr 02:00:00:00:00:77 dev out0\n");
     let raw = Raw::sender(a);
-    for port in 1024..9024 {
-        raw.send(&syn(world, a, port, hole));
+    for port in 1..=u16::MAX {
+        raw.send(&syn(world, a, port, SocketAddrV4::new(hole, 80)));
     }
     at_once(b, &outside, Family::V4);
     // The flooder waits behind its own flood, no more.

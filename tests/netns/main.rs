@@ -34,6 +34,7 @@ mod metrics;
 mod netns;
 mod node;
 mod odd;
+mod outages;
 mod overrun;
 mod ovs;
 mod peers;
@@ -78,6 +79,7 @@ fn suite() -> ExitCode {
         hostile::CASES,
         odd::CASES,
         egress::CASES,
+        outages::CASES,
         fake::CASES,
         floods::CASES,
         looped::CASES,

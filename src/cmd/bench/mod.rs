@@ -34,13 +34,15 @@ pub const VERB: &str = "__bench";
 /// What is measured instead of the two networks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum What {
-    /// The way out of the pod network
+    /// The way out to the world, beside the kernel's masquerading (nft), pasta and slirp4netns; the pod connects
     Egress,
-    /// Ports of the host that lead to a pod
+    /// Published ports, beside the kernel's DNAT (nft), pasta, rootlesskit's builtin driver (as root) and slirp4netns; the
+    /// world connects
     Ports,
-    /// The node's name server
+    /// The node's own names and its cache, asked by a pod, beside a server that only echoes, and pasta and slirp4netns,
+    /// which hand on
     Dns,
-    /// Virtual addresses of Services
+    /// Virtual addresses of Services, beside the same pods without them (direct) and the kernel's DNAT (nft)
     Service,
 }
 
@@ -69,15 +71,16 @@ Examples:
   podwire bench service --quick                      (about two minutes)
   podwire bench service --quick --json | jq .ratios")]
 pub struct Args {
-    /// Measure something else instead, beside what one would use for it, as far as that is installed. egress:
-    /// the way out to the world, beside the kernel's masquerading (nft), pasta and slirp4netns. ports: published ports,
-    /// beside the kernel's DNAT (nft), pasta, rootlesskit's builtin driver (needs root) and slirp4netns. dns: the node's
-    /// names and its cache, beside a server that only echoes, and what pasta and slirp4netns hand on. Bulk over 1 and 8
-    /// connections and what it costs all processors, connections one after the other, requests and responses (rr);
-    /// questions one at a time and 64, pairs of A and AAAA, and how many were lost. service: virtual addresses, beside the
-    /// same pods without them (direct) and the kernel's DNAT (nft), on one node and across two; then a node with 10,000
-    /// Services of 10 endpoints beside one with 10 (few): how long one change takes until a client sees it, whether
-    /// look-ups are slower, and memory
+    /// Measure something else instead, beside what one would use for it, as far as that is installed
+    ///
+    /// Of egress and ports: bulk over 1 and 8 TCP connections each way and what it costs all processors (up1, down1, up8,
+    /// down8), connections one after the other (connect), requests and responses of 64 bytes (tcp-rr, udp-rr). Of dns:
+    /// questions one at a time (static, pod, cached) and 64 at a time, pairs of A and AAAA as C libraries send them, and
+    /// how many were lost; one that podwire loses is a failure. Of service: the same through a virtual address on one node
+    /// (-same) and across two (-cross); then of a node with 10,000 Services of 10 endpoints beside one with 10 (few): how
+    /// long until all are in force (load), the node's memory, how long one change takes until a client has an answer by it
+    /// (change-ready: of a pod's readiness; change-apply and change-file: of an EndpointSlice), and whether look-ups are
+    /// slower for it (lookup-).
     #[arg(value_name = "WHAT", conflicts_with_all = ["only", "underlay"])]
     what: Option<What>,
     /// Only this work: tcp1, tcp4, udp64 or rr, alone or with -cross or -same; may be repeated

@@ -11,8 +11,9 @@ const MESSAGE: usize = 64;
 const WARM_UP: usize = 200;
 /// An answer that takes so long is lost.
 const LATE: Duration = Duration::from_secs(1);
-/// The same where it is asked for again at once.
-const SOON: Duration = Duration::from_millis(10);
+/// The same where it is asked for again, and when that is if nobody is there.
+const SOON: Duration = Duration::from_millis(100);
+const AGAIN: Duration = Duration::from_millis(1);
 /// The first byte of a request, and of an answer of one among equals.
 pub const MARK: u8 = 0x5a;
 
@@ -127,7 +128,7 @@ pub fn follow(to: SocketAddr, window: Duration, mut changed: impl FnMut(u8, u64)
             }
             Ok(_) => {}
             // Nobody is there yet.
-            Err(_) => std::thread::sleep(SOON / 10),
+            Err(_) => std::thread::sleep(AGAIN),
         }
     }
     Ok(())

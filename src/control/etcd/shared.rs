@@ -82,12 +82,17 @@ impl Shared {
         }
     }
 
-    /// This node's pods are these now.
-    pub fn set_pods(&self, pods: BTreeMap<String, Vec<u8>>) {
-        self.wants.send_if_modified(|before| {
-            let new = *before != pods;
-            *before = pods;
-            new
+    /// This node has no pods any more.
+    pub fn clear_pods(&self) {
+        self.wants
+            .send_if_modified(|pods| !std::mem::take(pods).is_empty());
+    }
+
+    /// One of this node's pods came, is another, or went.
+    pub fn set_pod(&self, key: String, value: Option<Vec<u8>>) {
+        self.wants.send_if_modified(|pods| match value {
+            Some(value) => pods.insert(key, value.clone()).as_ref() != Some(&value),
+            None => pods.remove(&key).is_some(),
         });
     }
 

@@ -346,11 +346,8 @@ impl World<'_> {
         for (n, port) in service.ports.iter().enumerate() {
             let n = n as u16;
             for family in families {
-                let inside = Arc::new(server(service, port, *family, behind, service.internal_local));
-                let outside = match service.external_local == service.internal_local {
-                    true => inside.clone(),
-                    false => Arc::new(server(service, port, *family, behind, service.external_local)),
-                };
+                let inside = Arc::new(server(service, port, *family, behind, false));
+                let outside = Arc::new(server(service, port, *family, behind, true));
                 let mut put = |at: IpAddr, number: u16, server: &Arc<VirtualServer>| {
                     let frontend = Frontend {
                         at: SocketAddr::new(at, number),
@@ -509,7 +506,7 @@ fn server(
     port: &ServicePort,
     family: Family,
     behind: &[Behind],
-    local: bool,
+    at_host: bool,
 ) -> VirtualServer {
     let of_family = behind.iter().filter(|b| Family::of(b.at) == family);
     let backends = of_family.filter_map(|b| {
@@ -524,7 +521,11 @@ fn server(
         port: port.name.clone(),
         scheduler: service.scheduler,
         affinity: service.affinity,
-        local_only: local,
+        local_only: match at_host {
+            true => service.external_local,
+            false => service.internal_local,
+        },
+        at_host,
         backends: backends.collect(),
     }
 }

@@ -104,7 +104,7 @@ impl Config {
             descriptors: getrlimit(Resource::Nofile)
                 .current
                 .map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
-            own: host.addresses(),
+            own: host.own().collect(),
             mapped: names
                 .chain(self.hosts().into_iter().map(|from| Mapping {
                     from,

@@ -17,6 +17,7 @@ fn host() -> Host {
             link("eth0", 9000, "192.0.2.1"),
             link("eth1", 1500, "2001:db8::1"),
         ],
+        local: Vec::new(),
         default4: Some("192.0.2.1".parse().unwrap()),
         default6: None,
     }

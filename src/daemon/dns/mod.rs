@@ -40,6 +40,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a port that is free for UDP and not for TCP is left for another.
 const PORTS: usize = 32;
+/// Connections that may wait for the thread; the kernel takes what net.core.somaxconn allows of it.
+const BACKLOG: i32 = 4096;
 /// Bytes of questions that may wait, and of answers: thousands.
 const BUFFER: usize = 4 << 20;
 /// Most pods, and Services, whose changes wait in the mailbox: more than a node can have.
@@ -60,6 +62,8 @@ pub struct Settings {
     pub upstream: Option<Vec<SocketAddr>>,
     /// The file that names the host's.
     pub resolv_conf: PathBuf,
+    /// Clients that are told only the node's own names.
+    pub isolated: Option<IpNet>,
     /// Static entries.
     pub entries: Vec<Entry>,
     /// How much is cached.
@@ -112,6 +116,8 @@ impl Place {
                     udp.set_nonblocking(true).map_err(failed)?;
                     // What the kernel grants has to do.
                     crate::sys::net::buffers(&udp, BUFFER, BUFFER);
+                    // The library asks for 128, which a pod's flood fills before the thread is woken.
+                    rustix::net::listen(&tcp, BACKLOG).map_err(|e| failed(e.into()))?;
                     tcp.set_nonblocking(true).map_err(failed)?;
                     return Ok(Place { at: found, udp, tcp });
                 }

@@ -7,8 +7,10 @@ use crate::dns::message::MAX_MESSAGE;
 use crate::model::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Most clients at once.
 pub const MAX_CLIENTS: usize = 256;
@@ -83,12 +85,18 @@ impl Clients {
                 self.places.len() - 1
             }
             None => {
+                // Of those who have most: a flood by one leaves the others theirs.
+                let mut of: HashMap<IpAddr, usize> = HashMap::new();
+                for client in self.places.iter().filter_map(|(_, c)| c.as_ref()) {
+                    *of.entry(client.from.ip()).or_default() += 1;
+                }
                 let idle = self.places.iter().enumerate().filter_map(|(place, (_, c))| {
                     let client = c.as_ref().filter(|c| c.pending == 0 && c.output.is_empty())?;
-                    Some((client.since, place))
+                    let many = of.get(&client.from.ip()).copied();
+                    Some((Reverse(many), client.since, place))
                 });
                 gone = 1;
-                let Some((_, place)) = idle.min() else {
+                let Some((_, _, place)) = idle.min() else {
                     return Ok(gone);
                 };
                 self.close(place);
@@ -302,6 +310,29 @@ mod tests {
         let added = clients.add(here, from, Instant::ZERO, poll.registry(), Token);
         assert_eq!(added.unwrap(), 0);
         there
+    }
+
+    /// A pod that opens one connection after the other, and another's that waits among them.
+    #[test]
+    fn a_flood_of_one_address_leaves_others_their_place() {
+        let (poll, mut clients) = (Poll::new().unwrap(), Clients::default());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut theirs = Vec::new();
+        for n in 0..MAX_CLIENTS as i64 + 100 {
+            theirs.push(Plain::connect(listener.local_addr().unwrap()).unwrap());
+            let here = listener.accept().unwrap().0;
+            here.set_nonblocking(true).unwrap();
+            let from = format!("127.88.0.{}:7", if n == 0 { 2 } else { 1 });
+            let (here, from) = (TcpStream::from_std(here), from.parse().unwrap());
+            let now = Instant::from_millis(n);
+            let gone = clients.add(here, from, now, poll.registry(), Token).unwrap();
+            assert_eq!(gone, u64::from(n >= MAX_CLIENTS as i64));
+        }
+        assert_eq!(
+            clients.at(0).map(|c| c.from.ip().to_string()).as_deref(),
+            Some("127.88.0.2")
+        );
+        assert_eq!(clients.len(), MAX_CLIENTS);
     }
 
     #[test]

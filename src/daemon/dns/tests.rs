@@ -12,6 +12,7 @@ fn settings(upstream: Option<Vec<SocketAddr>>, resolv_conf: PathBuf) -> Settings
         },
         upstream,
         resolv_conf,
+        isolated: None,
         entries: Vec::new(),
         cache: Limits::default(),
     }

@@ -35,6 +35,11 @@ const TURNS: usize = 4;
 /// How long after the last change of resolv.conf it is read: whoever writes it may write more.
 const SETTLE: Duration = Duration::from_millis(50);
 
+/// Clients taken in at one listener before others have their turn.
+const NEWCOMERS: usize = 64;
+/// How long to wait for a descriptor to be given back.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Start it.
 pub(super) fn spawn(
     sockets: Sockets,
@@ -70,6 +75,9 @@ pub(super) fn spawn(
         udp,
         ready: VecDeque::new(),
         tcp,
+        waiting: Vec::new(),
+        resume: None,
+        warned: false,
         clients: Clients::default(),
         eager: VecDeque::new(),
         upstream: Upstream::new(UPSTREAM),
@@ -83,6 +91,9 @@ pub(super) fn spawn(
         space: Vec::new(),
         start: std::time::Instant::now(),
     };
+    if let Some(clients) = settings.isolated {
+        server.resolver.isolate(clients);
+    }
     match settings.upstream {
         Some(servers) => server.resolver.set_servers(&servers),
         None => server.follow(settings.resolv_conf)?,
@@ -103,6 +114,12 @@ struct Server {
     /// Sockets that have more than was taken.
     ready: VecDeque<usize>,
     tcp: Vec<TcpListener>,
+    /// Places where a client may wait of whom no event tells: there was no descriptor for him.
+    waiting: Vec<usize>,
+    /// When they are asked again.
+    resume: Option<std::time::Instant>,
+    /// A warning said so.
+    warned: bool,
     clients: Clients,
     /// Places of those that may have asked more than was taken.
     eager: VecDeque<usize>,
@@ -206,6 +223,12 @@ impl Server {
                     self.converse(place);
                 }
             }
+            if self.resume.is_some_and(|at| at <= std::time::Instant::now()) {
+                self.resume = None;
+                for place in std::mem::take(&mut self.waiting) {
+                    self.accept(place);
+                }
+            }
             let now = self.now();
             if self.resolver.deadline().is_some_and(|at| at <= now) {
                 let dice = &mut self.dice;
@@ -239,10 +262,9 @@ impl Server {
             true => Duration::from(at - now) + Duration::from_micros(500),
             false => Duration::ZERO,
         });
-        let reread = self
-            .reread
-            .map(|at| at.saturating_duration_since(std::time::Instant::now()));
-        wait.into_iter().chain(reread).min()
+        let until = |at: std::time::Instant| at.saturating_duration_since(std::time::Instant::now());
+        let others = [self.reread, self.resume].into_iter().flatten().map(until);
+        wait.into_iter().chain(others).min()
     }
 
     fn count(&mut self, why: DnsDrop, n: u64) {
@@ -359,16 +381,27 @@ impl Server {
     }
 
     fn accept(&mut self, place: usize) {
-        loop {
+        for _ in 0..NEWCOMERS {
             let Some(listener) = self.tcp.get(place) else {
                 return;
             };
             let (stream, from) = match listener.accept() {
                 Ok(taken) => taken,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
-                // Out of descriptors: who waits is taken with the next one who comes.
-                Err(_) => return,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if is_of_client(&e) => continue,
+                // Out of descriptors, or of memory. Nothing tells again of who waits in the kernel's queue.
+                Err(e) => {
+                    if !self.waiting.contains(&place) {
+                        self.waiting.push(place);
+                    }
+                    self.resume = Some(std::time::Instant::now() + PAUSE);
+                    if !std::mem::replace(&mut self.warned, true) {
+                        log::warn!(
+                            "DNS clients over TCP wait: {e} (raise `ulimit -n` where the node is started)"
+                        );
+                    }
+                    return;
+                }
             };
             let (now, registry) = (self.now(), self.poll.registry());
             let added = self
@@ -376,6 +409,11 @@ impl Server {
                 .add(stream, from, now, registry, |place| Token(CLIENTS + place));
             self.count(DnsDrop::Clients, added.unwrap_or(1));
         }
+        // Those who are there already have their turn before more of a flood.
+        if !self.waiting.contains(&place) {
+            self.waiting.push(place);
+        }
+        self.resume.get_or_insert_with(std::time::Instant::now);
     }
 
     /// Go on with a TCP client.
@@ -476,6 +514,25 @@ impl Server {
             }
         }
     }
+}
+
+/// Whether an accept failed for a client that went away again, or whose way here broke: the next one may wait already
+/// (accept(2)).
+fn is_of_client(e: &io::Error) -> bool {
+    matches!(
+        e.raw_os_error(),
+        Some(
+            libc::EINTR
+                | libc::ECONNABORTED
+                | libc::EPERM
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTUNREACH
+                | libc::EHOSTDOWN
+                | libc::ETIMEDOUT
+        )
+    )
 }
 
 /// Random bits, from the kernel, many at a time.

@@ -31,6 +31,11 @@ pub fn bind_all(wanted: Vec<Wanted>) -> Result<Vec<(Wanted, OwnedFd)>, Refusal> 
     Ok(sockets)
 }
 
+/// Whether somebody has a port still: to ask again and again costs no search for who that is.
+pub fn is_held(port: &HostPort) -> bool {
+    matches!(bind(port), Err(Errno::ADDRINUSE))
+}
+
 /// A socket of the host; one of TCP listens.
 fn bind(port: &HostPort) -> Result<OwnedFd, Errno> {
     let family = match port.at {

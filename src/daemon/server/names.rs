@@ -12,6 +12,7 @@ use crate::dns::name::Fqdn;
 use crate::dns::resolv;
 use crate::dns::zone::{PodAddresses, Rank};
 use crate::model::PodName;
+use crate::stack::egress::policy::POD_SOURCES;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -39,6 +40,8 @@ pub fn settings(config: &Config) -> Option<Settings> {
         },
         upstream: dns.upstream.clone(),
         resolv_conf: dns.resolv_conf.clone(),
+        // Whoever names resolvers wants them asked.
+        isolated: (!config.egress.open && dns.upstream.is_none()).then(|| POD_SOURCES.into()),
         entries: dns.records.clone(),
         cache: Default::default(),
     })

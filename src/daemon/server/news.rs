@@ -46,6 +46,8 @@ impl Server<'_> {
             if let Err(e) = self.worker.send(Command::Policy(policy)) {
                 log::error!("new addresses of this host are not closed to pods yet: {e}");
             }
+            // One of them may be an external address of a Service.
+            self.bind_node_ports();
         }
         if let (Some((four, six)), Source::Store(store, _)) = (moved.published, &self.source) {
             log::info!("this node is at {four} now: its peers are told");

@@ -7,7 +7,7 @@ use super::Server;
 use crate::daemon::command::Socket;
 use crate::daemon::metrics::{Endpoint, Serves};
 use crate::daemon::published::Wanted;
-use crate::daemon::published::bind::bind_all;
+use crate::daemon::published::bind::{bind_all, is_held};
 use crate::model::{Frontend, HostPort, Instant, PortMapping, Protocol, ServiceName, Transport};
 use mio::Token;
 use std::collections::BTreeMap;
@@ -34,6 +34,8 @@ pub(super) struct NodePorts {
     health: BTreeMap<u16, Health>,
     /// What could not be had, and why.
     missing: BTreeMap<String, String>,
+    /// What cannot be had at all.
+    unknown: Vec<String>,
     tried: Option<Instant>,
 }
 
@@ -52,7 +54,7 @@ impl NodePorts {
 
     /// What a person should look at.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> + '_ {
-        self.missing.values().cloned()
+        self.unknown.iter().chain(self.missing.values()).cloned()
     }
 }
 
@@ -61,7 +63,8 @@ impl Server<'_> {
     pub(super) fn bind_node_ports(&mut self) {
         let now = self.now();
         self.node_ports.tried = Some(now);
-        self.node_ports.missing.clear();
+        let before = std::mem::take(&mut self.node_ports.missing);
+        self.node_ports.unknown.clear();
         let mut wanted = BTreeMap::new();
         for port in self.services.catalogue.node_ports() {
             match host_port(&port.frontend) {
@@ -73,7 +76,7 @@ impl Server<'_> {
                         "Service {}: {} is not taken in from outside, since podwire has no sockets of SCTP (pods reach the Service)",
                         port.service, port.frontend
                     );
-                    self.node_ports.missing.insert(port.frontend.to_string(), what);
+                    self.node_ports.unknown.push(what);
                 }
             }
         }
@@ -92,12 +95,19 @@ impl Server<'_> {
             self.admin.shut(gone);
         }
         for (port, (service, frontend)) in wanted {
-            if !self.node_ports.bound.contains_key(&port)
-                && let Err(why) = self.bind_node_port(port, &service, &frontend)
-            {
-                let what = format!("Service {service}: {why}");
-                self.node_ports.missing.insert(port.to_string(), what);
+            if self.node_ports.bound.contains_key(&port) {
+                continue;
             }
+            let whose = format!("Service {service}: ");
+            let known = before.get(&port.to_string()).filter(|w| w.starts_with(&whose));
+            let what = match known {
+                Some(what) if is_held(&port) => what.clone(),
+                _ => match self.bind_node_port(port, &service, &frontend) {
+                    Ok(()) => continue,
+                    Err(why) => whose + &why,
+                },
+            };
+            self.node_ports.missing.insert(port.to_string(), what);
         }
         self.listen_for_health();
     }

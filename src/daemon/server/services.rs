@@ -21,7 +21,7 @@ use crate::model::{
     ServiceName,
 };
 use mio::Token;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -55,6 +55,8 @@ pub(super) struct Services {
     store_problems: Vec<String>,
     /// Pods of other nodes, by name.
     others: HashMap<PodName, BTreeMap<NodeName, PodAddresses>>,
+    /// Pods whose ports go after a while.
+    draining: HashSet<PodName>,
     /// Who waits for the store, by the number of the order, with the answer.
     waiting: HashMap<u64, (Token, Vec<AppliedObject>)>,
     last_order: u64,
@@ -72,6 +74,7 @@ impl Services {
             stored: Files::default(),
             store_problems: Vec::new(),
             others: HashMap::new(),
+            draining: HashSet::new(),
             waiting: HashMap::new(),
             last_order: 0,
         }
@@ -100,7 +103,6 @@ impl Server<'_> {
         let kept = own.is_dir().then(|| Folder::open(own).ok()).flatten();
         self.take_folder(1, kept);
         self.reload_services();
-        self.share_pods();
         self.hear_shared();
     }
 
@@ -139,9 +141,16 @@ impl Server<'_> {
             name: pod.clone(),
             node: self.services.node.clone(),
         };
+        if let Some(shared) = self.shared() {
+            let value = facts.as_ref().map(|f| SharedPod::of(f).write());
+            shared.set_pod(SharedKey::Pod(id.clone()).path(), value);
+        }
+        match self.admin.record(pod).is_some_and(|r| r.drain_until_us.is_some()) {
+            true => drop(self.services.draining.insert(pod.clone())),
+            false => drop(self.services.draining.remove(pod)),
+        }
         self.services.catalogue.set_pod(&id, facts);
         self.update_services();
-        self.share_pods();
     }
 
     fn shared(&self) -> Option<&Shared> {
@@ -151,26 +160,10 @@ impl Server<'_> {
         }
     }
 
-    /// Have the other nodes know this node's pods.
-    fn share_pods(&self) {
-        let Some(shared) = self.shared() else { return };
-        let one = |record: &Record| {
-            let key = SharedKey::Pod(PodId {
-                name: record.pod.clone(),
-                node: self.services.node.clone(),
-            });
-            (
-                key.path(),
-                SharedPod::of(&facts(record, &self.services.node)).write(),
-            )
-        };
-        shared.set_pods(self.admin.records().map(one).collect());
-    }
-
     /// Have the other nodes know that this node's pods are gone.
     pub(super) fn unshare_pods(&self) {
         if let Some(shared) = self.shared() {
-            shared.set_pods(BTreeMap::new());
+            shared.clear_pods();
         }
     }
 
@@ -290,7 +283,7 @@ impl Server<'_> {
     pub(super) fn services_patience(&self) -> Option<Duration> {
         let again = (!self.services.untold.0.is_empty()).then_some(AGAIN);
         let now = boottime_us();
-        let ends = self.admin.records().filter_map(|r| r.drain_until_us);
+        let ends = self.drains().map(|(_, until)| until);
         let left = ends.map(|until| Duration::from_micros(u64::try_from(until - now).unwrap_or(0)));
         again.into_iter().chain(left).min()
     }
@@ -301,11 +294,20 @@ impl Server<'_> {
             self.offer_services();
         }
         let now = boottime_us();
-        let over = |r: &&Record| r.drain_until_us.is_some_and(|until| until <= now);
-        let over: Vec<PodName> = self.admin.records().filter(over).map(|r| r.pod.clone()).collect();
+        let over = self.drains().filter(|(_, until)| *until <= now);
+        let over: Vec<PodName> = over.map(|(pod, _)| pod.clone()).collect();
         for pod in over {
             self.lose(&pod, "it was drained");
         }
+    }
+
+    /// The pods whose ports go, and when.
+    fn drains(&self) -> impl Iterator<Item = (&PodName, i64)> {
+        let until = |pod: &PodName| self.admin.record(pod)?.drain_until_us;
+        self.services
+            .draining
+            .iter()
+            .filter_map(move |pod| Some((pod, until(pod)?)))
     }
 
     /// What a person should look at, in short.

@@ -13,8 +13,9 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
-/// Clients taken in at one listener before others have their turn.
-const BATCH: usize = 64;
+/// Clients taken in at one listener before others have their turn: fewer than frames of a TAP, so that pods' answers to
+/// them are heard as fast, and they are not taken for clients that a pod does not answer.
+const BATCH: usize = 16;
 /// How long to wait for a descriptor to be given back.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -237,13 +238,15 @@ impl Loop {
                 Knock::Nobody => return Ok(false),
                 Knock::Short(why) => return Err(why),
             };
+            let Some(Some(published)) = self.exits.entrances.slots.get(n as usize) else {
+                return Ok(false);
+            };
+            let (pod, to) = (published.pod.clone(), published.to);
+            let taken = self.node.accept(pod.as_ref(), (to, client), now, &mut self.exits);
             let entrances = &mut self.exits.entrances;
             let Some(Some(published)) = entrances.slots.get_mut(n as usize) else {
                 return Ok(false);
             };
-            let taken = self
-                .node
-                .accept(published.pod.as_ref(), (published.to, client), now);
             let Ok(flow) = taken else {
                 turn_away(stream);
                 published.counts.refused += 1;

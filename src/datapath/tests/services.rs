@@ -49,7 +49,9 @@ fn a_pod_of_a_peer_serves_a_client_of_a_socket_here() {
         a.node.turn_egress(a.now, &mut a.out);
         a.settle();
     };
-    a.node.let_in(PortId::SERVICES, (backend, client), NOW).unwrap();
+    a.node
+        .let_in(PortId::SERVICES, (backend, client), NOW, &mut a.out)
+        .unwrap();
     turn(&mut a);
     carry(&mut a, 1, &mut b);
     let (port, _, syn) = b.out.to_pods.pop().expect("a SYN");
@@ -101,6 +103,7 @@ fn service(backends: &[(Ipv4Addr, bool)]) -> ServiceChange {
         scheduler: Scheduler::RoundRobin,
         affinity: None,
         local_only: false,
+        at_host: false,
         backends: backends
             .iter()
             .map(|(ip, local)| Backend {
@@ -266,7 +269,7 @@ fn a_client_of_a_socket_reaches_a_backend_here_and_one_of_a_peer() {
         a.node.apply_services(vec![service(&[(backend, local)])], NOW);
         let client: SocketAddr = "198.51.100.9:5000".parse().unwrap();
         let vip = at(VIP.into(), 80);
-        a.node.accept(None, (vip, client), NOW).unwrap();
+        a.node.accept(None, (vip, client), NOW, &mut a.out).unwrap();
         a.node.turn_egress(a.now, &mut a.out);
         a.settle();
         carry(&mut a, 1, &mut b);
@@ -299,7 +302,7 @@ fn a_client_of_a_socket_is_told_when_its_backend_is_gone() {
     a.node.apply_services(vec![service(&[(backend, true)])], NOW);
     let vip = at(VIP.into(), 80);
     a.node
-        .accept(None, (vip, "198.51.100.9:5000".parse().unwrap()), NOW)
+        .accept(None, (vip, "198.51.100.9:5000".parse().unwrap()), NOW, &mut a.out)
         .unwrap();
     a.node.turn_egress(a.now, &mut a.out);
     let (_, _, syn) = a.out.to_pods.pop().expect("a SYN");
@@ -314,7 +317,252 @@ fn a_client_of_a_socket_is_told_when_its_backend_is_gone() {
     assert_eq!(a.node.egress().unwrap().counts().0, 0);
     let refused = a
         .node
-        .accept(None, (vip, "198.51.100.9:5001".parse().unwrap()), NOW);
+        .accept(None, (vip, "198.51.100.9:5001".parse().unwrap()), NOW, &mut a.out);
     assert_eq!(refused, Err(DropReason::NoBackend));
+    a.balanced();
+}
+
+/// A UDP Service at [`VIP`], with a backend of a peer.
+fn udp_service(backend: Ipv4Addr) -> ServiceChange {
+    match service(&[(backend, false)]) {
+        ServiceChange::Set(frontend, what) => ServiceChange::Set(
+            Frontend {
+                transport: Transport::Udp,
+                ..frontend
+            },
+            what,
+        ),
+        other => other,
+    }
+}
+
+#[test]
+fn what_is_open_to_pods_here_is_not_open_to_those_of_peers() {
+    let (mut a, mut b) = (Lab::new(1), Lab::new(2));
+    let gateway = IpAddr::from([10, 244, 1, 1]);
+    a.node.set_policy(Arc::new(Policy {
+        mapped: vec![crate::stack::egress::Mapping {
+            from: gateway,
+            port: None,
+            to: [127, 0, 0, 1].into(),
+            to_port: None,
+            by_pod: false,
+        }],
+        ..Policy::default()
+    }));
+    // A pod here is led to the host, which has no sockets in this test.
+    let (vnet, mut frame) = bulk(a.gateway(), [10, 244, 1, 1].into(), 0);
+    frame[34 + 13] = 2;
+    a.send(0, &vnet, &frame);
+    assert_eq!(a.dropped(DropReason::HostSockets), 1);
+    // One of a peer is refused by the gateway itself.
+    let mut frame = [b.gateway().0, spec(2, 2).mac.0].concat();
+    frame.extend(&answer_to_gateway(2)[12..]);
+    b.send(0, &VnetHdr::default(), &frame);
+    carry(&mut b, 2, &mut a);
+    assert_eq!(a.dropped(DropReason::HostSockets), 1, "it was led to the host");
+    carry(&mut a, 1, &mut b);
+    let (_, _, got) = b.out.to_pods.pop().expect("a reset");
+    assert_eq!(got[34 + 13] & 4, 4);
+    a.balanced();
+}
+
+/// Make the checksum of an IPv4 header right again.
+fn sum_again(f: &mut [u8]) {
+    put_be16(f, 24, 0);
+    let sum = Sum::default().with(&f[14..34]).finish();
+    put_be16(f, 24, sum);
+}
+
+/// A TCP segment of node 2's pod at `.2` to node 1's gateway, with these flags.
+fn answer_to_gateway(flags: u8) -> Vec<u8> {
+    let mut tcp = [0; 20];
+    tcp[..4].copy_from_slice(&[0x1f, 0x90, 0, 80]);
+    let mut asked = ipv4(Mac([0; 6]), 2, spec(2, 2).ip4.unwrap(), 6, &tcp);
+    asked[26..30].copy_from_slice(&[10, 244, 1, 1]);
+    sum_again(&mut asked);
+    answer(&asked, flags, 7, b"")
+}
+
+#[test]
+fn fragments_of_an_answer_come_in_one_batch() {
+    let (mut a, mut b) = (Lab::new(1), Lab::new(2));
+    let backend = spec(2, 2).ip4.unwrap();
+    a.node.apply_services(vec![udp_service(backend)], NOW);
+    let udp = [[0x13, 0x88, 0, 80, 0, 9, 0, 0].as_slice(), b"x"].concat();
+    let mut asked = ipv4(a.gateway(), 2, VIP.into(), 17, &udp);
+    asked[26..30].copy_from_slice(&[198, 51, 100, 9]);
+    sum_again(&mut asked);
+    let h = Headers::parse(&asked).unwrap();
+    let verdict = a.node.services.forward(&mut asked, &h, None, false, NOW);
+    assert_eq!(verdict, crate::service::Verdict::Translated);
+    let (masked, _) = ends(&asked);
+    assert_eq!(masked.ip(), IpAddr::from([10, 244, 1, 1]));
+    for (offset, more) in [(0u16, 0x2000u16), (3, 0)] {
+        let mut part = [0u8; 24];
+        if offset == 0 {
+            part[0..2].copy_from_slice(&8080u16.to_be_bytes());
+            part[2..4].copy_from_slice(&masked.port().to_be_bytes());
+            part[4..6].copy_from_slice(&48u16.to_be_bytes());
+        }
+        let mut f = ipv4(b.gateway(), 2, [10, 244, 1, 1].into(), 17, &part);
+        f[6..12].copy_from_slice(&spec(2, 2).mac.0);
+        f[26..30].copy_from_slice(&backend.octets());
+        put_be16(&mut f, 20, more | offset);
+        sum_again(&mut f);
+        b.read(0, &VnetHdr::default(), &f);
+    }
+    b.settle();
+    let all: Vec<Vec<u8>> = std::mem::take(&mut b.out.to_peers)
+        .into_iter()
+        .flat_map(|(_, datagrams)| datagrams)
+        .filter(|d| d.len() == 8 + 14 + 20 + 24 && d[8 + 23] == 17)
+        .collect();
+    assert_eq!(all.len(), 2);
+    a.receive(2, &all);
+    assert_eq!(a.dropped(DropReason::FragmentForNode), 0);
+    // No mouth awaits it in this test, so that it is for nobody; but it is whole, and the client's.
+    assert_eq!(a.dropped(DropReason::NoRoute), 1);
+    a.balanced();
+}
+
+#[test]
+fn a_client_of_a_socket_is_told_when_its_service_is_gone() {
+    for what in ["before it answers", "after"] {
+        let mut a = Lab::new(1);
+        let backend = spec(1, 3).ip4.unwrap();
+        a.node.apply_services(vec![service(&[(backend, true)])], NOW);
+        let vip = at(VIP.into(), 80);
+        a.node
+            .accept(None, (vip, "198.51.100.9:5000".parse().unwrap()), NOW, &mut a.out)
+            .unwrap();
+        let gone = ServiceChange::Gone(Frontend {
+            at: vip,
+            transport: Transport::Tcp,
+        });
+        if what == "after" {
+            a.node.turn_egress(a.now, &mut a.out);
+            let (_, _, syn) = a.out.to_pods.pop().expect("a SYN");
+            let seq = u32::from_be_bytes(syn[38..42].try_into().unwrap());
+            let (vnet, mut answer) = reply(&syn, a.gateway(), spec(1, 3).mac, 0x12);
+            answer[42..46].copy_from_slice(&(seq + 1).to_be_bytes());
+            a.send(1, &vnet, &answer);
+        }
+        a.node.apply_services(vec![gone], NOW);
+        assert!(
+            a.node.turn_egress(a.now, &mut a.out),
+            "{what}: there is more to do at once"
+        );
+        a.node.turn_egress(a.now, &mut a.out);
+        assert_eq!(a.node.egress().unwrap().counts().0, 0, "{what}");
+        a.balanced();
+    }
+}
+
+#[test]
+fn a_backend_nothing_leads_to_refuses() {
+    let mut a = Lab::new(1);
+    a.node
+        .apply_services(vec![service(&[([192, 0, 2, 77].into(), false)])], NOW);
+    let client = "198.51.100.9:5000".parse().unwrap();
+    a.node
+        .accept(None, (at(VIP.into(), 80), client), NOW, &mut a.out)
+        .unwrap();
+    a.node.turn_egress(a.now, &mut a.out);
+    a.node.turn_egress(a.now, &mut a.out);
+    assert_eq!(a.node.egress().unwrap().counts().0, 0);
+    a.balanced();
+}
+
+#[test]
+fn a_flow_of_the_host_keeps_to_the_path_to_a_peer() {
+    let mut a = Lab::new(1);
+    let narrow = Peer {
+        mtu: Some(UnderlayMtu(1400)),
+        ..peer(2)
+    };
+    a.node.apply(Change::PeerSet(narrow)).unwrap();
+    let mut wanted = 0;
+    for payload in [60_000, 1410, 1300, 100] {
+        wanted += payload;
+        let (vnet, mut frame) = bulk(a.gateway(), spec(2, 2).ip4.unwrap(), payload);
+        let h = Headers::parse(&frame).unwrap();
+        let span = Span::new(0, frame.len());
+        a.node.counters.originated += 1;
+        let f = super::super::from_pod::Parsed { span, h, vnet };
+        a.node.onward(&mut frame, &f, NOW, &mut a.out).unwrap();
+    }
+    a.settle();
+    assert_eq!(a.dropped(DropReason::TooBig), 0);
+    let datagrams = a.out.to_peers.iter().flat_map(|(_, d)| d);
+    let inner = datagrams.map(|d| &d[8..]).filter(|f| f[23] == 6);
+    let mut got = 0;
+    for f in inner {
+        let h = Headers::parse(f).unwrap();
+        assert!(h.end - 14 <= 1350, "{} bytes", h.end - 14);
+        assert!(transport_is_right(f, &h));
+        got += h.end - h.l4 - 20;
+    }
+    assert_eq!(got, wanted);
+    a.balanced();
+}
+
+#[test]
+fn many_clients_of_sockets_have_a_packet_each_in_a_turn() {
+    let mut a = Lab::new(1);
+    let backend = spec(2, 2).ip4.unwrap();
+    a.node.apply_services(vec![service(&[(backend, false)])], NOW);
+    for n in 0..400u16 {
+        let client = SocketAddr::from(([198, 51, 100, 9], 5000 + n));
+        a.node
+            .accept(None, (at(VIP.into(), 80), client), NOW, &mut a.out)
+            .unwrap();
+    }
+    a.node.turn_egress(a.now, &mut a.out);
+    a.settle();
+    assert_eq!(a.dropped(DropReason::StackFull), 0);
+    a.balanced();
+}
+
+#[test]
+fn a_service_has_its_ports_of_a_hosts_address_and_no_others() {
+    let mut a = Lab::new(1);
+    a.node.set_policy(Arc::new(Policy {
+        open: true,
+        ..Policy::default()
+    }));
+    let backend = spec(1, 3).ip4.unwrap();
+    let host = Ipv4Addr::new(192, 0, 2, 99);
+    let ServiceChange::Set(frontend, what) = service(&[(backend, true)]) else {
+        unreachable!()
+    };
+    let at = SocketAddr::new(host.into(), 80);
+    let what = VirtualServer {
+        at_host: true,
+        ..(*what).clone()
+    };
+    let set = ServiceChange::Set(Frontend { at, ..frontend }, Arc::new(what));
+    a.node.apply_services(vec![set], NOW);
+    let syn = |to_port: u16| {
+        let mut tcp = [
+            0x30, 0x39, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0x50, 2, 1, 0, 0, 0, 0, 0,
+        ];
+        tcp[2..4].copy_from_slice(&to_port.to_be_bytes());
+        ipv4(Mac::of_ipv4(Ipv4Addr::new(10, 244, 1, 1)), 2, host, 6, &tcp)
+    };
+    a.send(0, &VnetHdr::default(), &syn(80));
+    let (port, _, got) = a.out.to_pods.pop().expect("it is there");
+    assert_eq!(
+        (port, ends(&got).1),
+        (PortId(1), super::services::at(backend, 8080))
+    );
+    // What is the host's leaves; the host has no sockets in this test.
+    a.send(0, &VnetHdr::default(), &syn(22));
+    assert_eq!(a.dropped(DropReason::HostSockets), 1);
+    let echo = [8, 0, 0xf7, 0xfe, 0, 0, 0, 1];
+    let frame = ipv4(a.gateway(), 2, host, 1, &echo);
+    a.send(0, &VnetHdr::default(), &frame);
+    assert_eq!(a.dropped(DropReason::HostSockets), 2);
+    assert!(a.out.to_pods.is_empty());
     a.balanced();
 }

@@ -172,3 +172,36 @@ proptest! {
         }
     }
 }
+
+/// CVE-2024-29018 (Moby): questions of containers on internal networks left by the host's resolver.
+#[test]
+fn who_has_no_way_out_has_none_by_questions() {
+    let mut r = resolver(&["in.internal 192.0.2.9"]);
+    r.isolate("127.88.0.0/16".parse().unwrap());
+    // Others may, and what they were told is no news for who may not.
+    assert_eq!(ask(&mut r, 1, "a.example.", 0).0, Outcome::Waits);
+    assert_eq!(answer(&mut r, 10), 1);
+    // Its socket is to be closed.
+    let _ = r.orders().count();
+    let mut out = Vec::new();
+    for (name, code) in [
+        ("a.example.", ResponseCode::Refused),
+        ("b.example.", ResponseCode::Refused),
+        ("in.internal.", ResponseCode::NoError),
+    ] {
+        out.clear();
+        let pod = Client {
+            from: "127.88.0.3:999".parse().unwrap(),
+            ..client(1)
+        };
+        let bytes = question(7, name, RecordType::A);
+        let outcome = r.ask(&bytes, pod, at(20), &mut || 4, &mut out);
+        assert_eq!(outcome, Outcome::Answered);
+        assert_eq!(
+            Message::from_vec(&out).unwrap().metadata.response_code,
+            code,
+            "{name}"
+        );
+    }
+    assert!(!r.has_orders());
+}

@@ -265,6 +265,30 @@ fn a_port_used_again_is_another_connection() {
 }
 
 #[test]
+fn a_port_used_again_without_the_virtual_address_is_left_alone() {
+    for (transport, open, accept, over) in [
+        (Transport::Tcp, SYN, SYN | ACK, RST),
+        (Transport::Sctp, INIT, 2, 6),
+    ] {
+        let mut s = with(transport, &[A], Limits::default());
+        let backend = send(&mut s, transport, CLIENT, VIP, open, at(0)).unwrap();
+        let accepts = |s: &mut Services| answer(s, transport, backend, CLIENT, accept, at(0));
+        // Twice, as it may have been lost.
+        assert_eq!(accepts(&mut s), Some(end(VIP)));
+        assert_eq!(accepts(&mut s), Some(end(VIP)));
+        send(&mut s, transport, CLIENT, VIP, over, at(0)).unwrap();
+        // What was under way still gets there.
+        assert_eq!(
+            answer(&mut s, transport, backend, CLIENT, 0, at(0)),
+            Some(end(VIP))
+        );
+        assert_eq!(accepts(&mut s), None, "{transport:?}");
+        assert_eq!(answer(&mut s, transport, backend, CLIENT, 0, at(0)), None);
+        assert_eq!(s.connections(None), 0);
+    }
+}
+
+#[test]
 fn what_never_came_about_is_told() {
     let mut s = with(Transport::Tcp, &[A], Limits::default());
     let failed = |s: &Services| s.describe(&frontend(VIP, Transport::Tcp)).unwrap().failed;
@@ -524,5 +548,36 @@ fn a_pod_that_is_gone_leaves_nothing() {
     send(&mut s, Transport::Udp, "10.244.1.3:1", VIP, 0, at(0)).unwrap();
     assert_eq!(s.forget("10.244.1.2".parse().unwrap()), 4);
     assert_eq!(s.forget("10.244.1.2".parse().unwrap()), 0);
+    assert_eq!(s.connections(None), 1);
+}
+
+#[test]
+fn who_comes_while_others_are_being_closed_is_left_alone() {
+    let (one, two, new) = ("10.244.1.10:8080", "10.244.2.10:8080", "10.244.3.10:8080");
+    let mut s = with(Transport::Tcp, &[one, two], Limits::default());
+    for port in 1000..3000 {
+        send(
+            &mut s,
+            Transport::Tcp,
+            &format!("10.244.1.2:{port}"),
+            VIP,
+            SYN,
+            at(0),
+        )
+        .unwrap();
+    }
+    // Both go; more than are closed at once.
+    change(&mut s, Transport::Tcp, &[]);
+    let filter = ConnectionFilter {
+        backend: Some(end(one).ip()),
+        ..ConnectionFilter::default()
+    };
+    s.kill(&filter);
+    assert!(s.connections(None) > 512, "there are others to be closed still");
+    // Its number may be that of one of them.
+    change(&mut s, Transport::Tcp, &[ready(new)]);
+    let sent = send(&mut s, Transport::Tcp, "10.244.1.3:1000", VIP, SYN, at(0));
+    assert_eq!(sent, Ok(end(new)));
+    settle(&mut s, at(0));
     assert_eq!(s.connections(None), 1);
 }

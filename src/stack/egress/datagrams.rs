@@ -12,6 +12,7 @@ use super::packet::{Ip, ip_len, transport_sum, write_ip, write_udp};
 use super::policy::{Closed, Limits, Policy};
 use super::published::{self, Clients, Entrance, Names};
 use super::tcp::FlowKey;
+use super::timers::Timers;
 use crate::model::{DropReason, Duration, Heard, HostError, Instant, LocalEnd, MouthKind, Outward, PortId};
 use crate::stack::Trouble;
 use crate::wire::bytes::{be16, put_be16};
@@ -56,7 +57,6 @@ struct Mouth {
     /// It never sent anything but to port 53.
     dns: bool,
     last: Instant,
-    timer: Instant,
     /// Its place in `OfPort::silent`.
     seen: Instant,
     busy: bool,
@@ -113,7 +113,7 @@ pub struct Datagrams {
     ports: HashMap<PortId, OfPort>,
     published: published::Mouths,
     names: Names,
-    timers: BTreeSet<(Instant, MouthId)>,
+    timers: Timers,
     busy: VecDeque<MouthId>,
     scratch: Scratch,
     ident: u32,
@@ -129,7 +129,7 @@ impl Datagrams {
             ports: HashMap::new(),
             published: published::Mouths::new(),
             names: Names::default(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
             busy: VecDeque::new(),
             scratch: Scratch::default(),
             ident: seed as u32,
@@ -300,7 +300,7 @@ impl Datagrams {
         let of_port = self.ports.entry(port).or_default();
         of_port.mouths += 1;
         if public.is_none() {
-            self.timers.insert((now + IDLE_DNS, id));
+            self.timers.set(id, now + IDLE_DNS);
             of_port.silent.insert((now, id));
         }
         let mouth = Mouth {
@@ -313,7 +313,6 @@ impl Datagrams {
             public,
             dns: true,
             last: now,
-            timer: now + IDLE_DNS,
             seen: now,
             busy: false,
         };
@@ -401,7 +400,7 @@ impl Datagrams {
             }
             self.lead(mouth.pod);
         }
-        self.timers.remove(&(mouth.timer, id));
+        self.timers.clear(id);
         self.free.push(id);
         if let Some(of_port) = self.ports.get_mut(&mouth.port) {
             of_port.mouths = of_port.mouths.saturating_sub(1);
@@ -569,9 +568,7 @@ impl Datagrams {
         let mouth = self.table.get_mut(id as usize)?.as_mut()?;
         let clients = mouth.public.as_mut()?;
         clients.on_time(now);
-        self.timers.remove(&(mouth.timer, id));
-        mouth.timer = now + SWEEP;
-        self.timers.insert((mouth.timer, id));
+        self.timers.set(id, now + SWEEP);
         clients.insert(client, far, mouths, now);
         clients.heard(client, here, now);
         Some(far)
@@ -579,23 +576,19 @@ impl Datagrams {
 
     /// When [`Datagrams::on_time`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.first()
     }
 
     /// Close what was silent for too long.
     pub fn on_time(&mut self, now: Instant, out: &mut impl Host) {
-        while let Some((at, id)) = self.timers.first().copied()
-            && at <= now
-        {
-            self.timers.pop_first();
+        while let Some(id) = self.timers.pop(now) {
             let Some(Some(mouth)) = self.table.get_mut(id as usize) else {
                 continue;
             };
             if let Some(clients) = &mut mouth.public {
                 clients.on_time(now);
                 if clients.len() > 0 {
-                    mouth.timer = now + SWEEP;
-                    self.timers.insert((mouth.timer, id));
+                    self.timers.set(id, now + SWEEP);
                 }
                 continue;
             }
@@ -603,8 +596,7 @@ impl Datagrams {
             if expires <= now {
                 self.remove(id, out);
             } else {
-                mouth.timer = expires;
-                self.timers.insert((expires, id));
+                self.timers.set(id, expires);
             }
         }
     }

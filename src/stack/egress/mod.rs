@@ -11,6 +11,7 @@
 
 pub mod datagrams;
 pub mod fragment;
+pub mod half_open;
 pub mod host;
 mod link;
 mod packet;
@@ -19,9 +20,10 @@ pub mod published;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 pub use host::{Failure, FlowId, Host, MouthId, Outside};
-pub use policy::{Closed, Mapping, Policy};
+pub use policy::{Closed, Mapping, Own, Policy};
 pub use published::Entrance;
 pub use tcp::FlowKey;
 
@@ -105,11 +107,11 @@ impl Egress {
         (self.flows.of_port(port), self.datagrams.of_port(port))
     }
 
-    /// Whether a packet for one of the node's own addresses is of a flow here after all, or for something mapped.
-    pub fn wants(&self, protocol: u8, key: &FlowKey) -> bool {
+    /// Whether a packet for one of the node's own addresses is of a flow here after all.
+    pub fn knows(&self, protocol: u8, key: &FlowKey) -> bool {
         match protocol {
-            proto::TCP => self.flows.knows(key) || self.policy.mapping(key.far).is_some(),
-            proto::UDP => self.datagrams.knows(key) || self.policy.mapping(key.far).is_some(),
+            proto::TCP => self.flows.knows(key),
+            proto::UDP => self.datagrams.knows(key),
             _ => false,
         }
     }
@@ -201,6 +203,7 @@ impl Egress {
         (pod, client): (SocketAddr, SocketAddr),
         gateway: IpAddr,
         now: Instant,
+        out: &mut impl Host,
     ) -> Result<FlowId, DropReason> {
         let (flows, policy) = (&self.flows, &self.policy);
         let taken = |far| flows.knows(&FlowKey { pod, far });
@@ -208,7 +211,7 @@ impl Egress {
         let far = far.ok_or(DropReason::FlowLimit)?;
         (self.busy, self.entered) = (true, true);
         self.flows
-            .accept(port, FlowKey { pod, far }, policy.limits(), now)
+            .accept(port, FlowKey { pod, far }, policy.limits(), now, out)
     }
 
     /// Give a pod's UDP port a socket of its own; see [`Datagrams::publish`].

@@ -3,9 +3,11 @@
 use super::datagrams::{self, MAX_MOUTHS};
 use super::tcp::{self, MAX_FLOWS};
 use crate::model::{DropReason, PortId};
-use ipnet::IpNet;
-use std::collections::BTreeSet;
+use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Loopback addresses pods come from where the host's programs are to tell them apart.
+pub const POD_SOURCES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 88, 0, 0), 16);
 
 /// An address of the pod network behind which there is something of the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,8 +20,31 @@ pub struct Mapping {
     pub to: IpAddr,
     /// The port there; the same when none.
     pub to_port: Option<u16>,
-    /// Each pod comes from a loopback address of its own (in 127.88.0.0/16), so that it can be told from others.
+    /// Each pod comes from a loopback address of its own (of [`POD_SOURCES`]), so that it can be told from others.
     pub by_pod: bool,
+}
+
+/// The addresses at which a host answers itself: those of its interfaces, and networks that a route makes its own.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Own(
+    /// In their order, none in another one.
+    Vec<IpNet>,
+);
+
+impl Own {
+    /// Whether an address is among them.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let after = self.0.partition_point(|n| n.network() <= ip);
+        self.0[..after].last().is_some_and(|n| n.contains(&ip))
+    }
+}
+
+impl FromIterator<IpNet> for Own {
+    fn from_iter<T: IntoIterator<Item = IpNet>>(nets: T) -> Own {
+        let mut nets = IpNet::aggregate(&nets.into_iter().collect());
+        nets.sort_unstable();
+        Own(nets)
+    }
 }
 
 /// What pods may reach by the host's sockets.
@@ -32,7 +57,7 @@ pub struct Policy {
     /// Networks the administrator closed.
     pub denied: Vec<IpNet>,
     /// The host's own addresses, beside its loopback.
-    pub own: BTreeSet<IpAddr>,
+    pub own: Own,
     /// UDP port of the overlay: peers would take what comes from this host there for this node's own.
     pub overlay: Option<u16>,
     /// Descriptors the node may have; limits are as they stand when that is not known.
@@ -112,8 +137,9 @@ impl Policy {
     /// Which address of the host a port's packets to a mapped address come from; the host's choice when none.
     pub fn source(&self, to: SocketAddr, port: PortId) -> Option<IpAddr> {
         let found = self.find(to)?;
+        let [a, b, ..] = POD_SOURCES.addr().octets();
         let [high, low] = port.0.to_be_bytes();
-        (found.by_pod && found.to.is_ipv4()).then(|| Ipv4Addr::new(127, 88, high, low).into())
+        (found.by_pod && found.to.is_ipv4()).then(|| Ipv4Addr::new(a, b, high, low).into())
     }
 
     /// Where a pod's packet to `to` goes on the host.
@@ -161,7 +187,7 @@ impl Policy {
             || plain.is_unspecified()
             || plain == IpAddr::V4(Ipv4Addr::BROADCAST)
             || plain == IpAddr::V6(Ipv6Addr::LOCALHOST)
-            || self.own.contains(&plain)
+            || self.own.contains(plain)
             || self.denied.iter().any(|n| n.contains(&plain));
         if closed { Err(Closed::Denied) } else { Ok(()) }
     }
@@ -181,7 +207,10 @@ mod tests {
                 "169.254.169.254/32".parse().unwrap(),
             ],
             overlay: Some(8472),
-            own: ["203.0.113.7".parse().unwrap(), "2001:db8::7".parse().unwrap()].into(),
+            own: ["203.0.113.7/32", "2001:db8::7/128"]
+                .iter()
+                .map(|n| n.parse().unwrap())
+                .collect(),
             mapped: vec![
                 Mapping {
                     from: "10.244.1.1".parse().unwrap(),
@@ -237,6 +266,25 @@ mod tests {
         };
         assert_eq!(shut.judge("8.8.8.8:53".parse().unwrap()), Err(Closed::NoRoute));
         assert!(shut.judge("10.244.1.1:53".parse().unwrap()).is_ok());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn own_addresses_are_found_as_one_by_one(
+            nets in proptest::collection::vec((proptest::num::u8::ANY, proptest::num::u8::ANY, 0u8..=32, proptest::bool::ANY), 0..20),
+            a in proptest::num::u8::ANY,
+            b in proptest::num::u8::ANY,
+        ) {
+            let six = |ip: [u8; 4]| Ipv6Addr::from(u128::from(u32::from_be_bytes(ip)) << 96);
+            let nets: Vec<IpNet> = nets.iter().map(|(a, b, len, is_six)| match is_six {
+                true => IpNet::new(six([*a, 0, 0, *b]).into(), *len).unwrap(),
+                false => IpNet::new([*a, 0, 0, *b].into(), *len).unwrap(),
+            }).collect();
+            let own: Own = nets.iter().copied().collect();
+            for ip in [IpAddr::from([a, 0, 0, b]), six([a, 0, 0, b]).into()] {
+                proptest::prop_assert_eq!(own.contains(ip), nets.iter().any(|n| n.contains(&ip)), "{:?}", own);
+            }
+        }
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub fn is_presentable(ip: IpAddr, policy: &Policy) -> bool {
         || ip.is_loopback()
         || ip.is_unspecified()
         || ip.is_multicast()
-        || policy.own.contains(&ip)
+        || policy.own.contains(ip)
         || policy.is_inside(ip))
 }
 
@@ -213,7 +213,10 @@ mod tests {
 
     fn policy() -> Policy {
         Policy {
-            own: ["203.0.113.7".parse().unwrap(), "2001:db8::7".parse().unwrap()].into(),
+            own: ["203.0.113.7/32", "2001:db8::7/128"]
+                .iter()
+                .map(|n| n.parse().unwrap())
+                .collect(),
             network: vec!["10.244.0.0/16".parse().unwrap(), "fd00:1::/48".parse().unwrap()],
             ..Policy::default()
         }

@@ -11,25 +11,24 @@
 //! nothing. Bytes are copied once in user space, into the ring. Back-pressure is TCP's own: a host that takes nothing
 //! leaves the ring full, and the pod sees its window close.
 
+use super::half_open::{Awaited, OfPort};
 use super::host::{Failure, FlowId, Host, Outside};
 use super::link::{Link, Scratch, mss_of, segment_size};
 use super::policy::{Closed, Limits, Policy};
+use super::timers::Timers;
 use crate::model::{DropReason, Duration, HostError, Instant, Moved, PortId};
 use crate::stack::Trouble;
 use crate::wire::bytes::array;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Flows of all pods.
 pub const MAX_FLOWS: usize = 65_536;
 /// Flows of one pod.
 pub const MAX_PER_PORT: usize = 16_384;
-/// Flows of one pod that the host has not connected yet: beyond that the oldest gives way, so that a flood of SYNs to
-/// where nobody answers hurts only itself.
-pub const MAX_OPENING: usize = 1024;
 /// Largest ring of a flow, each way.
 const RING: usize = 1 << 20;
 /// Least ring of a flow. From this size on memory is mapped by itself, so that what a silent flow does not use is not
@@ -75,6 +74,8 @@ struct Flow {
     handle: SocketHandle,
     /// The pod's SYN, until the host has connected.
     syn: Option<Vec<u8>>,
+    /// It is not there on both sides yet.
+    awaited: Option<Awaited>,
     /// What the pod's side takes in one segment.
     mss: u16,
     /// The stream may have something to read, or has room: what the last event, and the calls since, said.
@@ -92,8 +93,6 @@ struct Flow {
     dirty: bool,
     /// Something moved last.
     last: Instant,
-    /// Its entry among the timers.
-    timer: Option<Instant>,
 }
 
 impl Flow {
@@ -107,15 +106,14 @@ impl Flow {
         self.last + if transitory { TRANSITORY } else { IDLE }
     }
 
+    /// The pod has yet to say something.
+    fn is_opening(&mut self) -> bool {
+        matches!(self.socket().state(), State::SynSent | State::SynReceived)
+    }
+
     fn is_established(&mut self) -> bool {
         self.socket().state() == State::Established
     }
-}
-
-#[derive(Default)]
-struct OfPort {
-    flows: usize,
-    opening: VecDeque<FlowId>,
 }
 
 /// All flows of a node.
@@ -131,7 +129,7 @@ pub struct Flows {
     /// Flows something happened to since the last turn.
     dirty: Vec<FlowId>,
     spare: Vec<FlowId>,
-    timers: BTreeSet<(Instant, FlowId)>,
+    timers: Timers,
 }
 
 /// What [`Flows::input`] needs of a packet.
@@ -183,7 +181,7 @@ impl Flows {
             scratch: Scratch::default(),
             dirty: Vec::new(),
             spare: Vec::new(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
         }
     }
 
@@ -282,11 +280,6 @@ impl Flows {
         if of_port.flows >= limits.flows_per_pod || self.keys.len() >= limits.flows {
             return Err(DropReason::FlowLimit);
         }
-        if of_port.opening.len() >= MAX_OPENING
-            && let Some(oldest) = of_port.opening.front().copied()
-        {
-            self.remove(oldest, true, out);
-        }
         let six = s.key.far.is_ipv6();
         let mut socket = self.socket();
         socket.pause_synack(true);
@@ -308,7 +301,7 @@ impl Flows {
             && flow.socket().state() == State::SynReceived
         {
             flow.syn = Some(s.packet[..s.packet.len().min(SYN_KEPT)].to_vec());
-            self.ports.entry(s.port).or_default().opening.push_back(id);
+            self.await_from(Awaited::Host, id, out);
             self.wake_at(id, now);
             return Ok(());
         }
@@ -327,6 +320,7 @@ impl Flows {
         key: FlowKey,
         limits: Limits,
         now: Instant,
+        out: &mut impl Host,
     ) -> Result<FlowId, DropReason> {
         let of_port = self.ports.entry(port).or_default();
         if of_port.flows >= limits.flows_per_pod
@@ -348,6 +342,7 @@ impl Flows {
             .connect(context, remote, local)
             .map_err(|_| DropReason::BadL4Header)?;
         let id = self.insert(key, port, socket, if six { 1220 } else { 536 }, now);
+        self.await_from(Awaited::Pod, id, out);
         self.touch(id);
         Ok(id)
     }
@@ -379,6 +374,7 @@ impl Flows {
             sockets,
             handle,
             syn: None,
+            awaited: None,
             mss,
             readable: false,
             writable: true,
@@ -388,7 +384,6 @@ impl Flows {
             rest: Vec::new(),
             dirty: false,
             last: now,
-            timer: None,
         });
         let id = self.free.pop().unwrap_or(self.table.len() as FlowId);
         match self.table.get_mut(id as usize) {
@@ -417,6 +412,10 @@ impl Flows {
         let mut emit = |frame: &mut [u8]| send(port, frame, mss, mtu, out);
         let mut link = Link::new(Some(packet), &mut self.scratch, &mut emit);
         interface.poll_ingress_single(now, &mut link, &mut flow.sockets);
+        if flow.awaited == Some(Awaited::Pod) && !flow.is_opening() {
+            flow.awaited = None;
+            self.ports.entry(port).or_default().is_there(Awaited::Pod, id);
+        }
         if flow.syn.is_none() && flow.socket().recv_queue() >= CHUNK_UP {
             // On with it while it is warm, and the pod shall not wait for the end of the turn to send more.
             self.pump(id, now, out);
@@ -488,11 +487,9 @@ impl Flows {
             match out.outcome(id) {
                 None => return,
                 Some(Ok(())) => {
-                    let port = flow.port;
-                    flow.syn = None;
-                    flow.last = now;
+                    (flow.syn, flow.last) = (None, now);
                     flow.socket().pause_synack(false);
-                    self.no_longer_opening(port, id);
+                    self.await_from(Awaited::Pod, id, out);
                 }
                 Some(Err(why)) => {
                     self.give_up(id, why, now, out);
@@ -519,9 +516,17 @@ impl Flows {
         }
     }
 
-    fn no_longer_opening(&mut self, port: PortId, id: FlowId) {
-        if let Some(of_port) = self.ports.get_mut(&port) {
-            of_port.opening.retain(|o| *o != id);
+    /// A flow waits for somebody from now on; of too many of its pod the oldest gives way.
+    fn await_from(&mut self, whom: Awaited, id: FlowId, out: &mut impl Host) {
+        let Some(Some(flow)) = self.table.get_mut(id as usize) else {
+            return;
+        };
+        let of_port = self.ports.entry(flow.port).or_default();
+        if let Some(before) = flow.awaited.replace(whom) {
+            of_port.is_there(before, id);
+        }
+        if let Some(oldest) = of_port.awaits(whom, id) {
+            self.remove(oldest, true, out);
         }
     }
 
@@ -683,6 +688,8 @@ impl Flows {
             State::Closed if !flow.rest.is_empty() => self.wake_at(id, now),
             // In good order when both sides said so; else one of them broke it off.
             State::Closed => self.remove(id, !(ended && shut), out),
+            // The pod wants none of it after all: smoltcp would wait for another SYN.
+            State::Listen => self.remove(id, true, out),
             // The last acknowledgement cannot be lost between here and the pod.
             State::TimeWait if shut => self.remove(id, false, out),
             _ => {
@@ -709,29 +716,22 @@ impl Flows {
             Some(at) if flow.syn.is_none() => at.max(now + Duration::from_millis(1)).min(expires),
             _ => expires,
         };
-        if flow.timer.is_none_or(|t| at < t) {
-            if let Some(t) = flow.timer.replace(at) {
-                self.timers.remove(&(t, id));
-            }
-            self.timers.insert((at, id));
+        if self.timers.of(id).is_none_or(|t| at < t) {
+            self.timers.set(id, at);
         }
     }
 
     /// When [`Flows::on_time`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.first()
     }
 
     /// Do what is due.
     pub fn on_time(&mut self, now: Instant, out: &mut impl Outside) {
-        while let Some((at, id)) = self.timers.first().copied()
-            && at <= now
-        {
-            self.timers.pop_first();
+        while let Some(id) = self.timers.pop(now) {
             let Some(Some(flow)) = self.table.get_mut(id as usize) else {
                 continue;
             };
-            flow.timer = None;
             if flow.expires() > now {
                 self.go_on(id, now, out);
                 continue;
@@ -764,14 +764,14 @@ impl Flows {
         };
         out.close(id, reset);
         self.keys.remove(&flow.key);
-        if let Some(t) = flow.timer {
-            self.timers.remove(&(t, id));
-        }
+        self.timers.clear(id);
         self.free.push(id);
         if let Some(of_port) = self.ports.get_mut(&flow.port) {
             of_port.flows = of_port.flows.saturating_sub(1);
+            if let Some(whom) = flow.awaited {
+                of_port.is_there(whom, id);
+            }
         }
-        self.no_longer_opening(flow.port, id);
     }
 }
 

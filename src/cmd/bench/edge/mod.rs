@@ -33,11 +33,11 @@ const TRIAL: Duration = Duration::from_millis(1);
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Subject {
-    /// The way out of the pod network
+    /// The way out of the pod network.
     Egress,
-    /// Ports of the host that lead to a pod
+    /// Ports of the host that lead to a pod.
     Ports,
-    /// The node's name server
+    /// The node's name server.
     Dns,
 }
 

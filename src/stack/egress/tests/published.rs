@@ -1,6 +1,7 @@
 //! Published ports: clients from outside, and what pods see of them.
 
 use super::*;
+use crate::stack::egress::half_open::MAX_HALF_OPEN;
 use crate::wire::bytes::array;
 
 fn gateway(six: bool) -> IpAddr {
@@ -20,8 +21,13 @@ fn a_client_from_outside_reaches_a_pod() {
             far: SocketAddr::new(far, 5555),
         };
         let ends = (key.pod, key.far);
-        let id = lab.egress.accept(PORT, ends, gateway(six), lab.now).unwrap();
-        let twice = lab.egress.accept(PORT, ends, gateway(six), lab.now);
+        let id = lab
+            .egress
+            .accept(PORT, ends, gateway(six), lab.now, &mut lab.world)
+            .unwrap();
+        let twice = lab
+            .egress
+            .accept(PORT, ends, gateway(six), lab.now, &mut lab.world);
         assert_eq!(twice, Err(DropReason::FlowLimit));
         lab.world.streams.insert(
             id,
@@ -34,7 +40,7 @@ fn a_client_from_outside_reaches_a_pod() {
         let syn = lab.world.to_pod.remove(0).0;
         let (flags, seq, _, _) = segment(&syn);
         assert_eq!(flags, SYN);
-        assert!(lab.egress.wants(proto::TCP, &key));
+        assert!(lab.egress.knows(proto::TCP, &key));
         let head = if six { 40 } else { 20 };
         assert_eq!(syn[head..head + 4], [0x15, 0xb3, 0, 80], "the client's own port");
         // The pod refuses: so does the host.
@@ -44,6 +50,61 @@ fn a_client_from_outside_reaches_a_pod() {
         lab.input(&answer).unwrap();
         assert_eq!(lab.stream(id).closed, Some(true));
     }
+}
+
+/// A pod that says nothing to clients holds some of them, not as many as it may have flows; who has been answered is
+/// not among those that give way, nor is what the pod opens itself.
+#[test]
+fn clients_a_pod_does_not_answer_give_way_to_others() {
+    let mut lab = Lab::new();
+    let (pod, far) = ends(false);
+    let knock = |lab: &mut Lab, n: u16| {
+        let client = SocketAddr::new(far, n);
+        let ends = (SocketAddr::new(pod, 80), client);
+        let id = lab
+            .egress
+            .accept(PORT, ends, gateway(false), lab.now, &mut lab.world)
+            .unwrap();
+        let stream = Stream {
+            room: usize::MAX,
+            ..Stream::default()
+        };
+        lab.world.streams.insert(id, stream);
+        lab.turn();
+        id
+    };
+    Pod::new(false, 4000).send(&mut lab, SYN, b"").unwrap();
+    let opened = *lab.world.streams.keys().next().unwrap();
+    let answered = knock(&mut lab, 1);
+    let syn = lab.world.to_pod.remove(0).0;
+    let mut answer = Pod::new(false, 80).bytes(SYN | ACK, b"");
+    put_be16(&mut answer, 22, 1);
+    put_be32(&mut answer, 28, segment(&syn).1 + 1);
+    lab.input(&answer).unwrap();
+    let first = knock(&mut lab, 2);
+    for n in 1..MAX_HALF_OPEN as u16 {
+        knock(&mut lab, 2 + n);
+    }
+    assert_eq!(lab.egress.counts_of(PORT).0, MAX_HALF_OPEN + 2);
+    assert_eq!(lab.stream(first).closed, None);
+    for n in 0..1000 {
+        knock(&mut lab, 5000 + n);
+        assert_eq!(
+            lab.egress.counts_of(PORT).0,
+            MAX_HALF_OPEN + 2,
+            "the oldest gave way"
+        );
+    }
+    assert_eq!(lab.stream(answered).closed, None);
+    assert_eq!(lab.stream(opened).closed, None);
+    // And a pod that leaves its own questions open does not turn its clients away.
+    for n in 0..2 * MAX_HALF_OPEN as u16 {
+        Pod::new(false, 6000 + n).send(&mut lab, SYN, b"").unwrap();
+    }
+    assert_eq!(lab.egress.counts_of(PORT).0, 2 * MAX_HALF_OPEN + 1);
+    lab.later(Duration::from_secs(241));
+    assert_eq!(lab.egress.counts_of(PORT).0, 1);
+    assert_eq!(lab.stream(answered).closed, None);
 }
 
 /// A published port of UDP: its number, and its socket's address.
@@ -113,8 +174,8 @@ fn clients_that_a_pod_cannot_know_are_seen_as_the_gateway() {
             pod: SocketAddr::new(pod, 53),
             far: SocketAddr::new(gateway(six), port),
         };
-        assert!(lab.egress.wants(proto::UDP, &key(seen[1])));
-        assert!(!lab.egress.wants(proto::UDP, &key(seen[1] + 1)));
+        assert!(lab.egress.knows(proto::UDP, &key(seen[1])));
+        assert!(!lab.egress.knows(proto::UDP, &key(seen[1] + 1)));
         lab.input(&udp_to(six, 53, key(seen[1]).far, b"a")).unwrap();
         let Sent { mouth: by, to, .. } = lab.world.sent.pop().unwrap();
         assert_eq!((by, to), (id, format!("{loopback}:7001").parse().unwrap()));

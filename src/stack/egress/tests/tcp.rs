@@ -1,7 +1,8 @@
 //! Stories of TCP.
 
 use super::*;
-use crate::stack::egress::tcp::{MAX_OPENING, MAX_PER_PORT};
+use crate::stack::egress::half_open::MAX_HALF_OPEN;
+use crate::stack::egress::tcp::MAX_PER_PORT;
 
 #[test]
 fn bytes_go_both_ways_and_the_ends_are_told() {
@@ -199,24 +200,41 @@ fn silent_flows_end_in_their_time() {
 #[test]
 fn a_pod_has_its_limit_and_a_flood_gives_way() {
     let mut lab = Lab::new();
-    for n in 0..2 * MAX_OPENING as u16 {
+    for n in 0..2 * MAX_HALF_OPEN as u16 {
         Pod::new(false, 1 + n).send(&mut lab, SYN, b"").unwrap();
     }
     assert_eq!(
         lab.egress.counts_of(PORT),
-        (MAX_OPENING, 0),
+        (MAX_HALF_OPEN, 0),
         "the oldest give way"
     );
+    // 65,536 of one pod, which are all answered.
     let mut lab = Lab::new();
-    for n in 0..MAX_PER_PORT as u16 {
-        Pod::new(false, 1 + n).send(&mut lab, SYN, b"").unwrap();
-        let id = lab.egress.counts().0 as u32 - 1;
-        lab.connect(id, Ok(()));
+    for n in 0..65_536u32 {
+        let (six, port) = (n >= 32_768, 1 + n as u16 % 32_768);
+        if n < MAX_PER_PORT as u32 {
+            Pod::connected(&mut lab, six, port);
+        } else {
+            let more = Pod::new(six, port).send(&mut lab, SYN, b"");
+            assert_eq!(more, Err(DropReason::FlowLimit));
+        }
     }
-    assert_eq!(
-        Pod::new(true, 1).send(&mut lab, SYN, b""),
-        Err(DropReason::FlowLimit)
+    assert_eq!(lab.egress.counts_of(PORT).0, MAX_PER_PORT);
+    let ends = (
+        "10.244.1.9:80".parse().unwrap(),
+        "198.51.100.9:5555".parse().unwrap(),
     );
+    let other = lab.egress.accept(
+        PortId(4),
+        ends,
+        "10.244.1.1".parse().unwrap(),
+        lab.now,
+        &mut lab.world,
+    );
+    lab.world
+        .streams
+        .insert(other.expect("others have room"), Stream::default());
+    lab.egress.remove_port(PortId(4), &mut lab.world);
     lab.egress.remove_port(PORT, &mut lab.world);
     assert_eq!(lab.egress.counts(), (0, 0));
     assert!(lab.world.streams.values().all(|s| s.closed == Some(true)));
@@ -290,4 +308,66 @@ fn what_a_host_said_before_it_broke_off_reaches_the_pod() {
         assert_eq!(lab.stream(id).closed, Some(true));
         assert_eq!((lab.egress.counts().0, lab.egress.deadline()), (0, None));
     }
+}
+
+/// SYNs that the host answers, of a pod that says no more: from a packet socket, say.
+#[test]
+fn a_pod_that_does_not_take_what_it_opened_has_some_of_it_only() {
+    let mut lab = Lab::new();
+    let (_, whole) = Pod::connected(&mut lab, false, 1);
+    let mut first = None;
+    for n in 0..MAX_HALF_OPEN as u16 + 500 {
+        let mut pod = Pod::new(false, 2 + n);
+        pod.send(&mut lab, SYN, b"").unwrap();
+        let id = lab
+            .world
+            .streams
+            .iter()
+            .find(|(_, s)| s.closed.is_none() && s.outcome.is_none())
+            .map(|(id, _)| *id)
+            .unwrap();
+        first.get_or_insert(id);
+        lab.connect(id, Ok(()));
+        assert_eq!(pod.take(&mut lab).0, [SYN | ACK]);
+        if n == MAX_HALF_OPEN as u16 - 1 {
+            assert_eq!(lab.stream(first.unwrap()).closed, None);
+        }
+        if n == MAX_HALF_OPEN as u16 {
+            assert_eq!(lab.stream(first.unwrap()).closed, Some(true));
+        }
+    }
+    assert_eq!(lab.egress.counts().0, MAX_HALF_OPEN + 1);
+    assert_eq!(lab.stream(whole).closed, None);
+}
+
+#[test]
+fn a_pod_that_resets_what_it_opened_has_none_of_it() {
+    for six in [false, true] {
+        let mut lab = Lab::new();
+        let mut pod = Pod::new(six, 4000);
+        pod.send(&mut lab, SYN, b"").unwrap();
+        lab.connect(0, Ok(()));
+        assert_eq!(pod.take(&mut lab).0, [SYN | ACK]);
+        // As a kernel that knows nothing of the SYN.
+        pod.send(&mut lab, RST, b"").unwrap();
+        assert_eq!(lab.stream(0).closed, Some(true));
+        assert_eq!(lab.egress.counts(), (0, 0));
+    }
+}
+
+#[test]
+fn port_zero_is_nobodys() {
+    let mut lab = Lab::new();
+    for six in [false, true] {
+        let at = if six { 40 } else { 20 };
+        for (from, to) in [(0, 80), (4000, 0), (0, 0)] {
+            let mut syn = Pod::new(six, from).bytes(SYN, b"");
+            put_be16(&mut syn, at + 2, to);
+            assert_eq!(lab.input(&syn), Err(DropReason::BadL4Header));
+            let datagram = udp(six, from, to, b"?");
+            assert_eq!(lab.input(&datagram), Err(DropReason::BadL4Header));
+        }
+    }
+    assert_eq!(lab.egress.counts(), (0, 0));
+    assert!(lab.world.streams.is_empty() && lab.world.sent.is_empty());
 }

@@ -40,6 +40,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+mod egress;
+
 /// The far end of the tunnel: datagrams are copied into memory that is there already.
 struct Wire {
     memory: Vec<u8>,
@@ -241,6 +243,7 @@ fn warm_services_take_no_memory() {
             scheduler,
             affinity: Some(std::time::Duration::from_secs(60)),
             local_only: false,
+            at_host: false,
             backends: backends.clone(),
         };
         let at = SocketAddr::from((vip, 80));
