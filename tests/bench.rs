@@ -119,8 +119,8 @@ fn one_work_over_one_underlay_as_a_table() {
     );
 }
 
-/// One round of what is at the node's edge: its report, which has `figures` for podwire and for each of `others`.
-fn edge(what: &str, figures: usize, others: &[&str]) -> Value {
+/// One round of it: its report; nothing failed, and nothing is left.
+fn once(what: &str) -> Value {
     let dir = tempfile::tempdir().unwrap();
     let child = bench(dir.path(), &[what, "--quick", "--rounds", "1", "--json"]);
     let pid = child.id();
@@ -129,19 +129,35 @@ fn edge(what: &str, figures: usize, others: &[&str]) -> Value {
     let report: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
     assert!(out.status.success(), "{report:#}\n{said}");
     assert_nothing_is_left(dir.path(), pid);
+    report
+}
+
+/// How many figures of a report are a contender's.
+fn figures_of(report: &Value, contender: &str) -> usize {
     let rows = report["rows"].as_array().unwrap();
-    let of = |contender: &str| rows.iter().filter(|r| r["contender"] == contender).count();
-    assert_eq!(of("podwire"), figures, "{report:#}");
+    rows.iter().filter(|r| r["contender"] == contender).count()
+}
+
+/// Those who were not there, or could not be made.
+fn absent(report: &Value) -> Vec<String> {
     let remarks = report["remarks"].as_array().unwrap().iter();
-    let absent: Vec<&str> = remarks
+    remarks
         .filter_map(|r| r.as_str()?.split_once(" is left out"))
-        .map(|(who, _)| who.trim_start_matches("the "))
-        .collect();
+        .map(|(who, _)| who.trim_start_matches("the ").into())
+        .collect()
+}
+
+/// One round of what is at the node's edge: its report, which has `figures` for podwire and for each of `others`.
+fn edge(what: &str, figures: usize, others: &[&str]) -> Value {
+    let report = once(what);
+    assert_eq!(figures_of(&report, "podwire"), figures, "{report:#}");
+    let absent = absent(&report);
     for other in others {
         let absent = absent.iter().any(|who| who.starts_with(other));
-        assert_eq!(of(other), if absent { 0 } else { figures }, "{other}: {report:#}");
+        let expected = if absent { 0 } else { figures };
+        assert_eq!(figures_of(&report, other), expected, "{other}: {report:#}");
     }
-    for row in rows {
+    for row in report["rows"].as_array().unwrap() {
         let (median, lost) = (row["median"].as_f64().unwrap(), row["unit"] == "lost");
         assert!(median > 0.0 || lost, "{report:#}");
         assert!(
@@ -178,13 +194,38 @@ fn names_are_measured_and_nothing_is_left() {
     assert_eq!(ratios(&report, "echo"), 24);
 }
 
+#[test]
+fn services_are_measured_and_nothing_is_left() {
+    let report = once("service");
+    // On one node and across two: two bulks with what they cost, connections, and two exchanges with rate, median and p99.
+    // With many Services: three changes with median and p99, two look-ups (one with three figures), memory, and the load.
+    let (through, many) = (22, 12);
+    let kernel = if absent(&report).is_empty() { through } else { 0 };
+    let expected = [
+        ("podwire", through + many),
+        ("direct", through),
+        ("kernel", kernel),
+        ("few", many),
+    ];
+    for (contender, figures) in expected {
+        assert_eq!(figures_of(&report, contender), figures, "{contender}: {report:#}");
+    }
+    for row in report["rows"].as_array().unwrap() {
+        assert!(row["median"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    assert_eq!(
+        (ratios(&report, "direct"), ratios(&report, "few")),
+        (through, many)
+    );
+}
+
 /// Start a measurement and send it `signal` once all contenders are there.
 fn stopped(dir: &std::path::Path, what: &str, signal: &str) -> Child {
     use std::io::{BufRead, BufReader};
     let mut child = bench(dir, &[what, "--rounds", "50"]);
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(
-        said.any(|line| line.unwrap().contains(" of 7: ")),
+        said.any(|line| line.unwrap().ends_with(", 50 rounds")),
         "nothing was measured"
     );
     // Those of the lab at least: two of podwire itself and a node.
@@ -204,7 +245,7 @@ fn stopped(dir: &std::path::Path, what: &str, signal: &str) -> Child {
 
 #[test]
 fn interrupted_programs_of_others_end_with_it() {
-    for what in ["egress", "ports", "dns"] {
+    for what in ["egress", "ports", "dns", "service"] {
         let dir = tempfile::tempdir().unwrap();
         let mut child = stopped(dir.path(), what, "-INT");
         let pid = child.id();
@@ -215,7 +256,7 @@ fn interrupted_programs_of_others_end_with_it() {
 
 #[test]
 fn killed_it_takes_programs_of_others_along() {
-    for what in ["egress", "ports", "dns"] {
+    for what in ["egress", "ports", "dns", "service"] {
         let dir = tempfile::tempdir().unwrap();
         let mut child = stopped(dir.path(), what, "-KILL");
         child.wait().unwrap();

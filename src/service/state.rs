@@ -27,6 +27,8 @@ pub enum Direction {
 pub(super) struct Signal {
     /// It asks for a new connection.
     pub opens: bool,
+    /// It says yes to that.
+    pub accepts: bool,
     /// Its sender is done (TCP's FIN).
     pub ends: bool,
     /// Its sender has given up (TCP's RST, SCTP's ABORT), or both are done (SCTP's SHUTDOWN COMPLETE).
@@ -44,18 +46,20 @@ impl Signal {
                 let (fin, syn, rst, ack) = (flags & 1, flags & 2, flags & 4, flags & 16);
                 Signal {
                     opens: syn != 0 && ack == 0 && rst == 0,
+                    accepts: syn != 0 && ack != 0 && rst == 0,
                     ends: fin != 0,
                     breaks: rst != 0,
                 }
             }
             Transport::Sctp => {
-                // The first chunk: INIT, ABORT and SHUTDOWN COMPLETE come alone (RFC 9260 section 6.10).
+                // The first chunk: INIT, INIT ACK, ABORT and SHUTDOWN COMPLETE come alone (RFC 9260 section 6.10).
                 let [chunk] = match h.end > h.l4 + SCTP_LEN {
                     true => array(frame, h.l4 + SCTP_LEN),
                     false => [0],
                 };
                 Signal {
                     opens: chunk == 1,
+                    accepts: chunk == 2,
                     ends: false,
                     breaks: matches!(chunk, 6 | 14),
                 }
@@ -140,11 +144,13 @@ mod tests {
 
     const SYN: Signal = Signal {
         opens: true,
+        accepts: false,
         ends: false,
         breaks: false,
     };
     const ACK: Signal = Signal {
         opens: false,
+        accepts: false,
         ends: false,
         breaks: false,
     };

@@ -27,9 +27,9 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// The device of a host that leads to the other.
-const DEVICE: &str = "ul0";
+pub const DEVICE: &str = "ul0";
 /// Addresses of the hosts there.
-const HOSTS: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 1), Ipv4Addr::new(198, 18, 0, 2)];
+pub const HOSTS: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 1), Ipv4Addr::new(198, 18, 0, 2)];
 /// What a veth must not do to be like a wire: hand on what only a network card could cut.
 const WHOLE: [&str; 8] = [
     "tx-tcp-segmentation",
@@ -60,33 +60,7 @@ impl Lab {
     pub fn podwire(watch: &mut Watch) -> Result<Lab, Failure> {
         watch.stage("making two hosts with a podwire node each");
         let hosts = hosts(DEVICE, HOSTS)?;
-        let mut peers = String::new();
-        let mut specs = Vec::new();
-        for (n, (netns, at)) in (1..).zip(hosts.iter().zip(HOSTS)) {
-            let (four, six) = (format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64"));
-            let _ = writeln!(
-                peers,
-                "[[peer]]\nname = \"n{n}\"\nunderlay = \"{at}\"\nsubnet = \"{four}\"\nsubnet6 = \"{six}\""
-            );
-            let name = format!("n{n}");
-            let bind = at.to_string();
-            let args = [
-                "--name",
-                &name,
-                "--subnet",
-                &four,
-                "--subnet6",
-                &six,
-                "--bind",
-                &bind,
-            ];
-            specs.push(NodeSpec {
-                args: args.map(String::from).to_vec(),
-                name,
-                netns: Some(netns),
-            });
-        }
-        let nodes = Nodes::start(&specs, &peers, watch)?;
+        let nodes = nodes(&hosts, &[], watch)?;
         let pod = |name: &str, node: &str| Pod::attach(pod_name(name), &nodes.socket(node), Vec::new());
         Ok(Lab {
             contender: "podwire",
@@ -103,10 +77,16 @@ impl Lab {
     pub fn kernel(watch: &mut Watch) -> Result<Lab, Failure> {
         watch.stage("making two hosts with a kernel bridge and a VXLAN device each");
         let hosts = hosts(DEVICE, HOSTS)?;
-        let pods = kernel::set_up(&hosts, HOSTS)?;
+        kernel::bridges(&hosts, HOSTS)?;
+        let pod =
+            |name: &str, host: &NetNs, n| kernel::bridged_pod(name, host, Ipv4Addr::new(10, 244, 0, n), None);
         Ok(Lab {
             contender: "kernel",
-            pods,
+            pods: [
+                pod("a1", &hosts[0], 1)?,
+                pod("a2", &hosts[0], 2)?,
+                pod("b1", &hosts[1], 3)?,
+            ],
             nodes: None,
             hosts,
         })
@@ -143,6 +123,44 @@ impl Lab {
             .flat_map(|nodes| ["n1", "n2"].map(|name| remark(nodes, name)))
             .collect()
     }
+}
+
+/// A podwire node on each host, n1 and n2, peers of each other.
+///
+/// # Errors
+/// When one does not come up.
+pub fn nodes(hosts: &[NetNs; 2], also: &[String], watch: &mut Watch) -> Result<Nodes, Failure> {
+    let mut peers = String::new();
+    let mut specs = Vec::new();
+    for (n, (netns, at)) in (1..).zip(hosts.iter().zip(HOSTS)) {
+        let (four, six) = (format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64"));
+        let _ = writeln!(
+            peers,
+            "[[peer]]\nname = \"n{n}\"\nunderlay = \"{at}\"\nsubnet = \"{four}\"\nsubnet6 = \"{six}\""
+        );
+        let name = format!("n{n}");
+        let bind = at.to_string();
+        let args = [
+            "--name",
+            &name,
+            "--subnet",
+            &four,
+            "--subnet6",
+            &six,
+            "--bind",
+            &bind,
+        ];
+        specs.push(NodeSpec {
+            args: args
+                .into_iter()
+                .map(String::from)
+                .chain(also.iter().cloned())
+                .collect(),
+            name,
+            netns: Some(netns),
+        });
+    }
+    Nodes::start(&specs, &peers, watch)
 }
 
 /// What a node's counters tell of its work.
@@ -240,7 +258,34 @@ pub fn net(ip: Ipv4Addr) -> ipnet::IpNet {
     ipnet::Ipv4Net::new_assert(ip, 24).into()
 }
 
+/// Require that a program is there.
+///
+/// # Errors
+/// When it is not installed.
+pub fn installed(program: &str) -> Result<(), Failure> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let also = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
+    let found = std::env::split_paths(&paths)
+        .chain(also)
+        .any(|dir| dir.join(program).is_file());
+    match found {
+        true => Ok(()),
+        false => Err(failed(format!("{program} is not installed"))),
+    }
+}
+
 /// A failure of the lab.
 pub fn failed(message: String) -> Failure {
     Failure::new(Exit::Failed, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_installed_or_not() {
+        assert!(installed("sh").is_ok());
+        assert!(installed("no-such-program-here").is_err());
+    }
 }

@@ -14,6 +14,8 @@ mod lab;
 mod measure;
 mod plan;
 mod report;
+mod service;
+mod turns;
 
 use super::lab::watch::{Job, Watch};
 use super::{Exit, Failure, doctor, say};
@@ -28,6 +30,21 @@ use std::time::{Duration, Instant};
 
 /// The hidden command that measures, within a sandbox.
 pub const VERB: &str = "__bench";
+
+/// What is measured instead of the two networks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum What {
+    /// The way out to the world, beside the kernel's masquerading (nft), pasta and slirp4netns; the pod connects
+    Egress,
+    /// Published ports, beside the kernel's DNAT (nft), pasta, rootlesskit's builtin driver (as root) and slirp4netns; the
+    /// world connects
+    Ports,
+    /// The node's own names and its cache, asked by a pod, beside a server that only echoes, and pasta and slirp4netns,
+    /// which hand on
+    Dns,
+    /// Virtual addresses of Services, beside the same pods without them (direct) and the kernel's DNAT (nft)
+    Service,
+}
 
 /// Measure podwire beside the kernel's own bridge and VXLAN on this machine, in one run.
 ///
@@ -51,16 +68,21 @@ Examples:
   podwire bench egress --quick                       (about two minutes)
   podwire bench ports --quick                        (about two minutes)
   podwire bench dns --quick                          (about two minutes)
-  podwire bench dns --quick --json | jq .ratios")]
+  podwire bench service --quick                      (about two minutes)
+  podwire bench service --quick --json | jq .ratios")]
 pub struct Args {
-    /// Measure what is at the node's edge instead, beside what one would use for it, as far as that is installed
+    /// Measure something else instead, beside what one would use for it, as far as that is installed
     ///
     /// Of egress and ports: bulk over 1 and 8 TCP connections each way and what it costs all processors (up1, down1, up8,
     /// down8), connections one after the other (connect), requests and responses of 64 bytes (tcp-rr, udp-rr). Of dns:
     /// questions one at a time (static, pod, cached) and 64 at a time, pairs of A and AAAA as C libraries send them, and
-    /// how many were lost; one that podwire loses is a failure.
+    /// how many were lost; one that podwire loses is a failure. Of service: the same through a virtual address on one node
+    /// (-same) and across two (-cross); then of a node with 10,000 Services of 10 endpoints beside one with 10 (few): how
+    /// long until all are in force (load), the node's memory, how long one change takes until a client has an answer by it
+    /// (change-ready: of a pod's readiness; change-apply and change-file: of an EndpointSlice), and whether look-ups are
+    /// slower for it (lookup-).
     #[arg(value_name = "WHAT", conflicts_with_all = ["only", "underlay"])]
-    what: Option<Subject>,
+    what: Option<What>,
     /// Only this work: tcp1, tcp4, udp64 or rr, alone or with -cross or -same; may be repeated
     #[arg(long, value_name = "WORK")]
     only: Vec<Only>,
@@ -153,15 +175,23 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
 /// When a contender cannot be set up, or the end was asked for.
 pub fn inside(args: &Args) -> Result<Exit, Failure> {
     let mut watch = signals(!args.json || std::io::stderr().is_terminal())?;
-    if let Some(subject) = args.what {
-        return edge::inside(subject, args.rounds(), args.window(), args.json, &mut watch);
+    let (rounds, window) = (args.rounds(), args.window());
+    let subject = match args.what {
+        Some(What::Egress) => Some(Subject::Egress),
+        Some(What::Ports) => Some(Subject::Ports),
+        Some(What::Dns) => Some(Subject::Dns),
+        Some(What::Service) => return service::inside(rounds, window, args.json, &mut watch),
+        None => None,
+    };
+    if let Some(subject) = subject {
+        return edge::inside(subject, rounds, window, args.json, &mut watch);
     }
     let labs = [Lab::podwire(&mut watch)?, Lab::kernel(&mut watch)?];
     for lab in &labs {
         measure::reach(lab, &mut watch)?;
     }
     let contenders = [labs[0].contender, labs[1].contender];
-    let (cases, rounds) = (args.cases(), args.rounds());
+    let cases = args.cases();
     let mut report = Report::default();
     let mut laid = None;
     for (n, case) in (1..).zip(&cases) {
@@ -230,6 +260,7 @@ mod tests {
             "egress --rounds=2 --json",
             "ports --quick",
             "dns --rounds=9",
+            "service --quick --json",
             "--only=tcp1-cross --only=rr --underlay=veth --rounds=7 --quick --json",
         ] {
             let words: Vec<String> = line.split_ascii_whitespace().map(String::from).collect();

@@ -11,6 +11,11 @@ const MESSAGE: usize = 64;
 const WARM_UP: usize = 200;
 /// An answer that takes so long is lost.
 const LATE: Duration = Duration::from_secs(1);
+/// The same where it is asked for again, and when that is if nobody is there.
+const SOON: Duration = Duration::from_millis(100);
+const AGAIN: Duration = Duration::from_millis(1);
+/// The first byte of a request, and of an answer of one among equals.
+pub const MARK: u8 = 0x5a;
 
 /// What a client measured, over so many exchanges.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,23 +71,25 @@ pub fn ask(to: SocketAddr, window: Duration) -> io::Result<Times> {
     let mut stream = connect(to)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(LATE))?;
-    let mut message = [0x5a; MESSAGE];
+    let mut message = [MARK; MESSAGE];
     rounds(window, || {
         stream.write_all(&message)?;
         stream.read_exact(&mut message)
     })
 }
 
-/// Answer datagrams at `port` (0: any) until none comes for a while; `ready` is called with the port.
+/// Answer datagrams at `port` (0: any) until none comes for a while, with `mark` as the first byte; `ready` is called with
+/// the port.
 ///
 /// # Errors
 /// When no socket can be had.
-pub fn echo(port: u16, ready: impl FnOnce(u16)) -> io::Result<()> {
+pub fn echo(port: u16, mark: u8, ready: impl FnOnce(u16)) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
     socket.set_read_timeout(Some(2 * LATE))?;
     ready(socket.local_addr()?.port());
     let mut message = [0; MESSAGE];
     while let Ok((n, who)) = socket.recv_from(&mut message) {
+        message[0] = mark;
         socket.send_to(&message[..n], who)?;
     }
     Ok(())
@@ -93,6 +100,47 @@ pub fn echo(port: u16, ready: impl FnOnce(u16)) -> io::Result<()> {
 /// # Errors
 /// When an answer does not come.
 pub fn query(to: SocketAddr, window: Duration) -> io::Result<Times> {
+    let socket = asker(to, LATE)?;
+    let mut message = [MARK; MESSAGE];
+    rounds(window, || {
+        socket.send(&message)?;
+        socket.recv(&mut message).map(drop)
+    })
+}
+
+/// Ask by a datagram from a new socket each, one at a time, for the time `window`; `changed` is called with the mark of who
+/// answers, and when it came ([`now`]), each time that it is another. What is not answered is asked again.
+///
+/// # Errors
+/// When no socket can be had.
+pub fn follow(to: SocketAddr, window: Duration, mut changed: impl FnMut(u8, u64)) -> io::Result<()> {
+    let begun = Instant::now();
+    let mut last = None;
+    while begun.elapsed() < window {
+        // A new one, as who has answered once does so for as long as it can.
+        let socket = asker(to, SOON)?;
+        let mut message = [MARK; MESSAGE];
+        let answered = socket.send(&message).and_then(|_| socket.recv(&mut message));
+        match answered {
+            Ok(_) if last != Some(message[0]) => {
+                changed(message[0], now());
+                last = Some(message[0]);
+            }
+            Ok(_) => {}
+            // Nobody is there yet.
+            Err(_) => std::thread::sleep(AGAIN),
+        }
+    }
+    Ok(())
+}
+
+/// Nanoseconds of a clock that all processes of this machine share.
+pub fn now() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+fn asker(to: SocketAddr, patience: Duration) -> io::Result<UdpSocket> {
     let any: IpAddr = if to.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()
     } else {
@@ -100,12 +148,8 @@ pub fn query(to: SocketAddr, window: Duration) -> io::Result<Times> {
     };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(to)?;
-    socket.set_read_timeout(Some(LATE))?;
-    let mut message = [0x5a; MESSAGE];
-    rounds(window, || {
-        socket.send(&message)?;
-        socket.recv(&mut message).map(drop)
-    })
+    socket.set_read_timeout(Some(patience))?;
+    Ok(socket)
 }
 
 /// Time what is done again and again.
@@ -137,6 +181,23 @@ mod tests {
         let times = Times::of((1..=200).rev().map(Duration::from_millis).collect());
         assert_eq!((times.p50.as_millis(), times.p99.as_millis()), (100, 198));
         assert_eq!(Times::of(Vec::new()).count, 0);
+    }
+
+    #[test]
+    fn who_answers_is_followed() {
+        let server = |mark| {
+            let (tell, port) = mpsc::channel();
+            let server = std::thread::spawn(move || echo(0, mark, |port| tell.send(port).unwrap()));
+            (server, port.recv().unwrap())
+        };
+        let (one, port) = server(7);
+        let to = (Ipv4Addr::LOCALHOST, port).into();
+        let mut marks = Vec::new();
+        let before = now();
+        follow(to, Duration::from_millis(20), |mark, at| marks.push((mark, at))).unwrap();
+        assert_eq!((marks.len(), marks[0].0), (1, 7));
+        assert!(marks[0].1 > before && marks[0].1 < now());
+        assert_eq!(one.join().unwrap().err().map(|e| e.kind()), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Each writes a line per result as soon as it has one, so that a process that had to be killed still told
 //! what it knew. A line counts when it is whole.
 
+use super::exchange::MARK;
 use super::stream::Measured;
 use super::{echo, exchange, flood, names, stream};
 use crate::cmd::{Exit, Failure, say};
@@ -103,6 +104,17 @@ pub enum Load {
         /// The port, when it is not any
         #[arg(default_value_t = 0)]
         port: u16,
+        /// The first byte of answers
+        #[arg(default_value_t = MARK)]
+        mark: u8,
+    },
+    /// Ask by datagrams who answers: `MARK NANOSECONDS` each time that it is another, by the clock of
+    /// [`exchange::now`].
+    Follow {
+        /// How long.
+        window: u64,
+        /// Where the other side answers.
+        to: SocketAddr,
     },
     /// Ask by datagrams: as [`Load::Ask`].
     Query {
@@ -170,7 +182,8 @@ impl Load {
             Load::Fetch { streams, window, to } => words("fetch", &[streams, window, to]),
             Load::Greet { port } => words("greet", &[port]),
             Load::Knock { window, to } => words("knock", &[window, to]),
-            Load::Echo { port } => words("echo", &[port]),
+            Load::Echo { port, mark } => words("echo", &[port, mark]),
+            Load::Follow { window, to } => words("follow", &[window, to]),
             Load::Query { window, to } => words("query", &[window, to]),
             Load::Names { port } => words("names", &[port]),
             Load::Resolve {
@@ -197,9 +210,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
             format!("no TCP stream to {to}")
         }
         Load::Answer { .. } | Load::Echo { .. } | Load::Names { .. } => "no requests came".into(),
-        Load::Ask { to, .. } | Load::Query { to, .. } | Load::Resolve { to, .. } => {
-            format!("no answers from {to}")
-        }
+        Load::Ask { to, .. }
+        | Load::Query { to, .. }
+        | Load::Follow { to, .. }
+        | Load::Resolve { to, .. } => format!("no answers from {to}"),
         Load::Count { .. } => "no datagrams came".into(),
         Load::Flood { to, .. } => format!("no datagrams to {to}"),
     };
@@ -236,7 +250,10 @@ fn perform(load: Load) -> io::Result<()> {
             times(&exchange::query(to, Duration::from_millis(window))?);
             Ok(())
         }
-        Load::Echo { port } => exchange::echo(port, ready),
+        Load::Follow { window, to } => exchange::follow(to, Duration::from_millis(window), |mark, at| {
+            tell(format_args!("{mark} {at}"));
+        }),
+        Load::Echo { port, mark } => exchange::echo(port, mark, ready),
         Load::Serve { streams, port } => stream::serve(port, streams, ready),
         Load::Fetch { streams, window, to } => {
             figures(stream::fetch(streams, to, Duration::from_millis(window))?);
@@ -332,7 +349,8 @@ mod tests {
             },
             Load::Greet { port: 7 },
             Load::Knock { window: 5, to },
-            Load::Echo { port: 7 },
+            Load::Echo { port: 7, mark: 3 },
+            Load::Follow { window: 5, to },
             Load::Names { port: 53 },
             Load::Resolve {
                 flight: 64,

@@ -7,7 +7,7 @@ pub mod alone;
 pub mod cpu;
 pub mod dir;
 mod echo;
-mod exchange;
+pub mod exchange;
 pub mod flood;
 pub mod load;
 mod names;

@@ -11,7 +11,7 @@ use crate::sys::ns::NetNs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Name of the interface in each pod.
 pub const IFNAME: &str = "eth0";
@@ -95,6 +95,16 @@ impl Pod {
     /// When this process cannot start another.
     pub fn start(&self, load: &Load) -> Result<Job, Failure> {
         start(self.sandbox.command("/proc/self/exe", load.command()))
+    }
+
+    /// The same of a server that is one of several: of those that nobody asks nobody hears complaints.
+    ///
+    /// # Errors
+    /// When this process cannot start another.
+    pub fn start_one_of_several(&self, load: &Load) -> Result<Job, Failure> {
+        let mut command = self.sandbox.command("/proc/self/exe", load.command());
+        command.stderr(Stdio::null());
+        start(command)
     }
 }
 

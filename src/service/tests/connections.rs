@@ -277,6 +277,30 @@ fn a_port_used_again_is_another_connection() {
 }
 
 #[test]
+fn a_port_used_again_without_the_virtual_address_is_left_alone() {
+    for (transport, open, accept, over) in [
+        (Transport::Tcp, SYN, SYN | ACK, RST),
+        (Transport::Sctp, INIT, 2, 6),
+    ] {
+        let mut s = with(transport, &[A], Limits::default());
+        let backend = send(&mut s, transport, CLIENT, VIP, open, at(0)).unwrap();
+        let accepts = |s: &mut Services| answer(s, transport, backend, CLIENT, accept, at(0));
+        // Twice, as it may have been lost.
+        assert_eq!(accepts(&mut s), Some(end(VIP)));
+        assert_eq!(accepts(&mut s), Some(end(VIP)));
+        send(&mut s, transport, CLIENT, VIP, over, at(0)).unwrap();
+        // What was under way still gets there.
+        assert_eq!(
+            answer(&mut s, transport, backend, CLIENT, 0, at(0)),
+            Some(end(VIP))
+        );
+        assert_eq!(accepts(&mut s), None, "{transport:?}");
+        assert_eq!(answer(&mut s, transport, backend, CLIENT, 0, at(0)), None);
+        assert_eq!(s.connections(None), 0);
+    }
+}
+
+#[test]
 fn what_never_came_about_is_told() {
     let mut s = with(Transport::Tcp, &[A], Limits::default());
     let failed = |s: &Services| s.describe(&frontend(VIP, Transport::Tcp)).unwrap().failed;

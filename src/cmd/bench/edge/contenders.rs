@@ -1,7 +1,9 @@
 //! Who is measured: podwire, what the kernel does for root, and the programs that do it without root, as far as they are
 //! installed.
 
-use super::super::lab::{failed, index, net, pod_name, veth};
+use super::super::kernel;
+use super::super::lab::{failed, installed, pod_name};
+use super::super::turns::Contestant;
 use super::Subject;
 use super::names;
 use super::world::{HOME, Place, WORLD, World};
@@ -9,20 +11,15 @@ use crate::cmd::Failure;
 use crate::cmd::lab::alone::Alone;
 use crate::cmd::lab::dir::PrivateDir;
 use crate::cmd::lab::nodes::{NodeSpec, Nodes};
-use crate::cmd::lab::pod::{IFNAME, Pod};
+use crate::cmd::lab::pod::Pod;
 use crate::cmd::lab::watch::Watch;
 use crate::model::{PortMapping, Protocol};
-use crate::pod::link::default_route;
-use crate::sys::netlink::{Batch, LOOPBACK, NetlinkError, address, link, up};
 use crate::sys::ns::{NetNs, Target};
-use netlink_packet_route::address::AddressScope;
-use netlink_packet_route::link::LinkAttribute;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -77,17 +74,22 @@ impl Contender {
         }
     }
 
-    /// Whether its program was seen to have ended by itself.
-    pub fn ended(&mut self) -> bool {
-        self.alone.as_mut().is_some_and(Alone::ended)
-    }
-
     /// The processes that do the work; none when the kernel does.
     pub fn processes(&self) -> Vec<u32> {
         let nodes = self.nodes.iter().flat_map(|nodes| nodes.processes());
         nodes
             .chain(self.alone.iter().flat_map(Alone::processes))
             .collect()
+    }
+}
+
+impl Contestant for Contender {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn ended(&mut self) -> bool {
+        self.alone.as_mut().is_some_and(Alone::ended)
     }
 }
 
@@ -219,63 +221,16 @@ fn podwire(world: &World, subject: Subject, watch: &mut Watch) -> Result<Vec<Con
 }
 
 fn kernel(world: &World, _: Subject) -> Result<Contender, Failure> {
-    installed("nft")?;
-    let mut nft = Command::new("nft");
-    nft.args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let failure = |e: io::Error| failed(format!("nft: {e}"));
-    let mut nft = world.home.within(|| nft.spawn())?.map_err(failure)?;
-    if let Some(mut pipe) = nft.stdin.take() {
-        pipe.write_all(NAT.as_bytes()).map_err(failure)?;
-    }
-    if !nft.wait().map_err(failure)?.success() {
-        return Err(failed(
-            "the kernel does not translate addresses here (nft refuses)".into(),
-        ));
-    }
-    let [host, four] = KERNEL;
-    let pod = Pod::bare(pod_name("kernel"), four, four.to_ipv6_mapped())?;
-    let inside = NetNs::open(&Target::Pid(pod.pid()))?;
-    let refused = |e: NetlinkError| failed(format!("no veth can be made: {e}"));
-    world
-        .home
-        .within(|| {
-            let mut batch = Batch::default();
-            batch.create("a pod's veth", veth("pod0", IFNAME, inside.fd()));
-            batch.send()?;
-            let port = index("pod0")?;
-            let mut batch = Batch::default();
-            batch.set("a pod's veth up", up(port));
-            batch.create("its address", address(port, net(host), AddressScope::Universe));
-            batch.send()
-        })?
-        .map_err(refused)?;
-    inside
-        .within(|| {
-            let eth0 = index(IFNAME)?;
-            let mut batch = Batch::default();
-            batch.set(
-                "a pod's MTU",
-                link(eth0, vec![LinkAttribute::Mtu(u32::from(MTU))]),
-            );
-            batch.set("a pod's lo up", up(LOOPBACK));
-            batch.set("a pod's interface up", up(eth0));
-            batch.create(
-                "a pod's address",
-                address(eth0, net(four), AddressScope::Universe),
-            );
-            batch.send()?;
-            let mut batch = Batch::default();
-            batch.create("its default route", default_route(eth0, IpAddr::V4(host), false));
-            batch.send()
-        })?
-        .map_err(refused)?;
+    kernel::translate(&world.home, NAT)?;
     Ok(Contender {
         name: "kernel",
         at: (HOME, 7002).into(),
-        place: Place::Pod(Box::new(pod)),
+        place: Place::Pod(Box::new(kernel::routed_pod(
+            "kernel",
+            &world.home,
+            KERNEL,
+            MTU.into(),
+        )?)),
         nodes: None,
         alone: None,
         _dir: None,
@@ -463,19 +418,6 @@ fn dir() -> Result<PrivateDir, Failure> {
     PrivateDir::make().map_err(|e| failed(format!("no directory can be made: {e}")))
 }
 
-/// Whether a program is there.
-fn installed(program: &str) -> Result<(), Failure> {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let also = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
-    let found = std::env::split_paths(&paths)
-        .chain(also)
-        .any(|dir| dir.join(program).is_file());
-    match found {
-        true => Ok(()),
-        false => Err(failed(format!("{program} is not installed"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -487,11 +429,5 @@ mod tests {
         assert!(!has_ids("         0       1000          1\n"));
         assert!(!has_ids("0 0 165535\n"));
         assert!(!has_ids("0 0\nx y z\n"));
-    }
-
-    #[test]
-    fn what_is_asked_for_is_installed_or_not() {
-        assert!(installed("sh").is_ok());
-        assert!(installed("no-such-program-here").is_err());
     }
 }

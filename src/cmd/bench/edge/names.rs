@@ -1,7 +1,7 @@
 //! What is measured of a name server: questions of a pod.
 
+use super::super::turns::{Figure, LOST};
 use super::contenders::Contender;
-use super::report::Figure;
 use super::work::SLACK;
 use super::world::World;
 use crate::cmd::Failure;
@@ -111,9 +111,6 @@ impl Work {
         figures
     }
 }
-
-/// The unit of questions that had no answer.
-pub const LOST: &str = "lost";
 
 /// What has to be there before contenders are made: who knows names in the world, and beside the node.
 ///

@@ -1,10 +1,11 @@
 //! What is measured of a way out and of a published port: load between a pod and the world.
 
+use super::super::turns::Figure;
 use super::Subject;
 use super::contenders::Contender;
-use super::report::Figure;
 use super::world::{WORLD, World};
 use crate::cmd::Failure;
+use crate::cmd::lab::exchange::MARK;
 use crate::cmd::lab::load::{Load, numbers};
 use crate::cmd::lab::pod::start_in;
 use crate::cmd::lab::watch::{Job, Watch};
@@ -54,7 +55,7 @@ impl Work {
         }
     }
 
-    fn server(self, port: u16, window: u64) -> Load {
+    pub fn server(self, port: u16, window: u64) -> Load {
         match self {
             Work::Up(streams) => Load::Receive {
                 streams,
@@ -64,11 +65,11 @@ impl Work {
             Work::Down(streams) => Load::Serve { streams, port },
             Work::Connect => Load::Greet { port },
             Work::Tcp => Load::Answer { port },
-            Work::Udp => Load::Echo { port },
+            Work::Udp => Load::Echo { port, mark: MARK },
         }
     }
 
-    fn client(self, to: SocketAddr, window: u64) -> Load {
+    pub fn client(self, to: SocketAddr, window: u64) -> Load {
         match self {
             Work::Up(streams) => Load::Send { streams, to },
             Work::Down(streams) => Load::Fetch { streams, window, to },
@@ -79,7 +80,7 @@ impl Work {
     }
 
     /// What the one of the two that measured said; no figures when it said something else.
-    fn figures(self, said: &str, window: Duration) -> Vec<Figure> {
+    pub fn figures(self, said: &str, window: Duration) -> Vec<Figure> {
         let figure = |what: &str, unit, value| Figure {
             what: format!("{}{what}", self.name()),
             unit,

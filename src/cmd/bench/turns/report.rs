@@ -2,7 +2,11 @@
 
 use super::super::report::{shown, spread};
 use crate::cmd::table::table;
+use crate::cmd::{Exit, Failure, say};
 use serde::Serialize;
+
+/// The unit of what had no answer.
+pub const LOST: &str = "lost";
 
 /// One figure.
 #[derive(Clone, PartialEq, Debug)]
@@ -30,7 +34,7 @@ pub struct Report {
 pub struct Finished {
     /// A row for each figure of each contender.
     pub rows: Vec<Row>,
-    /// Podwire's figure over each other's, taken round by round.
+    /// The first contender's figure over each other's, taken round by round.
     pub ratios: Vec<Ratio>,
     /// Measurements that gave nothing, in sentences.
     pub failures: Vec<String>,
@@ -57,12 +61,12 @@ pub struct Row {
     pub max: f64,
 }
 
-/// Podwire's figure over another's.
+/// The first contender's figure over another's.
 #[derive(Debug, Serialize)]
 pub struct Ratio {
     /// What was measured.
     pub work: String,
-    /// Whose figure podwire's is divided by.
+    /// Whose figure it is divided by.
     pub over: &'static str,
     /// The middle of the rounds.
     pub median: f64,
@@ -73,7 +77,7 @@ pub struct Ratio {
 }
 
 impl Report {
-    /// Nothing yet; podwire is the first contender.
+    /// Nothing yet; the first contender is the one that is compared with the others.
     pub fn new(contenders: Vec<&'static str>) -> Report {
         Report {
             contenders,
@@ -135,7 +139,7 @@ impl Report {
                 // Each round by itself: what slows the machine for a while slows all.
                 let ratio = |round: &Vec<(&'static str, Figure)>| {
                     let theirs = of(round, over).filter(|v| *v > 0.0)?;
-                    Some(of(round, "podwire")? / theirs)
+                    Some(of(round, self.contenders.first()?)? / theirs)
                 };
                 if let Some((median, min, max)) = spread(self.rounds.iter().filter_map(ratio).collect()) {
                     ratios.push(Ratio {
@@ -159,6 +163,22 @@ impl Report {
 }
 
 impl Finished {
+    /// Tell it, for machines or for people; the exit code is that of a failure when a measurement gave nothing.
+    ///
+    /// # Errors
+    /// When nobody can be told.
+    pub fn print(&self, json: bool) -> Result<Exit, Failure> {
+        let text = match json {
+            true => serde_json::to_string(self).map_err(|e| Failure::new(Exit::Failed, e))? + "\n",
+            false => self.page(),
+        };
+        say(&text)?;
+        Ok(match self.failures.is_empty() {
+            true => Exit::Ok,
+            false => Exit::Failed,
+        })
+    }
+
     /// The page for people.
     pub fn page(&self) -> String {
         let mut header: Vec<String> = ["WORK", "UNIT"].map(String::from).to_vec();
