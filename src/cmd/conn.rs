@@ -24,7 +24,8 @@ Examples:
   podwire conn --backend 10.244.1.7:8080 --kill
   podwire conn --all --kill
 
-A TCP connection that is killed is reset with its next packet; UDP goes to a backend that is chosen anew.")]
+A TCP connection that is killed is reset with its next packet; UDP goes to a backend that is chosen anew. Of a Service that
+is balanced by maglev both go on, to the backend that its hash says.")]
 pub struct Args {
     /// Only those to this Service
     #[arg(long, value_name = "NAME")]

@@ -168,7 +168,7 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         .transpose();
     let sockets = sockets.map_err(|e| Failure::new(exit_for(e.source.kind()), e))?;
     // First of all: the store shall be asked for the subnet that they are in.
-    let kept = Kept::find(
+    let mut kept = Kept::find(
         "/proc/self/exe".into(),
         &path,
         config.node.as_str(),
@@ -178,6 +178,7 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         TakeError::Busy { .. } | TakeError::Other { .. } => Failure::new(Exit::Taken, e),
         _ => failed(e.to_string()),
     })?;
+    kept.manifests = (folder, state.join("services"));
     let source = Source::open(&config, &host, &path, &state, kept.subnet());
     let mut source = source.map_err(|e| Failure::new(Exit::Usage, e))?;
     let lobby = Lobby {
@@ -236,7 +237,6 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         if let (Some(sockets), Some(settings)) = (sockets, names::settings(&config)) {
             server.name(sockets.serve(settings)?);
         }
-        server.open_services(folder, &state.join("services"));
         Ok(server)
     });
     let served = served.map(|mut server| {

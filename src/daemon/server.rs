@@ -251,6 +251,9 @@ impl<'w> Server<'w> {
         }
         // What the store has told while the data path was not there.
         server.hear();
+        server.await_pods(kept.pods.iter().map(|held| &held.record));
+        let (folder, own) = kept.manifests;
+        server.open_services(folder, &own);
         server.adopt(kept.pods, kept.replace)?;
         Ok(server)
     }

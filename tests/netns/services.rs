@@ -5,6 +5,7 @@ use super::netns::Netns;
 use super::node::Node;
 use super::pod::{PATIENCE, Pod};
 use super::world::{Case, World, eventually};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
@@ -25,6 +26,9 @@ pub const CASES: &[Case] = &[
         local_node_port,
     ),
     Case::new("a_node_port_that_is_held_is_told_and_taken_later", held).nodes(1),
+    Case::new("a_killed_node_has_its_services_again", again)
+        .nodes(1)
+        .pods(2),
     Case::new("a_rolling_update_under_load_loses_nothing", rolling).nodes(1),
     Case::new("scaling_up_and_down_under_load_loses_nothing", scaling).nodes(1),
     Case::new("bulk_through_a_virtual_address_arrives_whole", bulk),
@@ -505,6 +509,33 @@ fn of_label() -> String {
         "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  clusterIP: {VIP}\n  selector: {{app: web}}\n  \
          ports:\n  - {{port: 80, targetPort: {POD_PORT}}}\n"
     )
+}
+
+fn again(w: &mut World) {
+    let dir = w.dir().to_path_buf();
+    let (client, server) = (&w.pods[0][0], &w.pods[0][1]);
+    let (node, host) = (&mut w.nodes[0], &w.underlay.hosts[0].netns);
+    let _server = serve(server, server.ip4.into(), &dir);
+    say(node, &["label", &server.name, "app=web"]);
+    let text = of_label().replace("spec:", "spec:\n  type: NodePort");
+    apply(
+        node,
+        &dir,
+        &text.replace("{port: 80,", "{port: 80, nodePort: 30083,"),
+    );
+    let outside = "127.0.0.1:30083".parse().expect("an address");
+    for killed in [false, true] {
+        if killed {
+            node.end(Signal::KILL);
+            node.restart(host);
+            // At once: what stands behind it is known before pods can ask.
+            get(&client.netns, (VIP, 80).into()).expect("an answer");
+        }
+        eventually("it is reached", PATIENCE, || {
+            get(&client.netns, (VIP, 80).into()).is_ok()
+        });
+        get(host, outside).expect("an answer");
+    }
 }
 
 /// Load from a pod, and what became of it.

@@ -32,6 +32,8 @@ const RENEW: Duration = Duration::from_secs(TTL_S.unsigned_abs() / 4);
 const COMPARE: Duration = Duration::from_secs(5 * 60);
 /// How often it is looked whether pods that were carried on are to go.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long the node's end waits for the store to know of it.
+const LAST_WORD: Duration = Duration::from_millis(200);
 /// Orders that wait.
 const ORDERS: usize = 16;
 /// Most keys of one transaction: etcd's own limit is 128 operations.
@@ -148,11 +150,17 @@ struct Common {
 }
 
 impl Sharing {
-    /// Share on this runtime until aborted; `woken` is notified of news.
-    pub fn spawn(self, access: Access, woken: Arc<Notify>, seed: u64) -> AbortHandle {
+    /// Share on this runtime until [ended](Sharer::end); `woken` is notified of news.
+    pub fn spawn(self, access: Access, woken: Arc<Notify>, seed: u64) -> Sharer {
         let mailbox = self.shared.mailbox.clone();
-        let task = tokio::spawn(self.run(access, woken, seed));
-        let handle = task.abort_handle();
+        let wanted = self.wanted.clone();
+        let (written, there) = latest::channel(Pods::new());
+        let task = tokio::spawn(self.run(access, woken, seed, written));
+        let sharer = Sharer {
+            task: task.abort_handle(),
+            wanted,
+            there,
+        };
         tokio::spawn(async move {
             if task.await.is_err_and(|e| e.is_panic()) {
                 let what = "Services in etcd are not followed any more, as what does it broke (report it, and restart the node)";
@@ -160,10 +168,10 @@ impl Sharing {
                 lock(&mailbox).problems = vec![what.into()];
             }
         });
-        handle
+        sharer
     }
 
-    async fn run(self, access: Access, woken: Arc<Notify>, seed: u64) {
+    async fn run(self, access: Access, woken: Arc<Notify>, seed: u64, written: latest::Sender<Pods>) {
         let prefix = shared_key(access.prefix());
         let common = Common {
             sessions: Sessions::new(access),
@@ -181,10 +189,34 @@ impl Sharing {
             orders: self.orders,
             lease: None,
             there: Pods::new(),
+            written,
             wait: Backoff::default(),
             rng: Rng::new(seed ^ 1),
         };
         tokio::join!(read(&common, Rng::new(seed)), writer.run());
+    }
+}
+
+/// What shares, and how far it is.
+pub struct Sharer {
+    task: AbortHandle,
+    wanted: latest::Receiver<Pods>,
+    there: latest::Receiver<Pods>,
+}
+
+impl Sharer {
+    /// End it, once the store has what this node wants it to have, as that its pods are gone; or after a moment.
+    pub async fn end(mut self) {
+        let settled = async {
+            while *self.there.borrow_and_update() != *self.wanted.borrow() {
+                if self.there.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Who does not hear it has the lease's end to go by.
+        let _ = tokio::time::timeout(LAST_WORD, settled).await;
+        self.task.abort();
     }
 }
 
@@ -320,6 +352,8 @@ struct Writer<'c> {
     lease: Option<LeaseId>,
     /// What was written with the lease.
     there: Pods,
+    /// Tells of it.
+    written: latest::Sender<Pods>,
     wait: Backoff,
     rng: Rng,
 }
@@ -354,6 +388,7 @@ impl Writer<'_> {
             }
             again = match self.reconcile().await {
                 Ok(()) => {
+                    self.written.send_replace(self.there.clone());
                     self.wait.reset();
                     self.common.problem("this node's pods", None);
                     None

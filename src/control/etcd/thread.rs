@@ -100,7 +100,7 @@ pub fn spawn(
                 stopped: false,
             };
             store.run(events, wished, asked, &has_room, &woken).await;
-            beside.abort();
+            beside.end().await;
         });
         // What looks up names or hangs in the disk is not waited for.
         runtime.shutdown_background();

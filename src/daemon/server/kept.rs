@@ -4,6 +4,7 @@
 use super::{End, KEEPER, Server, watch_fd};
 use crate::api::{AddressInfo, AddressState, IpamInfo};
 use crate::control::flannel::SubnetKey;
+use crate::control::services::folder::Folder;
 use crate::daemon::admin::{self, Admin, PortError};
 use crate::daemon::closer::Closer;
 use crate::daemon::ipam::{REST, Resting};
@@ -29,6 +30,8 @@ pub struct Kept {
     pub(super) recorder: Recorder,
     /// The keeper is of another version.
     pub(super) replace: bool,
+    /// The folder of manifests that was given, if one was, and where the node's own is or will be.
+    pub manifests: (Option<Folder>, PathBuf),
 }
 
 impl Kept {
@@ -51,6 +54,7 @@ impl Kept {
             keeping: Keeping::new(Some(program), path, node, KEEPER, link),
             recorder: Recorder::new(records),
             replace,
+            manifests: Default::default(),
         })
     }
 
@@ -62,6 +66,7 @@ impl Kept {
             keeping: Keeping::new(None, PathBuf::new(), "", KEEPER, None),
             recorder: Recorder::new(records),
             replace: false,
+            manifests: Default::default(),
         }
     }
 
@@ -188,6 +193,7 @@ impl Server<'_> {
             self.recorder.touch();
         }
         for (record, tap) in unfit {
+            self.tell_services(&record.pod);
             let (pod, lease, until) = (record.pod.clone(), admin::lease(&record), now + REST);
             self.closing.insert(pod.clone());
             let tap = self.keeping.forget(&pod, tap);

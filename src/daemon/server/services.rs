@@ -93,8 +93,20 @@ impl Services {
 }
 
 impl Server<'_> {
+    /// Pods will be taken over from the keeper: what stands behind Services is known before they can ask for it.
+    pub(super) fn await_pods<'r>(&mut self, records: impl Iterator<Item = &'r Record>) {
+        for record in records {
+            let id = PodId {
+                name: record.pod.clone(),
+                node: self.services.node.clone(),
+            };
+            let facts = facts(record, &self.services.node);
+            self.services.catalogue.set_pod(&id, Some(facts));
+        }
+    }
+
     /// Take what manifests state in the `given` folder, if there is one, and what was applied earlier and is kept in `own`.
-    pub fn open_services(&mut self, given: Option<Folder>, own: &Path) {
+    pub(super) fn open_services(&mut self, given: Option<Folder>, own: &Path) {
         for problem in &self.services.problems {
             log::warn!("{problem}");
         }
