@@ -312,7 +312,7 @@ impl Services {
             // It is not the Service's any more: the client knows nothing of it, and says so.
             return false;
         }
-        if signal.accepts && self.is_closing(n) && std::env::var_os("PW_NOFIX").is_none() {
+        if signal.accepts && self.is_closing(n) {
             // The client asked the backend itself, from a port that it has used again: it knows nothing of the old
             // connection.
             self.close(n, false);

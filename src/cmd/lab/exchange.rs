@@ -11,9 +11,11 @@ const MESSAGE: usize = 64;
 const WARM_UP: usize = 200;
 /// An answer that takes so long is lost.
 const LATE: Duration = Duration::from_secs(1);
-/// The same where it is asked for again, and when that is if nobody is there.
-const SOON: Duration = Duration::from_millis(100);
-const AGAIN: Duration = Duration::from_millis(1);
+/// The same where it is asked for again, at first and at last; and what is between questions, so that who asks neither keeps
+/// a processor busy nor has all ports in use.
+const SOON: Duration = Duration::from_millis(2);
+const LATER: Duration = Duration::from_millis(128);
+const BETWEEN: Duration = Duration::from_micros(100);
 /// The first byte of a request, and of an answer of one among equals.
 pub const MARK: u8 = 0x5a;
 
@@ -115,21 +117,24 @@ pub fn query(to: SocketAddr, window: Duration) -> io::Result<Times> {
 /// When no socket can be had.
 pub fn follow(to: SocketAddr, window: Duration, mut changed: impl FnMut(u8, u64)) -> io::Result<()> {
     let begun = Instant::now();
-    let mut last = None;
+    let (mut last, mut patience) = (None, SOON);
     while begun.elapsed() < window {
         // A new one, as who has answered once does so for as long as it can.
-        let socket = asker(to, SOON)?;
+        let socket = asker(to, patience)?;
         let mut message = [MARK; MESSAGE];
         let answered = socket.send(&message).and_then(|_| socket.recv(&mut message));
         match answered {
-            Ok(_) if last != Some(message[0]) => {
-                changed(message[0], now());
-                last = Some(message[0]);
+            Ok(_) => {
+                if last != Some(message[0]) {
+                    changed(message[0], now());
+                    last = Some(message[0]);
+                }
+                patience = SOON;
             }
-            Ok(_) => {}
-            // Nobody is there yet.
-            Err(_) => std::thread::sleep(AGAIN),
+            // It was lost with who was to answer, or nobody is there yet, or this machine is slow.
+            Err(_) => patience = LATER.min(patience * 2),
         }
+        std::thread::sleep(BETWEEN);
     }
     Ok(())
 }
