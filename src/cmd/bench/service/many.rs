@@ -13,6 +13,7 @@ use crate::cmd::lab::load::{Load, numbers, whole_lines};
 use crate::cmd::lab::nodes::{NodeSpec, Nodes};
 use crate::cmd::lab::pod::Pod;
 use crate::cmd::lab::watch::{Job, Watch};
+use crate::model::ConnectionFilter;
 use crate::sys::netlink::{Batch, LOOPBACK, up};
 use crate::sys::ns::NetNs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -320,6 +321,8 @@ impl Node {
         while begun.elapsed() < window || times.is_empty() {
             watch.check()?;
             let seen = whole_lines(&client.said()).count();
+            // A port that is used again would stay with the backend that drains.
+            self.forget(READY)?;
             let asked = now();
             self.change(how)?;
             let deadline = Instant::now() + CHANGE;
@@ -340,6 +343,21 @@ impl Node {
         }
         Job::end(&mut [&mut client, &mut one, &mut two], Duration::from_secs(2));
         Ok(Times::of(times))
+    }
+
+    /// Have the node forget the connections to a virtual address.
+    fn forget(&mut self, vip: Ipv4Addr) -> Result<(), Failure> {
+        let filter = ConnectionFilter {
+            frontend: Some(vip.into()),
+            ..ConnectionFilter::default()
+        };
+        let request = Request::Connections {
+            filter,
+            pod: None,
+            limit: 0,
+            kill: true,
+        };
+        ask(&mut self.admin, &request)
     }
 
     /// Have the other server answer.
