@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     Case::new("a_node_port_leads_to_backends_anywhere", node_port),
     Case::new("a_node_port_of_udp_leads_to_backends_anywhere", udp_node_port),
     Case::new("connections_are_listed_and_ended", connections),
+    Case::new("an_external_address_leads_to_backends_anywhere", external),
     Case::new(
         "a_local_node_port_shows_the_client_and_tells_its_health",
         local_node_port,
@@ -431,6 +432,35 @@ fn connections(w: &mut World) {
         .and_then(|()| kept.read(&mut [0; 64]));
     let kind = ended.map_err(|e| e.kind());
     assert_eq!(kind, Err(std::io::ErrorKind::ConnectionReset));
+}
+
+fn external(w: &mut World) {
+    let dir = w.dir().to_path_buf();
+    let (a, b) = w.pair();
+    let (node, host, stranger) = (&w.nodes[0], &w.underlay.hosts[0], &w.underlay.hosts[2]);
+    let _servers = [serve(a, a.ip4.into(), &dir), serve(b, b.ip4.into(), &dir)];
+    let more = format!("  externalIPs: [{}, 192.0.2.200]\n", host.ip4);
+    apply(
+        node,
+        &dir,
+        &with_backends(VIP.into(), "TCP", &more, &[a.ip4.into(), b.ip4.into()]),
+    );
+    // Who is outside reaches the address this host has; pods reach that one, and the one nobody has.
+    let here = SocketAddr::new(host.ip4.into(), 80);
+    let nobodys = "192.0.2.200:80".parse().expect("an address");
+    for (from, at) in [(&stranger.netns, here), (&a.netns, here), (&a.netns, nobodys)] {
+        let mut names = std::collections::BTreeSet::new();
+        for _ in 0..30 {
+            let told = get(from, at).expect("an answer");
+            names.extend(told.split(' ').next().map(String::from));
+        }
+        assert_eq!(names.len(), 2, "{at}: {names:?}");
+    }
+    assert!(get(&stranger.netns, nobodys).is_err());
+    say(node, &["service", "delete", "web-ipv4"]);
+    eventually("the port is closed", PATIENCE, || {
+        get(&stranger.netns, here).is_err()
+    });
 }
 
 fn local_node_port(w: &mut World) {
