@@ -121,15 +121,31 @@ fn one_work_over_one_underlay_as_a_table() {
 
 /// One round of it: its report; nothing failed, and nothing is left.
 fn once(what: &str) -> Value {
+    // Where others work on the same processors a measurement may come to nothing, which fails the run. Three in a row are no
+    // chance.
+    let mut told = String::new();
+    for _ in 0..3 {
+        match attempt(what) {
+            Ok(report) => return report,
+            Err(failed) => told = failed,
+        }
+    }
+    panic!("{told}");
+}
+
+/// One run, behind which nothing may be left; or what it said, if not everything could be measured.
+fn attempt(what: &str) -> Result<Value, String> {
     let dir = tempfile::tempdir().unwrap();
     let child = bench(dir.path(), &[what, "--quick", "--rounds", "1", "--json"]);
     let pid = child.id();
     let out = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
     let report: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
-    assert!(out.status.success(), "{report:#}\n{said}");
     assert_nothing_is_left(dir.path(), pid);
-    report
+    match out.status.success() {
+        true => Ok(report),
+        false => Err(format!("{report:#}\n{said}")),
+    }
 }
 
 /// How many figures of a report are a contender's.
