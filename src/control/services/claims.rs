@@ -174,6 +174,7 @@ impl Claims {
                     let Some(loser) = self.holders.insert(thing, who.clone()) else {
                         return;
                     };
+                    self.tell(thing);
                     self.give(&who, Some(thing));
                     self.give(&loser, None);
                     self.pass(thing, loser.clone());
@@ -193,6 +194,12 @@ impl Claims {
         if let Some(claim) = self.claims.get_mut(who) {
             claim.has = thing;
         }
+    }
+
+    /// A thing has another holder: those who did not get it are told who has it.
+    fn tell(&mut self, thing: Thing) {
+        let others = self.passed.get(&thing).into_iter().flatten();
+        self.moved.extend(others.map(|c| c.service.clone()));
     }
 
     fn pass(&mut self, thing: Thing, who: Claimant) {
@@ -235,9 +242,7 @@ impl Claims {
             let Some(next) = self.passed.get(&thing).and_then(BTreeSet::first).cloned() else {
                 return;
             };
-            // Those who are told that another has it.
-            let others = self.passed.get(&thing).into_iter().flatten();
-            self.moved.extend(others.map(|c| c.service.clone()));
+            self.tell(thing);
             let Some(claim) = self.claims.get(&next) else {
                 self.unpass(thing, &next);
                 continue;

@@ -84,6 +84,20 @@ impl<'r> Reader<'r> {
         self.take(node, key, address)
     }
 
+    /// An address that one host can have for others; what it is told of any other, behind the address.
+    pub fn host_address(&mut self, node: &Node, key: &str, otherwise: &str) -> Option<IpAddr> {
+        let ip = self.address(node, key)?;
+        let near = match ip {
+            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        if near || ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
+            self.wrong(node.line, key, format!("{ip} {otherwise}"));
+            return None;
+        }
+        Some(ip)
+    }
+
     /// The one of `words` that stands here.
     pub fn choice<T: Copy>(&mut self, node: &Node, key: &str, words: &[(&str, T)]) -> Option<T> {
         let all = || words.iter().map(|(w, _)| *w).collect::<Vec<_>>().join(", ");

@@ -177,22 +177,7 @@ fn endpoint(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Endpoint
 }
 
 fn endpoint_address(value: &Node, at: &str, reader: &mut Reader<'_>) -> Option<IpAddr> {
-    let ip = reader.address(value, at)?;
-    let link = match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    match link || ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
-        true => {
-            reader.wrong(
-                value.line,
-                at,
-                format!("{ip} cannot stand behind a Service (write a pod's address)"),
-            );
-            None
-        }
-        false => Some(ip),
-    }
+    reader.host_address(value, at, "cannot stand behind a Service (write a pod's address)")
 }
 
 fn slice_port(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<SlicePort> {

@@ -554,22 +554,11 @@ fn cluster_ip(value: &Node, at: &str, reader: &mut Reader<'_>) -> Option<Option<
 }
 
 fn external_ip(value: &Node, at: &str, reader: &mut Reader<'_>) -> Option<IpAddr> {
-    let ip = reader.address(value, at)?;
-    let link = match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    match link || ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
-        true => {
-            reader.wrong(
-                value.line,
-                at,
-                format!("{ip} is no address that clients reach (write one of a node)"),
-            );
-            None
-        }
-        false => Some(ip),
-    }
+    reader.host_address(
+        value,
+        at,
+        "is no address that clients reach (write one of a node)",
+    )
 }
 
 /// A domain name; the final dot is left out.
