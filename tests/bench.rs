@@ -163,14 +163,16 @@ fn absent(report: &Value) -> Vec<String> {
         .collect()
 }
 
-/// One round of what is at the node's edge: its report, which has `figures` for podwire and for each of `others`.
-fn edge(what: &str, figures: usize, others: &[&str]) -> Value {
+/// One round of what is at the node's edge: its report, which has all `figures` for podwire, and for each of `others` those of
+/// as many kinds as it says.
+fn edge(what: &str, figures: [usize; 3], others: &[(&str, usize)]) -> Value {
     let report = once(what);
-    assert_eq!(figures_of(&report, "podwire"), figures, "{report:#}");
+    let all = figures.iter().sum::<usize>();
+    assert_eq!(figures_of(&report, "podwire"), all, "{report:#}");
     let absent = absent(&report);
-    for other in others {
+    for (other, kinds) in others {
         let absent = absent.iter().any(|who| who.starts_with(other));
-        let expected = if absent { 0 } else { figures };
+        let expected = if absent { 0 } else { figures[..*kinds].iter().sum() };
         assert_eq!(figures_of(&report, other), expected, "{other}: {report:#}");
     }
     for row in report["rows"].as_array().unwrap() {
@@ -191,21 +193,31 @@ fn ratios(report: &Value, over: &str) -> usize {
 
 #[test]
 fn the_way_out_is_measured_and_nothing_is_left() {
-    // Four bulks with what they cost, connections, and two exchanges with rate, median and p99.
-    let report = edge("egress", 15, &["kernel", "pasta", "slirp4netns"]);
-    assert_eq!(ratios(&report, "kernel"), 15);
+    // Four bulks with what they cost, connections, and two exchanges with rate, median and p99; beside idle flows two bulks,
+    // and memory.
+    let report = edge(
+        "egress",
+        [15, 2, 1],
+        &[("kernel", 2), ("pasta", 1), ("slirp4netns", 1)],
+    );
+    assert_eq!(ratios(&report, "kernel"), 17);
 }
 
 #[test]
 fn published_ports_are_measured_and_nothing_is_left() {
-    let report = edge("ports", 15, &["kernel", "pasta", "rootlesskit", "slirp4netns"]);
+    let others = ["kernel", "pasta", "rootlesskit", "slirp4netns"];
+    let report = edge("ports", [15, 0, 0], &others.map(|name| (name, 1)));
     assert_eq!(ratios(&report, "kernel"), 15);
 }
 
 #[test]
 fn names_are_measured_and_nothing_is_left() {
     // Seven works with rate, median, p99 and what was lost; for three of them what a processor can do.
-    let report = edge("dns", 31, &["echo", "pasta", "slirp4netns"]);
+    let report = edge(
+        "dns",
+        [31, 0, 0],
+        &["echo", "pasta", "slirp4netns"].map(|name| (name, 1)),
+    );
     // There is no ratio to nothing lost.
     assert_eq!(ratios(&report, "echo"), 24);
 }

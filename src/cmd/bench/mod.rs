@@ -74,7 +74,8 @@ pub struct Args {
     /// Measure something else instead, beside what one would use for it, as far as that is installed
     ///
     /// Of egress and ports: bulk over 1 and 8 TCP connections each way and what it costs all processors (up1, down1, up8,
-    /// down8), connections one after the other (connect), requests and responses of 64 bytes (tcp-rr, udp-rr). Of dns:
+    /// down8), connections one after the other (connect), requests and responses of 64 bytes (tcp-rr, udp-rr);
+    /// of egress also a stream beside 10,000 idle flows in percent of one without them, and their memory (idle-). Of dns:
     /// questions one at a time (static, pod, cached) and 64 at a time, pairs of A and AAAA as C libraries send them, and
     /// how many were lost; one that podwire loses is a failure. Of service: the same through a virtual address on one node
     /// (-same) and across two (-cross); then of a node with 10,000 Services of 10 endpoints beside one with 10 (few): how

@@ -5,7 +5,7 @@
 
 use super::exchange::MARK;
 use super::stream::Measured;
-use super::{echo, exchange, flood, names, stream};
+use super::{crowd, echo, exchange, flood, names, stream};
 use crate::cmd::{Exit, Failure, say};
 use std::fmt::Display;
 use std::io;
@@ -99,6 +99,19 @@ pub enum Load {
         /// Where the other side listens.
         to: SocketAddr,
     },
+    /// Take TCP connections and keep them: the port that listens.
+    Keep {
+        /// The port, when it is not any
+        #[arg(default_value_t = 0)]
+        port: u16,
+    },
+    /// Make TCP connections that say nothing: how many, once all are there.
+    Hold {
+        /// How many.
+        count: u16,
+        /// Where the other side listens.
+        to: SocketAddr,
+    },
     /// Answer datagrams: the port.
     Echo {
         /// The port, when it is not any
@@ -182,6 +195,8 @@ impl Load {
             Load::Fetch { streams, window, to } => words("fetch", &[streams, window, to]),
             Load::Greet { port } => words("greet", &[port]),
             Load::Knock { window, to } => words("knock", &[window, to]),
+            Load::Keep { port } => words("keep", &[port]),
+            Load::Hold { count, to } => words("hold", &[count, to]),
             Load::Echo { port, mark } => words("echo", &[port, mark]),
             Load::Follow { window, to } => words("follow", &[window, to]),
             Load::Query { window, to } => words("query", &[window, to]),
@@ -205,8 +220,10 @@ impl Load {
 pub fn run(args: Args) -> Result<(), Failure> {
     let what = match &args.load {
         Load::Ping { .. } | Load::Time { .. } => "no pings can be sent".into(),
-        Load::Receive { .. } | Load::Serve { .. } | Load::Greet { .. } => "no TCP stream came".into(),
-        Load::Send { to, .. } | Load::Fetch { to, .. } | Load::Knock { to, .. } => {
+        Load::Receive { .. } | Load::Serve { .. } | Load::Greet { .. } | Load::Keep { .. } => {
+            "no TCP stream came".into()
+        }
+        Load::Send { to, .. } | Load::Fetch { to, .. } | Load::Knock { to, .. } | Load::Hold { to, .. } => {
             format!("no TCP stream to {to}")
         }
         Load::Answer { .. } | Load::Echo { .. } | Load::Names { .. } => "no requests came".into(),
@@ -264,6 +281,8 @@ fn perform(load: Load) -> io::Result<()> {
             tell(stream::knock(to, Duration::from_millis(window))?);
             Ok(())
         }
+        Load::Keep { port } => crowd::keep(port, ready),
+        Load::Hold { count, to } => crowd::hold(count, to, ready),
         Load::Names { port } => names::serve(port, ready),
         Load::Resolve {
             flight,
@@ -349,6 +368,8 @@ mod tests {
             },
             Load::Greet { port: 7 },
             Load::Knock { window: 5, to },
+            Load::Keep { port: 7 },
+            Load::Hold { count: 5, to },
             Load::Echo { port: 7, mark: 3 },
             Load::Follow { window: 5, to },
             Load::Names { port: 53 },

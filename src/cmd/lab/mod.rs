@@ -5,11 +5,13 @@
 
 pub mod alone;
 pub mod cpu;
+mod crowd;
 pub mod dir;
 mod echo;
 pub mod exchange;
 pub mod flood;
 pub mod load;
+pub mod memory;
 mod names;
 pub mod nodes;
 pub mod pod;

@@ -29,13 +29,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub const MAX_FLOWS: usize = 65_536;
 /// Flows of one pod.
 pub const MAX_PER_PORT: usize = 16_384;
-/// Largest ring of a flow, each way.
+/// Ring of a flow, each way, that begins beside fewer than [`FEW`]. Pages of a ring that were never used are not there:
+/// what counts is not how many flows there are but what they could all fill at once, some 13 GiB.
 const RING: usize = 1 << 20;
-/// Least ring of a flow. From this size on memory is mapped by itself, so that what a silent flow does not use is not
-/// there.
-pub const MIN_RING: usize = 128 << 10;
-/// Memory that the rings of all flows share, as far as [`MIN_RING`] allows.
-const RINGS: usize = 512 << 20;
+/// Of one that begins beside fewer than [`MANY`]: four super-frames, so that both sides have something to do.
+const MID_RING: usize = 256 << 10;
+/// Of any other. From this size on memory is mapped by itself.
+pub const MIN_RING: usize = 64 << 10;
+const FEW: usize = 256;
+const MANY: usize = 12_288;
 /// Bytes that are taken from the host before they are sent on, while they are in the processor's cache.
 const CHUNK: usize = 256 << 10;
 /// Bytes that are taken from a pod before they are written to the host.
@@ -348,9 +350,11 @@ impl Flows {
     }
 
     fn socket(&self) -> Socket<'static> {
-        let ring = (RINGS / 2 / (self.keys.len() + 1)).clamp(MIN_RING, RING);
-        // A power of two: the window is told in such units.
-        let ring = 1 << ring.ilog2();
+        let ring = match self.keys.len() {
+            0..FEW => RING,
+            FEW..MANY => MID_RING,
+            _ => MIN_RING,
+        };
         let buffer = || SocketBuffer::new(vec![0; ring]);
         let mut socket = Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);

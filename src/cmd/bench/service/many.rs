@@ -10,6 +10,7 @@ use crate::cmd::Failure;
 use crate::cmd::lab::dir::PrivateDir;
 use crate::cmd::lab::exchange::{Times, now};
 use crate::cmd::lab::load::{Load, numbers, whole_lines};
+use crate::cmd::lab::memory;
 use crate::cmd::lab::nodes::{NodeSpec, Nodes};
 use crate::cmd::lab::pod::Pod;
 use crate::cmd::lab::watch::{Job, Watch};
@@ -288,8 +289,7 @@ impl Node {
                 Ok(figures.into_iter().map(named).collect())
             }
             Work::Memory => {
-                let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
-                let kib = rss_anon(&status.unwrap_or_default());
+                let kib = memory::own(self.pid);
                 let figure = |kib: u64| Figure {
                     what: work.name().into(),
                     unit: "MiB",
@@ -404,24 +404,9 @@ fn ask(admin: &mut Client, request: &Request) -> Result<(), Failure> {
     }
 }
 
-/// Memory that is the process's own, in KiB (proc_pid_status(5)).
-fn rss_anon(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_is_the_processs_own() {
-        let status = "VmRSS:\t   9000 kB\nRssAnon:\t    5120 kB\nRssFile:\t    3880 kB\n";
-        assert_eq!(rss_anon(status), Some(5120));
-        assert_eq!(rss_anon("VmRSS: 1 kB\n"), None);
-        let own = std::fs::read_to_string("/proc/self/status").unwrap();
-        assert!(rss_anon(&own).unwrap() > 0);
-    }
 
     #[test]
     fn times_are_in_their_units() {
