@@ -124,6 +124,8 @@ fn request(n: usize) -> AttachRequest {
         ifname: "eth0".into(),
         netns: None,
         holder: None,
+        attachment: None,
+        aliases: Vec::new(),
         publish: Vec::new(),
         labels: Default::default(),
         ports: Vec::new(),

@@ -11,7 +11,7 @@
 //! | cores | [`offload`], [`switch`], [`overlay`], [`stack`], [`service`], [`dns`] | pure state machines; frames and `now` in, verdicts out |
 //! | composition | [`datapath`] | parse once, decide once; still no I/O |
 //! | shell | [`sys`], [`io`] | system calls (all `unsafe` lives in `sys`), and safe owners over them |
-//! | edges | [`control`], [`pod`], [`daemon`], [`api`], [`cmd`] | files, namespaces, sockets, people |
+//! | edges | [`control`], [`pod`], [`cni`], [`daemon`], [`api`], [`cmd`] | files, namespaces, container runtimes, sockets, people |
 //!
 //! Imports point downwards only, cores never import each other, and `io` meets `datapath` in one place:
 //! `daemon::worker`. `tests/layers.rs` holds these rules. `docs/architecture.md` follows one frame through.
@@ -24,6 +24,7 @@
 
 pub mod api;
 pub mod buf;
+pub mod cni;
 pub mod cmd;
 pub mod control;
 pub mod daemon;

@@ -34,6 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("control", &["model"]),
     ("api", &["model"]),
     ("pod", &["model", "api", "sys"]),
+    ("cni", &["model", "sys", "api", "pod"]),
     (
         "daemon",
         &[
@@ -46,7 +47,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "cmd",
         &[
             "model", "wire", "buf", "offload", "switch", "overlay", "stack", "dns", "sys", "control", "api",
-            "pod", "daemon",
+            "pod", "cni", "daemon",
         ],
     ),
 ];

@@ -324,6 +324,8 @@ fn crowd(node: &Node, pods: usize) -> Vec<(AttachRequest, Sandbox)> {
             ifname: "eth0".into(),
             netns: None,
             holder: None,
+            attachment: None,
+            aliases: Vec::new(),
             publish: Vec::new(),
             labels: Default::default(),
             ports: Vec::new(),

@@ -6,6 +6,7 @@
 
 mod client;
 mod conn;
+pub mod gone;
 mod line;
 pub mod packet;
 pub mod place;
@@ -15,7 +16,7 @@ pub use conn::{Connection, MAX_REQUEST, Received};
 pub use line::{Broken, MAX_FDS};
 
 use crate::model::{
-    ConnectionFilter, LabelChange, Labels, Mac, NamedPort, OffloadMode, PodMtu, PodName, PodState, PortId,
+    Attachment, AttachmentFilter, ConnectionFilter, LabelChange, Labels, Mac, NamedPort, OffloadMode, PodMtu, PodName, PodState, PortId,
     PortMapping, Protocol, ServiceConnection, ServiceInfo, ServiceName, StoreStatus, TapCaps,
 };
 pub use crate::model::{NodeCounters, PortCounters};
@@ -54,6 +55,24 @@ pub enum Request {
         /// The pod.
         pod: PodName,
     },
+    /// Remove the port of a container's interface, whatever its pod is called; succeeds when there is none. Answered by
+    /// [`Reply::Detached`].
+    Release {
+        /// Which.
+        attachment: Attachment,
+    },
+    /// Pods that container runtimes attached, without their counters. Answered by [`Reply::Pods`].
+    Attachments {
+        /// Which.
+        filter: AttachmentFilter,
+    },
+    /// Have the gateway ping a pod of this node. Answered by [`Reply::Pinged`], within a second and a little.
+    Ping {
+        /// One of the pod's addresses.
+        address: IpAddr,
+    },
+    /// Whether a pod could be attached now. Answered by [`Reply::Vacancy`], or by the refusal that a pod would meet.
+    Vacancy,
     /// Connections through Services. Answered by [`Reply::Connections`].
     Connections {
         /// Which.
@@ -169,6 +188,12 @@ pub struct AttachRequest {
     pub netns: Option<PathBuf>,
     /// The process that holds the namespace, for `podwire exec`; none when a path holds it.
     pub holder: Option<u32>,
+    /// What a container runtime calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
+    /// Its other names in its namespace, of DNS only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// Ports of the host that shall lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PortMapping>,
@@ -228,6 +253,12 @@ pub struct PodInfo {
     pub caps: TapCaps,
     /// Seconds since it was attached.
     pub age_s: u64,
+    /// What a container runtime calls it, when one attached it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
+    /// Its other names in its namespace, of DNS only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// Ports of the host that lead to it.
     #[serde(default)]
     pub publish: Vec<PortMapping>,
@@ -512,15 +543,27 @@ pub enum Reply {
     Plan(AttachPlan),
     /// To [`Request::Commit`].
     Attached(Box<PodInfo>),
-    /// To [`Request::Detach`].
+    /// To [`Request::Detach`] and [`Request::Release`].
     Detached {
         /// Whether there was such a pod.
         existed: bool,
     },
-    /// To [`Request::Pods`].
+    /// To [`Request::Pods`] and [`Request::Attachments`].
     Pods {
         /// The pods, by name.
         pods: Vec<PodInfo>,
+    },
+    /// To [`Request::Ping`].
+    Pinged {
+        /// How long the answer took, in microseconds; none when there was none within a second.
+        rtt_us: Option<u64>,
+    },
+    /// To [`Request::Vacancy`].
+    Vacancy {
+        /// How many pods more there is room for, those counted whose addresses rest.
+        free: u64,
+        /// Pod subnets of the node.
+        subnets: Vec<IpNet>,
     },
     /// To [`Request::Status`].
     Status(Box<Status>),

@@ -211,7 +211,7 @@ fn answers(path: &Path) -> bool {
 }
 
 /// Make `dir` for this user alone, or accept it when it is that already.
-fn claim(dir: &Path) -> io::Result<()> {
+pub(super) fn claim(dir: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
         _ => {}
@@ -222,7 +222,7 @@ fn claim(dir: &Path) -> io::Result<()> {
 }
 
 /// Whether `dir` is a directory that this user alone fills.
-fn ours_alone(dir: &Path) -> io::Result<()> {
+pub(super) fn ours_alone(dir: &Path) -> io::Result<()> {
     let meta = fs::symlink_metadata(dir)?;
     let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     if !meta.is_dir() {

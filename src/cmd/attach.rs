@@ -89,6 +89,8 @@ impl Wishes {
             ifname: self.ifname.clone(),
             netns: None,
             holder: None,
+            attachment: None,
+            aliases: Vec::new(),
             publish: self.publish.clone(),
             labels: self.labels(),
             ports: self.container_port.clone(),

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod bench;
+pub mod cni;
 pub mod conn;
 pub mod demo;
 pub mod detach;
@@ -178,6 +179,7 @@ enum Command {
     Peers(peers::Args),
     Leases(leases::Args),
     Dns(dns::Args),
+    Cni(cni::Args),
     Demo(demo::Args),
     /// Check what podwire needs of this host, with a remedy for each lack. Needs no node.
     Doctor(doctor::Args),
@@ -206,6 +208,9 @@ pub fn main() -> ExitCode {
         return code;
     }
     if let Some(code) = keeper() {
+        return code;
+    }
+    if let Some(code) = crate::cni::main() {
         return code;
     }
     let parsed = Cli::command()
@@ -257,6 +262,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Peers(args) => peers::run(&args, &for_client(socket)?).map(done),
         Command::Leases(args) => leases::run(&args, &for_client(socket)?).map(done),
         Command::Dns(args) => dns::run(args, &for_client(socket)?).map(done),
+        Command::Cni(args) => cni::run(&args, socket).map(done),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::BenchInside(args) => bench::inside(&args),

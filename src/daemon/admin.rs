@@ -10,7 +10,7 @@ use crate::api::{AttachPlan, AttachRequest, ErrorKind, PodInfo, PortCounters, Re
 use crate::model::{
     ConnectionFilter, Frontend, HostPort, Instant, LocalNode, MAX_LABELS, OffloadMode, PodMtu, PodName,
     PodState, PortId, PortMapping, PortSpec, ServiceConnection, TapCaps, is_label_key, is_label_value,
-    is_port_name,
+    is_alias, is_port_name,
 };
 use crate::service::ServiceView;
 use crossbeam_channel::bounded;
@@ -239,6 +239,8 @@ impl<'w> Admin<'w> {
             mtu: plan.mtu,
             caps: made.caps,
             since_us: made.since_us,
+            attachment: request.attachment,
+            aliases: request.aliases,
             publish: request.publish,
             labels: request.labels,
             ports: request.ports,
@@ -468,9 +470,14 @@ impl<'w> Admin<'w> {
 /// Whether labels and named ports can be a pod's.
 fn check_traits(request: &AttachRequest) -> Result<(), String> {
     let (labels, ports) = (&request.labels, &request.ports);
-    if labels.len() > MAX_LABELS || ports.len() > MAX_LABELS {
+    if labels.len() > MAX_LABELS || ports.len() > MAX_LABELS || request.aliases.len() > MAX_LABELS {
         return Err(format!(
-            "a pod has at most {MAX_LABELS} labels and as many named ports (leave some out)"
+            "a pod has at most {MAX_LABELS} labels, as many named ports and as many aliases (leave some out)"
+        ));
+    }
+    if let Some(alias) = request.aliases.iter().find(|a| !is_alias(a)) {
+        return Err(format!(
+            "{alias:?} cannot be another name of a pod (letters, digits, '-' and '_', at most 63)"
         ));
     }
     if let Some((key, value)) = labels
@@ -534,6 +541,8 @@ fn info(pod: &Pod, counters: PortCounters, now: Instant) -> PodInfo {
         holder: record.holder,
         caps: record.caps,
         age_s: (now - pod.since).secs(),
+        attachment: record.attachment.clone(),
+        aliases: record.aliases.clone(),
         publish: record.publish.clone(),
         labels: record.labels.clone(),
         ports: record.ports.clone(),
@@ -585,6 +594,8 @@ mod tests {
             mtu: PodMtu(1450),
             caps: TapCaps::default(),
             since_us: 0,
+            attachment: None,
+            aliases: Vec::new(),
             publish: Vec::new(),
             labels: Labels::new(),
             ports: Vec::new(),

@@ -10,7 +10,7 @@ use crate::stack::egress::Policy;
 use crossbeam_channel::Sender;
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -81,6 +81,13 @@ pub enum Command {
     Lost {
         /// Gets their names.
         reply: Sender<Vec<PodName>>,
+    },
+    /// Ping a pod of this node from the gateway.
+    Ping {
+        /// One of its addresses.
+        to: IpAddr,
+        /// Gets the microseconds until the answer, or none when there was none within a second.
+        tell: Box<dyn FnOnce(Option<u64>) + Send>,
     },
     /// Report counters and peers.
     Report {

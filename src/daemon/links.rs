@@ -1,14 +1,13 @@
 //! The host's interfaces and addresses, and what else it answers as its own, asked of the kernel (rtnetlink), since sysfs may show another
 //! namespace's.
 
+use crate::sys::netlink::dump;
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -193,38 +192,6 @@ fn link(m: &LinkMessage) -> Link {
         }
     }
     link
-}
-
-fn dump(request: RouteNetlinkMessage, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    // So that of a million routes only those asked for are told (Linux 4.20); else they are told apart here.
-    let _ = socket.set_netlink_get_strict_chk(true);
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_DUMP | NLM_F_REQUEST;
-    let mut ask = NetlinkMessage::new(header, NetlinkPayload::from(request));
-    ask.finalize();
-    let mut bytes = vec![0; ask.buffer_len()];
-    ask.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        let mut rest = &datagram[..];
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
-            // Messages are padded to four bytes; a length of zero would not end.
-            let step = (message.header.length as usize).next_multiple_of(4).max(16);
-            rest = rest.get(step..).unwrap_or_default();
-            match message.payload {
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(e) => return Err(e.to_io()),
-                NetlinkPayload::InnerMessage(inner) => each(inner),
-                _ => {}
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The control thread: one loop over the admin socket and its conversations, the metrics endpoint and its
 //! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, the keeper, signals, and
 //! the worker's end. It sleeps until one of them has something to say. What has to do with the keeper and the records
-//! on disk is in [`kept`], with peers and store in [`news`], with pods that come and go in [`pods`], with their ports on the
+//! on disk is in [`kept`], with peers and store in [`news`], with container runtimes in [`attachments`], with pods that come and go in [`pods`], with their ports on the
 //! host in [`published`]; Services, and what they must know of pods, in [`services`].
 
+mod attachments;
 pub mod kept;
 pub mod names;
 mod news;
@@ -29,7 +30,7 @@ use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request, Status
 use crate::control::file::PeersFile;
 use crate::dns::entry::Entry;
 use crate::model::{Change, Instant, PodName, PortMapping};
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use kept::Kept;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -111,6 +112,8 @@ enum Pending {
     Kept(Reply),
     /// This is to be answered.
     Question(Request),
+    /// The data path tells how long a ping took.
+    Pong(Receiver<Option<u64>>),
 }
 
 /// The control thread's state.
@@ -255,6 +258,7 @@ impl<'w> Server<'w> {
         let (folder, own) = kept.manifests;
         server.open_services(folder, &own);
         server.adopt(kept.pods, kept.replace)?;
+        server.heed_gone(&kept.socket);
         Ok(server)
     }
 
@@ -512,6 +516,18 @@ impl<'w> Server<'w> {
                     conversation.pending = Some((pod, Pending::Kept(reply)));
                     return Ok(());
                 }
+                Some((pod, Pending::Pong(answer))) => {
+                    let rtt_us = match answer.try_recv() {
+                        Ok(rtt_us) => rtt_us,
+                        Err(TryRecvError::Empty) => {
+                            conversation.pending = Some((pod, Pending::Pong(answer)));
+                            return Ok(());
+                        }
+                        Err(TryRecvError::Disconnected) => None,
+                    };
+                    conversation.wire.reply(&Reply::Pinged { rtt_us })?;
+                    continue;
+                }
                 Some((_, Pending::Answer(reply) | Pending::Kept(reply))) => {
                     conversation.wire.reply(&reply)?;
                     continue;
@@ -570,12 +586,9 @@ impl<'w> Server<'w> {
                 from.pending = Some((wish.pod.clone(), Pending::Question(Request::Attach(wish))));
                 return Ok(None);
             }
-            Request::Attach(_) if !self.allocate => {
-                let what = "another node has this node's subnet now, so that no address is given away twice \
-                            (`podwire leases` names it; pods that are attached go on)";
-                return Err(Refusal::new(ErrorKind::Taken, what));
-            }
             Request::Attach(request) => {
+                self.check_allocation()?;
+                request.attachment.iter().try_for_each(|a| self.check_attachment(a))?;
                 if let Some(earlier) = from.reserved.take() {
                     self.cancel(earlier);
                 }
@@ -608,6 +621,10 @@ impl<'w> Server<'w> {
                 from.pending = Some((pod, Pending::Answer(Reply::Detached { existed })));
                 return Ok(None);
             }
+            Request::Release { attachment } => return Ok(self.release(from, &attachment)),
+            Request::Attachments { filter } => self.attachments(&filter, now),
+            Request::Ping { address } => return self.ping(from, address),
+            Request::Vacancy => self.vacancy()?,
             Request::Pods => {
                 let report = self.admin.report();
                 Reply::Pods {

@@ -10,6 +10,7 @@
 //! than a round trip. It does not when the last wait was long, or bulk came a moment ago. When the underlay is full the
 //! worker stops reading TAPs and waits for room: back-pressure, and the pods' own queues decide what is lost.
 
+mod pings;
 mod published;
 
 use super::admin::{self, Worker};
@@ -150,6 +151,7 @@ pub fn spawn(config: &Config, policy: Arc<Policy>, lifeline: UnixStream) -> Resu
         counters: NodeCounters::default(),
         start: std::time::Instant::now(),
         lifeline,
+        pingers: pings::Pingers::default(),
     };
     let thread = std::thread::Builder::new().name("worker".into()).spawn(move || {
         worker.run();
@@ -281,6 +283,7 @@ struct Loop {
     start: std::time::Instant,
     /// To the control thread.
     lifeline: UnixStream,
+    pingers: pings::Pingers,
 }
 
 impl Loop {
@@ -335,6 +338,7 @@ impl Loop {
             .chain(flows)
             .chain(clients)
             .chain(services)
+            .chain(self.node.ping_deadline())
             .min();
         let begun = std::time::Instant::now();
         let linger = self.soon && !self.blocked && begun - self.bulk > BULK_LASTS;
@@ -412,6 +416,7 @@ impl Loop {
                 false => log::info!("peer {} is heard again at {}", news.peer, news.at),
             }
         }
+        self.tell_pings();
         if std::mem::take(&mut self.exits.lost) {
             // A stream that is full has not been read yet.
             let _ = self.lifeline.write(&[0]);
@@ -563,6 +568,7 @@ impl Loop {
                     // Who waits no longer is told again.
                     self.exits.lost |= reply.send(self.lost()).is_err();
                 }
+                Command::Ping { to, tell } => self.ping(to, tell),
                 Command::Report { reply } => {
                     let now = self.now();
                     let _ = reply.send(self.report(now));

@@ -21,6 +21,7 @@ mod from_peer;
 mod from_pod;
 mod originate;
 mod outbox;
+mod pings;
 mod probes;
 mod services;
 mod to_pod;
@@ -44,6 +45,7 @@ use crate::stack::egress::{Egress, Host, Policy};
 use crate::switch::{PortConflict, Ports, TokenBucket};
 use crate::wire::{VNET_HDR_LEN, VnetHdr};
 use originate::Originated;
+use pings::Pings;
 use probes::Watch;
 use services::Onward;
 use std::net::IpAddr;
@@ -121,6 +123,7 @@ pub struct Node {
     originated: Originated,
     onward: Onward,
     watch: Watch,
+    pings: Pings,
     peer_errors: TokenBucket,
     /// The first peer that has its turn when peers are probed.
     probe_first: PeerId,
@@ -154,6 +157,7 @@ impl Node {
             originated: Originated::default(),
             onward: Onward::default(),
             watch: Watch::default(),
+            pings: Pings::default(),
             peer_errors: TokenBucket::new(PEER_ERROR_LIMIT.0, PEER_ERROR_LIMIT.1),
             probe_first: PeerId(0),
             odd_macs: false,

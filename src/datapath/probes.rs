@@ -250,6 +250,11 @@ impl Node {
             return false;
         };
         let ident = self.probe_ident();
+        if let Echo::Reply { ident: other, seq } = echo
+            && other == self.ping_ident()
+        {
+            return self.pings.answered(from, seq, now);
+        }
         let settings = &self.settings;
         let six = from.is_ipv6();
         let id = self.peers.route(from);

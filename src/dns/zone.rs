@@ -3,11 +3,12 @@
 //! ```text
 //! web.default.pod           the pod default/web               2.1.244.10.in-addr.arpa   its address
 //! db-0.db.shop.pod          the pod shop/db-0, by its set     db.shop.pod               all pods of the set db
+//! cache.shop.pod            all pods of shop with this alias
 //! host.podwire.internal     the gateway, which is the host    whatever a person adds    static entries
 //! web.default.svc.cluster.local, db-0.db.shop.svc.cluster.local, _http._tcp.web...       Services ([`services`])
 //! ```
 //!
-//! A name that several claim belongs to the lowest [`Rank`]; a set's name to all its pods. Within the apexes (the
+//! A name that several claim belongs to the lowest [`Rank`]; a set's name to all its pods, an alias to all that have it. Within the apexes (the
 //! domain, that of Services, `podwire.internal`, the reverse zones of the node's subnets and of Services) nothing else exists, and nothing is forwarded;
 //! outside of them only a static entry's very name is the node's.
 
@@ -57,6 +58,8 @@ pub enum Rank {
     Service,
     /// It is a pod's, by its own name.
     Pod,
+    /// It is another name of a pod, or of several.
+    Alias,
     /// It is a pod's, as one of a set: `db-0.db.shop.pod`.
     Member,
     /// It is that of the set: `db.shop.pod`.
@@ -71,6 +74,7 @@ impl Rank {
             Rank::Host => "host",
             Rank::Service => "service",
             Rank::Pod => "pod",
+            Rank::Alias => "alias",
             Rank::Member => "member",
             Rank::Set => "set",
         }
@@ -133,6 +137,8 @@ pub struct Zone {
     /// How many names lie below: those between exist, though they have nothing.
     below: HashMap<Fqdn, usize>,
     pods: HashMap<PodName, PodAddresses>,
+    /// Other names of pods, also of those that are not there.
+    aliases: HashMap<PodName, Vec<String>>,
     entries: Vec<Entry>,
     services: services::Services,
 }
@@ -159,6 +165,7 @@ impl Zone {
             names: HashMap::new(),
             below: HashMap::new(),
             pods: HashMap::new(),
+            aliases: HashMap::new(),
             entries: Vec::new(),
             services: services::Services::default(),
         };
@@ -191,6 +198,20 @@ impl Zone {
             }
             self.pods.insert(pod.clone(), new);
         }
+    }
+
+    /// Give a pod these other names in its namespace instead of the former ones. What is no label of a name is left out.
+    pub fn set_aliases(&mut self, pod: &PodName, aliases: &[String]) {
+        if self.aliases.get(pod).map(Vec::as_slice).unwrap_or_default() == aliases {
+            return;
+        }
+        let addresses = self.pods.get(pod).copied();
+        self.set_pod(pod, None);
+        match aliases {
+            [] => drop(self.aliases.remove(pod)),
+            some => drop(self.aliases.insert(pod.clone(), some.into())),
+        }
+        self.set_pod(pod, addresses);
     }
 
     /// Have these entries instead of the former ones.
@@ -403,6 +424,9 @@ impl Zone {
             names.extend(member.map(|n| (n, Rank::Member)));
             names.extend(join(set).map(|n| (n, Rank::Set)));
         }
+        let aliases = self.aliases.get(pod).into_iter().flatten();
+        let aliases = aliases.filter(|a| !a.contains('.')).filter_map(|a| join(a));
+        names.extend(aliases.filter(|n| *n != own).map(|n| (n, Rank::Alias)));
         let mut all = Vec::new();
         for ip in addresses.iter() {
             for (name, rank) in &names {
@@ -452,10 +476,10 @@ impl Zone {
     }
 }
 
-/// The claims that count: the first, or all of a set.
+/// The claims that count: the first, or all of a set, or of those with the alias.
 fn claims_in_force(claims: &BTreeMap<Claim, Vec<Says>>) -> impl Iterator<Item = (&Claim, &Vec<Says>)> {
     let rank = claims.keys().next().map(|c| c.rank);
-    let all = rank == Some(Rank::Set);
+    let all = matches!(rank, Some(Rank::Set | Rank::Alias));
     let same = claims.iter().take_while(move |(c, _)| Some(c.rank) == rank);
     same.take(if all { usize::MAX } else { 1 })
 }

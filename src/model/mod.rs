@@ -1,6 +1,7 @@
 //! The words of podwire: names, addresses, peers, changes and drop reasons. Plain data, no behaviour that
 //! needs a clock or a socket.
 
+mod attachment;
 mod connection;
 mod counters;
 mod drop;
@@ -14,6 +15,7 @@ mod records;
 mod service;
 mod store;
 
+pub use attachment::{Attachment, AttachmentFilter, MAX_IDENTIFIER, is_alias, is_identifier};
 pub use connection::{ConnState, ConnectionFilter, ServiceConnection};
 pub use counters::{NodeCounters, PortCounters};
 pub use drop::{DropReason, Drops};

@@ -1,8 +1,9 @@
 //! Attaching a pod, from the first question to the node to the finished port.
 
 use super::link::{self, LinkError};
+use super::look;
 use crate::api::place::Socket;
-use crate::api::{ApiError, AttachRequest, Client, ErrorKind, PodInfo, Reply, Request};
+use crate::api::{ApiError, AttachPlan, AttachRequest, Client, ErrorKind, PodInfo, Reply, Request};
 use crate::sys::ns::{NetNs, NsError, Target};
 use crate::sys::tap::{self, TapError};
 use serde::{Deserialize, Serialize};
@@ -116,12 +117,39 @@ pub fn attach(
     netns: &NetNs,
     lifeline: Option<BorrowedFd<'_>>,
 ) -> Result<Attached, AttachError> {
+    attach_on(&mut client, request, netns, lifeline, Routes::Ours).map(|(attached, _)| attached)
+}
+
+/// What becomes of a default route that is there already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Routes {
+    /// It must not be.
+    Ours,
+    /// It stays, and the pod gets none of that family.
+    IfNone,
+}
+
+/// The same on a connection that goes on; the plan as it was carried out.
+///
+/// # Errors
+/// See [`AttachError`]. The calling process is in the namespace unless the node refused.
+pub fn attach_on(
+    client: &mut Client,
+    request: &AttachRequest,
+    netns: &NetNs,
+    lifeline: Option<BorrowedFd<'_>>,
+    routes: Routes,
+) -> Result<(Attached, AttachPlan), AttachError> {
     tap::check_name(&request.ifname)?;
-    let Reply::Plan(plan) = client.call(&Request::Attach(request.clone()))? else {
+    let Reply::Plan(mut plan) = client.call(&Request::Attach(request.clone()))? else {
         return Err(AttachError::Answer);
     };
     let started = Instant::now();
     netns.enter()?;
+    if routes == Routes::IfNone {
+        plan.gateway4 = plan.gateway4.filter(|_| !look::has_default_route(false));
+        plan.gateway6 = plan.gateway6.filter(|_| !look::has_default_route(true));
+    }
     let (tap, caps) = tap::create(&request.ifname, plan.offload)?;
     link::configure(&request.ifname, &plan)?;
     let in_namespace = started.elapsed();
@@ -142,10 +170,13 @@ pub fn attach(
         }
     });
     match answer? {
-        Reply::Attached(pod) => Ok(Attached {
-            pod: *pod,
-            in_namespace,
-        }),
+        Reply::Attached(pod) => Ok((
+            Attached {
+                pod: *pod,
+                in_namespace,
+            },
+            plan,
+        )),
         _ => Err(AttachError::Answer),
     }
 }

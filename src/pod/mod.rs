@@ -23,6 +23,7 @@ pub mod attach;
 pub mod hidden;
 mod idmap;
 pub mod link;
+pub mod look;
 pub mod pause;
 mod resolv;
 pub mod sandbox;

@@ -169,6 +169,12 @@ impl NetNs {
         self.holder.as_ref().map(AsFd::as_fd)
     }
 
+    /// Device and inode of its file, which tell it from others as long as it lives.
+    pub fn id(&self) -> Option<(u64, u64)> {
+        let stat = rustix::fs::fstat(&self.net).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    }
+
     /// Its descriptor, for netlink.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.net.as_fd()

@@ -46,6 +46,8 @@ impl Fake {
             ifname: "eth0".into(),
             netns: None,
             holder: None,
+            attachment: None,
+            aliases: Vec::new(),
             publish: Vec::new(),
             labels: Default::default(),
             ports: Vec::new(),

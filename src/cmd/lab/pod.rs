@@ -46,6 +46,8 @@ impl Pod {
             labels: Default::default(),
             ports: Vec::new(),
             publish,
+            attachment: None,
+            aliases: Vec::new(),
         };
         let addresses = sandbox.attach(socket, request)?.pod.addresses;
         let four = addresses.iter().find_map(|ip| match ip {

@@ -203,11 +203,11 @@ impl Dns {
         &self.listen
     }
 
-    /// A pod came, changed its addresses, or went.
-    pub fn set_pod(&self, pod: &PodName, addresses: Option<PodAddresses>) {
+    /// A pod came, changed its addresses or its other names, or went.
+    pub fn set_pod(&self, pod: &PodName, addresses: Option<PodAddresses>, aliases: Vec<String>) {
         self.tell(|news| {
             if news.pods.len() < MAX_NEWS {
-                news.pods.insert(pod.clone(), addresses);
+                news.pods.insert(pod.clone(), (addresses, aliases));
             }
         });
     }
@@ -259,7 +259,7 @@ struct Mailbox {
 
 #[derive(Debug, Default)]
 struct News {
-    pods: BTreeMap<PodName, Option<PodAddresses>>,
+    pods: BTreeMap<PodName, (Option<PodAddresses>, Vec<String>)>,
     services: BTreeMap<ServiceName, Option<ServiceRecords>>,
     entries: Option<Vec<Entry>>,
     /// Who asked last waits for it.

@@ -39,7 +39,7 @@ fn news_hold_for_the_next_question() {
             ip4: Some([10, 244, 1, i].into()),
             ip6: None,
         };
-        dns.set_pod(&web, there.then_some(addresses));
+        dns.set_pod(&web, there.then_some(addresses), Vec::new());
         let at = if i % 2 == 0 { internal } else { dns.listen()[0] };
         client.send_to(WEB, at).unwrap();
         let mut answer = [0; 512];

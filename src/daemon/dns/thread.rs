@@ -278,8 +278,9 @@ impl Server {
         let news = self.mailbox.take()?;
         if !news.pods.is_empty() {
             self.resolver.change_zone(false, |zone| {
-                for (pod, addresses) in &news.pods {
+                for (pod, (addresses, aliases)) in &news.pods {
                     zone.set_pod(pod, *addresses);
+                    zone.set_aliases(pod, aliases);
                 }
             });
         }

@@ -39,7 +39,7 @@ mod process;
 
 pub use process::{VERB, main};
 
-use crate::model::{Labels, Mac, NamedPort, PodMtu, PodName, PodState, PortMapping, TapCaps};
+use crate::model::{Attachment, Labels, Mac, NamedPort, PodMtu, PodName, PodState, PortMapping, TapCaps};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
@@ -73,6 +73,12 @@ pub struct Record {
     pub caps: TapCaps,
     /// When it was attached, in microseconds since the machine's boot.
     pub since_us: i64,
+    /// What a container runtime calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
+    /// Its other names in its namespace, of DNS only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// Its published ports; what is published for as long as a client is there is not among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PortMapping>,

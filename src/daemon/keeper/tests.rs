@@ -66,6 +66,8 @@ fn record(pod: &str) -> Record {
         mtu: PodMtu(1450),
         caps: TapCaps::default(),
         since_us: 1,
+        attachment: None,
+        aliases: Vec::new(),
         publish: Vec::new(),
         labels: Default::default(),
         ports: Vec::new(),

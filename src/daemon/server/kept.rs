@@ -28,6 +28,8 @@ pub struct Kept {
     pub(super) pods: Vec<Held>,
     pub(super) keeping: Keeping,
     pub(super) recorder: Recorder,
+    /// The admin socket.
+    pub(super) socket: PathBuf,
     /// The keeper is of another version.
     pub(super) replace: bool,
     /// The folder of manifests that was given, if one was, and where the node's own is or will be.
@@ -53,6 +55,7 @@ impl Kept {
             pods: pods.unwrap_or_default(),
             keeping: Keeping::new(Some(program), path, node, KEEPER, link),
             recorder: Recorder::new(records),
+            socket: socket.into(),
             replace,
             manifests: Default::default(),
         })
@@ -65,6 +68,7 @@ impl Kept {
             pods: Vec::new(),
             keeping: Keeping::new(None, PathBuf::new(), "", KEEPER, None),
             recorder: Recorder::new(records),
+            socket: PathBuf::new(),
             replace: false,
             manifests: Default::default(),
         }

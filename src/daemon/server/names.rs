@@ -51,7 +51,7 @@ impl Server<'_> {
     /// Have `dns` answer the names of the pods there are and will be, and of what people added earlier.
     pub fn name(&mut self, dns: Dns) {
         for record in self.admin.records() {
-            dns.set_pod(&record.pod, Some(addresses(record)));
+            dns.set_pod(&record.pod, Some(addresses(record)), record.aliases.clone());
         }
         for (service, records) in self.services.catalogue.names() {
             dns.set_service(service, Some(records.clone()));
@@ -89,7 +89,8 @@ impl Server<'_> {
     /// Have DNS know the addresses of a pod's name.
     pub(super) fn name_pod(&self, pod: &PodName) {
         if let Some(dns) = &self.dns {
-            dns.set_pod(pod, self.addresses_of_name(pod));
+            let aliases = self.admin.record(pod).map(|r| r.aliases.clone());
+            dns.set_pod(pod, self.addresses_of_name(pod), aliases.unwrap_or_default());
         }
     }
 

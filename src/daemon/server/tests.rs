@@ -162,6 +162,8 @@ fn want(pod: &str) -> AttachRequest {
         ifname: "eth0".into(),
         netns: None,
         holder: None,
+        attachment: None,
+        aliases: Vec::new(),
         publish: Vec::new(),
         labels: Default::default(),
         ports: Vec::new(),

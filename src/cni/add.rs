@@ -1,0 +1,262 @@
+//! ADD: an interface, its addresses and all that a runtime wants with it, or nothing at all.
+
+use super::call::Call;
+use super::capabilities::Wishes;
+use super::conf::Conf;
+use super::error::{CniError, Code};
+use super::names::{Names, of_interface};
+use super::node::{self, PATIENT, Trouble};
+use super::plugin::{attachment, misfit, namespace_error, release};
+use super::result::{CniResult, Dns, Interface, Ip, Route};
+use crate::api::{AttachPlan, AttachRequest, Client, ErrorKind, PodInfo, Reply, Request};
+use crate::model::{Attachment, AttachmentFilter, PodName, PortMapping};
+use crate::pod::attach::{AttachError, Blame, Routes, attach_on};
+use crate::sys::ns::{NetNs, Target};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// How often a name is given up for another, or for one whose pod is gone.
+const ATTEMPTS: usize = 4;
+
+/// A container that is attached.
+pub struct Added {
+    /// What the runtime is told.
+    pub result: CniResult,
+    /// The node.
+    pub client: Client,
+    /// What it calls the interface.
+    pub attachment: Attachment,
+}
+
+/// Attach a container.
+///
+/// # Errors
+/// Whatever keeps it from being attached; nothing is left then.
+pub fn add(call: &Call, conf: &Conf) -> Result<Added, CniError> {
+    let path = call.netns.as_deref().unwrap_or(Path::new(""));
+    let names = Names::of(&call.args, &call.container, &conf.namespace)?;
+    let wishes = conf.wishes.clone().with(&call.args.ips, call.args.mac)?;
+    let netns = NetNs::open(&Target::Path(path.into())).map_err(|e| namespace_error(&e))?;
+    let attachment = Attachment {
+        namespace: netns.id(),
+        ..attachment(call, conf)
+    };
+    let wanted = Wanted {
+        call,
+        conf,
+        wishes: &wishes,
+        attachment: &attachment,
+        names: &names,
+    };
+    let (client, (pod, plan, dns)) = node::with_kept(conf, PATIENT, |client| {
+        let (pod, plan) = wanted.attach(client, &netns)?;
+        let told = conf.dns.is_empty() && wishes.dns.is_empty();
+        let dns = if told { resolv_conf(client, &pod.pod) } else { Dns::default() };
+        Ok((pod, plan, dns))
+    })?;
+    let dns = [wishes.dns.clone(), conf.dns.clone(), dns].into_iter().find(|d| !d.is_empty());
+    let result = result(conf.before.clone().unwrap_or_default(), path, &pod, &plan, dns.unwrap_or_default());
+    Ok(Added {
+        result,
+        client,
+        attachment,
+    })
+}
+
+struct Wanted<'a> {
+    call: &'a Call,
+    conf: &'a Conf,
+    wishes: &'a Wishes,
+    attachment: &'a Attachment,
+    names: &'a Names,
+}
+
+impl Wanted<'_> {
+    /// Attach it under the first name that it can have.
+    fn attach(&self, client: &mut Client, netns: &NetNs) -> Result<(PodInfo, AttachPlan), Trouble> {
+        let mut request = self.request(client)?;
+        let mut spare = self.names.second.clone();
+        for _ in 0..ATTEMPTS {
+            let refused = match attach_on(client, &request, netns, None, Routes::IfNone) {
+                Ok((attached, plan)) => return Ok((attached.pod, plan)),
+                Err(AttachError::Api(e)) => Trouble::from(e),
+                Err(e) => return Err(told(&e).into()),
+            };
+            let Trouble::Refused(ErrorKind::Taken, message) = refused else {
+                return Err(refused);
+            };
+            let Some(holder) = self.holder(client, &request.pod)? else {
+                return Err(CniError::new(Code::Taken, message).into());
+            };
+            match &holder.attachment {
+                Some(theirs) if is_gone(theirs, holder.netns.as_deref()) => {
+                    release(client, theirs)?;
+                }
+                Some(theirs) if theirs.is(self.attachment) => {
+                    return Err(CniError::new(Code::Taken, message).into());
+                }
+                Some(theirs) if theirs.container == self.attachment.container => {
+                    request.pod = of_interface(&request.pod, &self.call.ifname);
+                }
+                theirs => match spare.take() {
+                    Some(name) => request.pod = name,
+                    None => return Err(still_there(&holder.pod, theirs.as_ref()).into()),
+                },
+            }
+        }
+        Err(still_there(&request.pod, None).into())
+    }
+
+    /// Who has this attachment, or this name.
+    fn holder(&self, client: &mut Client, pod: &PodName) -> Result<Option<PodInfo>, Trouble> {
+        let by_attachment = AttachmentFilter {
+            network: Some(self.attachment.network.clone()),
+            container: Some(self.attachment.container.clone()),
+            ifname: Some(self.attachment.ifname.clone()),
+            pod: None,
+        };
+        let by_name = AttachmentFilter {
+            pod: Some(pod.clone()),
+            ..AttachmentFilter::default()
+        };
+        for filter in [by_attachment, by_name] {
+            let Reply::Pods { pods } = client.call(&Request::Attachments { filter })? else {
+                return Err(misfit());
+            };
+            if let Some(pod) = pods.into_iter().next() {
+                return Ok(Some(pod));
+            }
+        }
+        Ok(None)
+    }
+
+    fn request(&self, client: &mut Client) -> Result<AttachRequest, Trouble> {
+        let (conf, wishes) = (self.conf, self.wishes);
+        let anywhere = wishes.ports.iter().any(|p| p.host.is_none());
+        let subnets = if anywhere || !conf.ranges.is_empty() { subnets(client)? } else { Vec::new() };
+        conf.check_subnets(&subnets)?;
+        Ok(AttachRequest {
+            pod: self.names.first.clone(),
+            ip4: wishes.ips.iter().find_map(|ip| match ip {
+                IpAddr::V4(ip) => Some(*ip),
+                IpAddr::V6(_) => None,
+            }),
+            ip6: wishes.ips.iter().find_map(|ip| match ip {
+                IpAddr::V6(ip) => Some(*ip),
+                IpAddr::V4(_) => None,
+            }),
+            mac: wishes.mac,
+            mtu: conf.mtu,
+            ifname: self.call.ifname.clone(),
+            netns: self.call.netns.clone(),
+            holder: None,
+            attachment: Some(self.attachment.clone()),
+            aliases: wishes.aliases.clone(),
+            publish: everywhere(&wishes.ports, &subnets),
+            labels: wishes.labels.clone(),
+            ports: Vec::new(),
+        })
+    }
+}
+
+/// The node's subnets, when a container could be attached.
+fn subnets(client: &mut Client) -> Result<Vec<IpNet>, Trouble> {
+    match client.call(&Request::Vacancy)? {
+        Reply::Vacancy { subnets, .. } => Ok(subnets),
+        _ => Err(misfit()),
+    }
+}
+
+/// Ports without an address are at every address of the host, of the families that pods have.
+fn everywhere(ports: &[PortMapping], subnets: &[IpNet]) -> Vec<PortMapping> {
+    let four = subnets.iter().any(|n| n.network().is_ipv4());
+    let six = subnets.iter().any(|n| n.network().is_ipv6());
+    let any4 = four.then_some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let any6 = six.then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    let mut all = Vec::new();
+    for port in ports {
+        match port.host {
+            Some(_) => all.push(*port),
+            None => all.extend([any4, any6].into_iter().flatten().map(|ip| PortMapping {
+                host: Some(ip),
+                ..*port
+            })),
+        }
+    }
+    all
+}
+
+/// Whether the namespace of an attachment is gone, as far as can be seen here.
+fn is_gone(attachment: &Attachment, netns: Option<&Path>) -> bool {
+    let (Some(path), Some(was)) = (netns, attachment.namespace) else {
+        return false;
+    };
+    // A directory that is not there is another mount namespace's.
+    let visible = path.parent().is_some_and(Path::is_dir);
+    let is = std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+    visible && is != Some(was)
+}
+
+fn still_there(pod: &PodName, theirs: Option<&Attachment>) -> CniError {
+    let whose = match theirs {
+        Some(a) => format!("container {} has that name on this node, and is there still", a.container),
+        None => "a pod of that name is on this node that no runtime attached".into(),
+    };
+    let what = format!("pod {pod} cannot be attached: {whose} (remove it, or try again once it is gone)");
+    CniError::new(Code::TryAgain, what)
+}
+
+/// What the node wants a pod to resolve names with; nothing when it answers none.
+fn resolv_conf(client: &mut Client, pod: &PodName) -> Dns {
+    let pod = pod.clone();
+    match client.call(&Request::ResolvConf { pod }) {
+        Ok(Reply::ResolvConf { text: Some(text) }) => Dns::of_resolv_conf(&text),
+        _ => Dns::default(),
+    }
+}
+
+fn told(e: &AttachError) -> CniError {
+    let code = match e.blame() {
+        Blame::Usage => Code::Config,
+        Blame::Permission => Code::Permission,
+        Blame::NoNode | Blame::Exhausted => Code::TryAgain,
+        Blame::Taken => Code::Taken,
+        Blame::NotFound => Code::UnknownContainer,
+        Blame::Failed => Code::Failed,
+    };
+    CniError::new(code, e)
+}
+
+/// What there is now, after what there was before.
+fn result(mut all: CniResult, netns: &Path, pod: &PodInfo, plan: &AttachPlan, dns: Dns) -> CniResult {
+    let number = all.interfaces.len();
+    all.interfaces.push(Interface {
+        name: pod.ifname.clone(),
+        mac: Some(plan.mac.to_string()),
+        mtu: Some(plan.mtu.0.into()),
+        sandbox: Some(netns.to_string_lossy().into_owned()),
+        ..Interface::default()
+    });
+    let four = plan.ip4.map(|n| (IpNet::V4(n), plan.gateway4.map(IpAddr::V4)));
+    let six = plan.ip6.map(|n| (IpNet::V6(n), plan.gateway6.map(IpAddr::V6)));
+    for (address, gateway) in [four, six].into_iter().flatten() {
+        let interface = Some(number);
+        all.ips.push(Ip {
+            address,
+            gateway,
+            interface,
+        });
+        let everywhere = IpNet::new(if address.addr().is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }, 0);
+        all.routes.extend(everywhere.ok().filter(|_| gateway.is_some()).map(|dst| Route {
+            dst,
+            gw: gateway,
+            more: Vec::new(),
+        }));
+    }
+    if !dns.is_empty() {
+        all.dns = dns;
+    }
+    all
+}

@@ -1,0 +1,44 @@
+//! The configuration list that a runtime needs, as text.
+
+use super::version::Version;
+use std::path::Path;
+
+/// Ten lines for a runtime's configuration folder. `kind` is the name of the plugin's file.
+pub fn conflist(network: &str, version: Version, kind: &str, socket: Option<&Path>) -> String {
+    let text = |s: &str| serde_json::Value::from(s).to_string();
+    let capabilities = ["portMappings", "bandwidth", "ips", "mac", "dns", "aliases"];
+    let capabilities = capabilities.map(|c| format!("{}: true", text(c))).join(", ");
+    let own = match socket {
+        Some(socket) => format!("{{\"socket\": {}}}", text(&socket.to_string_lossy())),
+        None => "{}".into(),
+    };
+    format!(
+        "{{\n  \"cniVersion\": {},\n  \"name\": {},\n  \"plugins\": [{{\n    \"type\": {},\n    \"podwire\": {own},\n    \
+         \"capabilities\": {{{capabilities}}}\n  }}]\n}}\n",
+        text(version.text()),
+        text(network),
+        text(kind),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::call::Verb;
+    use crate::cni::conf::Conf;
+    use serde_json::Value;
+
+    #[test]
+    fn it_is_what_the_plugin_understands() {
+        let socket = Path::new("/run/podwire/n1.sock");
+        let text = conflist("pods", Version::V100, "podwire-cni", Some(socket));
+        assert!(text.lines().count() <= 10, "{text}");
+        let list: Value = serde_json::from_str(&text).unwrap();
+        // As libcni makes a plugin's configuration of it.
+        let mut conf = list["plugins"][0].clone();
+        conf["name"] = list["name"].clone();
+        conf["cniVersion"] = list["cniVersion"].clone();
+        let conf = Conf::read(conf.to_string().as_bytes(), Verb::Add).unwrap();
+        assert_eq!((conf.network.as_str(), conf.socket.as_deref()), ("pods", Some(socket)));
+    }
+}

@@ -1,0 +1,135 @@
+//! Pods by the names that container runtimes have for them, and what a runtime asks of a node (`crate::cni`).
+
+use super::{Conversation, Pending, Server};
+use crate::api::{ErrorKind, Reply, gone};
+use crate::daemon::admin::Refusal;
+use crate::daemon::command::Command;
+use crate::model::{Attachment, AttachmentFilter, Instant, PodName};
+use crossbeam_channel::bounded;
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::path::Path;
+
+impl Server<'_> {
+    /// The pods that runtimes attached, as far as `filter` takes them.
+    pub(super) fn attachments(&self, filter: &AttachmentFilter, now: Instant) -> Reply {
+        let records = self.admin.records();
+        let taken = records.filter(|r| filter.takes(&r.pod, r.attachment.as_ref()));
+        let pods = taken.filter_map(|r| self.admin.pod(&r.pod, now)).collect();
+        Reply::Pods { pods }
+    }
+
+    /// The pod of an attachment.
+    pub(super) fn attached_as(&self, attachment: &Attachment) -> Option<PodName> {
+        let mut records = self.admin.records();
+        let is = |a: &Attachment| a.is(attachment);
+        let found = records.find(|r| r.attachment.as_ref().is_some_and(is));
+        found.map(|r| r.pod.clone())
+    }
+
+    /// Refuse what would attach one interface twice.
+    pub(super) fn check_attachment(&self, attachment: &Attachment) -> Result<(), Refusal> {
+        if !attachment.is_valid() {
+            let what = "the names of network, container and interface must be such as a container runtime gives";
+            return Err(Refusal::new(ErrorKind::Usage, what));
+        }
+        match self.attached_as(attachment) {
+            Some(pod) => Err(Refusal::new(
+                ErrorKind::Taken,
+                format!(
+                    "container {} has {} on network {} already, as pod {pod} (DEL it first)",
+                    attachment.container, attachment.ifname, attachment.network
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Remove the pod of an attachment; told once its interface is gone.
+    pub(super) fn release(&mut self, from: &mut Conversation, attachment: &Attachment) -> Option<Reply> {
+        let Some(pod) = self.attached_as(attachment) else {
+            return Some(Reply::Detached { existed: false });
+        };
+        self.remove(&pod);
+        log::info!(
+            "pod {pod} is detached: {} of container {} is gone",
+            attachment.ifname,
+            attachment.container
+        );
+        from.pending = Some((pod, Pending::Answer(Reply::Detached { existed: true })));
+        None
+    }
+
+    /// Have the data path ping a pod; the answer comes later.
+    pub(super) fn ping(&mut self, from: &mut Conversation, address: IpAddr) -> Result<Option<Reply>, Refusal> {
+        let has = |n: Option<IpAddr>| n == Some(address);
+        let mut records = self.admin.records();
+        let found = records.find(|r| {
+            has(r.ip4.map(|n| n.addr().into())) || has(r.ip6.map(|n| n.addr().into()))
+        });
+        let Some(pod) = found.map(|r| r.pod.clone()) else {
+            let what = format!("no pod of this node has {address} (`podwire pods` lists those there are)");
+            return Err(Refusal::new(ErrorKind::NotFound, what));
+        };
+        let (tell, answer) = bounded(1);
+        let waker = self.waker.clone();
+        let order = Command::Ping {
+            to: address,
+            tell: Box::new(move |rtt| {
+                // Both fail only when nobody waits any more.
+                let _ = tell.send(rtt);
+                let _ = waker.wake();
+            }),
+        };
+        let sent = self.worker.send(order);
+        sent.map_err(|what| Refusal::new(ErrorKind::Internal, what))?;
+        from.pending = Some((pod, Pending::Pong(answer)));
+        Ok(None)
+    }
+
+    /// Whether a pod could be attached.
+    pub(super) fn vacancy(&mut self) -> Result<Reply, Refusal> {
+        self.check_allocation()?;
+        if self.admin.report().is_none() {
+            let what = "the data path did not answer within 1 s (see the node's log)";
+            return Err(Refusal::new(ErrorKind::Internal, what));
+        }
+        let subnets = [
+            self.config.subnet4.map(IpNet::from),
+            self.config.subnet6.map(IpNet::from),
+        ];
+        let subnets: Vec<IpNet> = subnets.into_iter().flatten().collect();
+        let held = self.admin.records().count() as u64;
+        let free = self.admin.ipam().room().saturating_sub(held);
+        if free == 0 {
+            let net = subnets.first().copied().unwrap_or_default();
+            let what = format!("all {held} addresses of {net} are held (detach a pod, or give the node a larger subnet)");
+            return Err(Refusal::new(ErrorKind::Exhausted, what));
+        }
+        Ok(Reply::Vacancy { free, subnets })
+    }
+
+    /// Refuse when this node's subnet is another's now.
+    pub(super) fn check_allocation(&self) -> Result<(), Refusal> {
+        if self.allocate {
+            return Ok(());
+        }
+        let what = "another node has this node's subnet now, so that no address is given away twice (`podwire leases` \
+                    names it; pods that are attached go on)";
+        Err(Refusal::new(ErrorKind::Taken, what))
+    }
+
+    /// Remove the pods that ended while no process of this node ran.
+    pub(super) fn heed_gone(&mut self, socket: &Path) {
+        let left = gone::all(socket).unwrap_or_else(|e| {
+            log::warn!("{} is not heeded: {e}", gone::directory(socket).display());
+            Vec::new()
+        });
+        for (path, attachment) in left {
+            if let Some(pod) = attachment.and_then(|a| self.attached_as(&a)) {
+                self.lose(&pod, "its container was removed while the node was away");
+            }
+            gone::take_back(&path);
+        }
+    }
+}
