@@ -56,6 +56,8 @@ pub struct Contender {
     // In this order: the pod goes before what it hangs on.
     /// The pod.
     pub place: Place,
+    /// Another that goes the same way; one pod may not have all flows.
+    other: Option<Place>,
     nodes: Option<Rc<Nodes>>,
     alone: Option<Alone>,
     _dir: Option<PrivateDir>,
@@ -72,6 +74,11 @@ impl Contender {
             Some(alone) => until(alone, "a way out of its pod", |_| routed(pid).then_some(())),
             None => Ok(()),
         }
+    }
+
+    /// From where many flows go the same way.
+    pub fn crowd(&self) -> &Place {
+        self.other.as_ref().unwrap_or(&self.place)
     }
 
     /// The processes that do the work; none when the kernel does.
@@ -198,14 +205,18 @@ fn podwire(world: &World, subject: Subject, watch: &mut Watch) -> Result<Vec<Con
             Subject::Ports => published(port).to_vec(),
             Subject::Egress | Subject::Dns => Vec::new(),
         };
+        let pod = |name, publish| {
+            let pod = Pod::attach(pod_name(name), &nodes.socket("n1"), publish)?;
+            Ok::<_, Failure>(Place::Pod(Box::new(pod)))
+        };
         Ok::<_, Failure>(Contender {
             name,
             at,
-            place: Place::Pod(Box::new(Pod::attach(
-                pod_name(name),
-                &nodes.socket("n1"),
-                publish,
-            )?)),
+            place: pod(name, publish)?,
+            other: match subject {
+                Subject::Egress => Some(pod("crowd", Vec::new())?),
+                Subject::Ports | Subject::Dns => None,
+            },
             nodes: Some(Rc::clone(&nodes)),
             alone: None,
             _dir: None,
@@ -231,6 +242,7 @@ fn kernel(world: &World, _: Subject) -> Result<Contender, Failure> {
             KERNEL,
             MTU.into(),
         )?)),
+        other: None,
         nodes: None,
         alone: None,
         _dir: None,
@@ -272,6 +284,7 @@ fn pasta(world: &World, subject: Subject) -> Result<Contender, Failure> {
         name: "pasta",
         at,
         place: Place::Pod(Box::new(pod)),
+        other: None,
         nodes: None,
         alone: Some(alone),
         _dir: None,
@@ -303,6 +316,7 @@ fn slirp(world: &World, subject: Subject) -> Result<Contender, Failure> {
         name: "slirp4netns",
         at: at.into(),
         place: Place::Pod(Box::new(pod)),
+        other: None,
         nodes: None,
         alone: Some(alone),
         _dir: Some(dir),
@@ -367,6 +381,7 @@ fn rootlesskit(world: &World, _: Subject) -> Result<Contender, Failure> {
         name: "rootlesskit",
         at: (HOME, 7004).into(),
         place: Place::Beside(pid?),
+        other: None,
         nodes: None,
         alone: Some(alone),
         _dir: Some(dir),

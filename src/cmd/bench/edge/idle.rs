@@ -51,7 +51,7 @@ pub fn measure(
         return Ok(Vec::new());
     };
     let to = (WORLD, port as u16).into();
-    client = contender.place.start(&Load::Hold { count: FLOWS, to })?;
+    client = contender.crowd().start(&Load::Hold { count: FLOWS, to })?;
     watch.gather(&mut [&mut client], deadline, Job::spoke)?;
     if numbers(&client.said(), 0) != Some([u64::from(FLOWS)]) {
         return Ok(Vec::new());

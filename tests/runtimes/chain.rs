@@ -1,0 +1,65 @@
+//! The reference plugins before and after podwire in one chain.
+
+use super::Case;
+use super::machine::{CAPABILITIES, Machine, NETWORK, one};
+use super::podman::Podman;
+use super::shell::{refused, said};
+
+/// Tests.
+pub const CASES: &[Case] = &[
+    ("chain::tuning_changes_what_podwire_made", tuning_behind),
+    ("chain::an_interface_made_before_is_not_touched", bridge_before),
+    ("chain::one_that_fails_behind_leaves_nothing", failing_behind),
+];
+
+fn own(machine: &Machine) -> String {
+    format!(
+        r#"{{"type": "podwire-cni", "podwire": {{"socket": "{}"}}, {CAPABILITIES}}}"#,
+        machine.socket().display()
+    )
+}
+
+fn tuning_behind() {
+    let machine = one();
+    let tuning = r#"{"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.arp_filter": "1"}, "mtu": 1400}"#;
+    machine.conflist(&format!("{}, {tuning}", own(&machine)));
+    let podman = Podman::on(&machine);
+    podman.start("a", &[], &["/bin/sleep", "600"]);
+    let filter = podman.exec("a", &["/bin/cat", "/proc/sys/net/ipv4/conf/eth0/arp_filter"]);
+    assert_eq!(filter, "1");
+    let link = podman.exec("a", &["/bin/ip", "link", "show", "eth0"]);
+    assert!(link.contains("mtu 1400"), "{link}");
+    podman.exec("a", &["/bin/ping", "-c", "1", "-W", "2", "10.244.1.1"]);
+    podman.end();
+}
+
+fn bridge_before() {
+    let machine = one();
+    let bridge = r#"{"type": "bridge", "bridge": "br0", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.99.0.0/24"}]]}}"#;
+    machine.conflist(&format!("{bridge}, {}", own(&machine)));
+    let podman = Podman::on(&machine);
+    let why = refused(podman.run(&["run", "--rm", "--network", NETWORK, "busybox", "/bin/true"]));
+    assert!(why.contains("eth0"), "{why}");
+    assert_eq!(machine.pods(), Vec::<String>::new());
+    said(machine.run("ip", &["link", "del", "br0"]));
+    podman.end();
+}
+
+fn failing_behind() {
+    let machine = one();
+    let tuning = r#"{"type": "tuning", "sysctl": {"net.ipv4.conf.eth9.arp_filter": "1"}}"#;
+    machine.conflist(&format!("{}, {tuning}", own(&machine)));
+    let podman = Podman::on(&machine);
+    refused(podman.run(&[
+        "run",
+        "--rm",
+        "--network",
+        NETWORK,
+        "-p",
+        "8080:80",
+        "busybox",
+        "/bin/true",
+    ]));
+    assert_eq!(machine.pods(), Vec::<String>::new());
+    podman.end();
+}

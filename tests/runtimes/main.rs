@@ -1,0 +1,104 @@
+//! Container runtimes that use podwire as their network, for real: podman with its CNI back end, as root and as an
+//! ordinary user, and containerd by `ctr run --cni`; the reference plugins before and after podwire in one chain.
+//!
+//! ```text
+//!   podman, its containers      podman, its containers      a storage each; containers of busybox
+//!      | podwire-cni               | podwire-cni
+//!   podwire node n1  ====VXLAN==== podwire node n2          a network namespace each: 192.0.2.1, 192.0.2.2
+//! ```
+//!
+//! The suite runs in a mount namespace of its own, in which the places that runtimes use (`/run/netns`, `/etc/cni`,
+//! `/opt/cni`, `/var/lib/cni`, ...) are empty directories of a temporary one, so that it touches nothing of the host's and
+//! sees whatever is left.
+
+mod chain;
+mod containerd;
+mod machine;
+mod podman;
+mod rootless;
+mod shell;
+
+use libtest_mimic::{Arguments, Trial};
+use std::process::{Command, ExitCode};
+
+/// A test: its name and what it does.
+type Case = (&'static str, fn());
+
+/// Tells the suite that it is in its own mount namespace: its directory.
+const DIR: &str = "PODWIRE_RUNTIMES_DIR";
+/// What runtimes share, whatever else they are told.
+const PLACES: [&str; 6] = [
+    "/run/netns",
+    "/etc/cni",
+    "/opt/cni",
+    "/var/lib/cni",
+    "/run/containers",
+    "/var/lib/containers",
+];
+const TOOLS: [&str; 6] = ["podman", "containerd", "ctr", "runc", "busybox", "nsenter"];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Runtimes lock their storage; each test has its own, but the machine has few cores.
+    arguments.test_threads.get_or_insert(2);
+    if !rustix::process::geteuid().is_root() {
+        eprintln!(
+            "runtimes: root starts container runtimes here, also for an ordinary user; nothing is tested"
+        );
+        return ExitCode::SUCCESS;
+    }
+    let missing: Vec<_> = TOOLS.into_iter().filter(|tool| !shell::installed(tool)).collect();
+    if !missing.is_empty() {
+        eprintln!("runtimes: {missing:?} missing, so nothing is tested here (tests/run installs them)");
+        return ExitCode::SUCCESS;
+    }
+    match std::env::var_os(DIR) {
+        None => supervise(),
+        Some(_) => {
+            hide();
+            let cases = [podman::CASES, containerd::CASES, chain::CASES, rootless::CASES].concat();
+            let trial = |(name, run): Case| {
+                Trial::test(name, move || {
+                    run();
+                    Ok(())
+                })
+            };
+            libtest_mimic::run(&arguments, cases.into_iter().map(trial).collect()).exit_code()
+        }
+    }
+}
+
+/// Run the suite in a mount namespace, and clear its directory behind it.
+fn supervise() -> ExitCode {
+    let dir = tempfile::Builder::new()
+        .prefix("podwire-runtimes-")
+        .tempdir()
+        .unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), open).unwrap();
+    let mut suite = Command::new("unshare");
+    suite.args(["--mount", "--propagation", "private", "/proc/self/exe"]);
+    suite.args(std::env::args_os().skip(1)).env(DIR, dir.path());
+    // Debian keeps some of the tools where only root's PATH leads.
+    let path = std::env::var("PATH").unwrap_or_default();
+    suite.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    let status = suite
+        .status()
+        .expect("the suite cannot be started (is unshare installed?)");
+    match status.code() {
+        Some(0) => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Lay empty directories over the places that runtimes use.
+fn hide() {
+    for place in PLACES {
+        let own = shell::dir().join("places").join(place.trim_start_matches('/'));
+        std::fs::create_dir_all(&own).unwrap();
+        std::fs::create_dir_all(place).unwrap();
+        rustix::mount::mount_bind(&own, place).unwrap();
+    }
+    // Where an ordinary user finds it too.
+    std::fs::copy(env!("CARGO_BIN_EXE_podwire"), machine::podwire()).unwrap();
+}
