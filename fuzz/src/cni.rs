@@ -62,7 +62,11 @@ pub fn run(data: &[u8]) {
 
 /// One harmless line, in JSON that any runtime reads.
 fn told(e: &CniError) {
-    assert!(!e.msg.is_empty() && e.msg.len() < SENTENCE, "{} bytes", e.msg.len());
+    assert!(
+        !e.msg.is_empty() && e.msg.len() < SENTENCE,
+        "{} bytes",
+        e.msg.len()
+    );
     assert!(!e.msg.chars().any(char::is_control), "{:?}", e.msg);
     let json = e.to_json(Version::LATEST.text());
     assert!(json["code"].as_u64().is_some_and(|c| c > 0));
@@ -77,7 +81,10 @@ fn understood(conf: &Conf) {
         assert!(port.first > 0 && port.pod > 0 && port.count > 0);
         assert_eq!(port.ports().count(), usize::from(port.count));
         let last = port.ports().last().expect("one at least");
-        assert_eq!(u32::from(last.0), u32::from(port.first) + u32::from(port.count) - 1);
+        assert_eq!(
+            u32::from(last.0),
+            u32::from(port.first) + u32::from(port.count) - 1
+        );
         assert_eq!(u32::from(last.1), u32::from(port.pod) + u32::from(port.count) - 1);
     }
     let Some(before) = &conf.before else { return };

@@ -56,7 +56,10 @@ impl Args {
             }
         }
         if !ignore && !unknown.is_empty() {
-            let what = format!("podwire knows no {} (leave it out, or add IgnoreUnknown=1)", unknown.join(", "));
+            let what = format!(
+                "podwire knows no {} (leave it out, or add IgnoreUnknown=1)",
+                unknown.join(", ")
+            );
             return Err(bad(&what));
         }
         Ok(args)
@@ -82,7 +85,10 @@ mod tests {
         .unwrap();
         assert_eq!(args.namespace.as_deref(), Some("shop"));
         assert_eq!(args.name.as_deref(), Some("db-0"));
-        assert_eq!(args.ips, ["10.1.0.9".parse::<IpAddr>().unwrap(), "fd00::9".parse().unwrap()]);
+        assert_eq!(
+            args.ips,
+            ["10.1.0.9".parse::<IpAddr>().unwrap(), "fd00::9".parse().unwrap()]
+        );
         assert!(args.mac.is_some());
         assert_eq!(Args::read("").unwrap(), Args::default());
         assert_eq!(Args::read("K8S_POD_NAME=").unwrap(), Args::default());

@@ -34,13 +34,12 @@ impl<'v> Keys<'v> {
     pub(super) fn of(value: Option<&'v Value>, place: Place<'v>) -> Result<Keys<'v>, CniError> {
         match value {
             None | Some(Value::Null) => Ok(Keys { map: None, place }),
-            Some(Value::Object(map)) => Ok(Keys { map: Some(map), place }),
+            Some(Value::Object(map)) => Ok(Keys {
+                map: Some(map),
+                place,
+            }),
             Some(other) => Err(expected(place, "an object", other)),
         }
-    }
-
-    pub(super) fn place(&'v self) -> &'v Place<'v> {
-        &self.place
     }
 
     pub(super) fn at(&'v self, key: &'v str) -> Place<'v> {
@@ -70,7 +69,10 @@ impl<'v> Keys<'v> {
     /// A whole number from 0 on.
     pub(super) fn number(&'v self, key: &'v str) -> Result<Option<u64>, CniError> {
         let value = self.get(key);
-        let number = |v: &Value| v.as_u64().ok_or_else(|| expected(self.at(key), "a whole number from 0 on", v));
+        let number = |v: &Value| {
+            v.as_u64()
+                .ok_or_else(|| expected(self.at(key), "a whole number from 0 on", v))
+        };
         value.map(number).transpose()
     }
 
@@ -85,7 +87,9 @@ impl<'v> Keys<'v> {
     pub(super) fn texts(&'v self, key: &'v str) -> Result<Vec<String>, CniError> {
         let at = self.at(key);
         let items = self.list(key)?.iter().enumerate();
-        items.map(|(n, v)| text(v, Place::Item(&at, n)).map(Into::into)).collect()
+        items
+            .map(|(n, v)| text(v, Place::Item(&at, n)).map(Into::into))
+            .collect()
     }
 }
 

@@ -23,7 +23,13 @@ fn away(rig: &mut Rig) {
     let begun = Instant::now();
     let e = rig.call("ADD", Some(&b), &conf, &[]).unwrap_err();
     assert_eq!(e["code"], 11, "{e}");
-    assert!(e["msg"].as_str().unwrap().contains("start one with `podwire node`"), "{e}");
+    assert!(
+        e["msg"]
+            .as_str()
+            .unwrap()
+            .contains("start one with `podwire node`"),
+        "{e}"
+    );
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert!(!b.has("eth0"));
     let later = rig.conf("1.1.0", json!({"prevResult": result}));
@@ -35,12 +41,18 @@ fn away(rig: &mut Rig) {
     // What a runtime calls it outlives the node.
     assert_eq!(rig.call("CHECK", Some(&a), &later, &[]), Ok(Value::Null));
     let pods = rig.pods();
-    assert_eq!(pods[0].attachment.as_ref().map(|a| a.container.as_str()), Some(a.id.as_str()));
+    assert_eq!(
+        pods[0].attachment.as_ref().map(|a| a.container.as_str()),
+        Some(a.id.as_str())
+    );
     rig.del(&a, &conf);
 }
 
 fn deleted(rig: &mut Rig) {
-    let conf = rig.conf("1.0.0", json!({"runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}}));
+    let conf = rig.conf(
+        "1.0.0",
+        json!({"runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}}),
+    );
     let plain = rig.conf("1.0.0", json!({}));
     let (a, mut b, c) = (rig.container(), rig.container(), rig.container());
     rig.add(&a, &conf);
@@ -53,7 +65,10 @@ fn deleted(rig: &mut Rig) {
     rig.del(&a, &conf);
     b.vanish();
     rig.del(&b, &plain);
-    assert_eq!(rig.call("DEL", Some(&b), &plain, &[("CNI_NETNS", "")]), Ok(Value::Null));
+    assert_eq!(
+        rig.call("DEL", Some(&b), &plain, &[("CNI_NETNS", "")]),
+        Ok(Value::Null)
+    );
     rig.node.restart(&rig.host);
     let pods = rig.pods();
     assert_eq!(pods.len(), 1, "{pods:?}");
@@ -87,6 +102,9 @@ fn stopped(rig: &mut Rig) {
     rig.node.stop();
     assert!(!a.has("eth0"));
     rig.del(&a, &conf);
-    assert!(!rig.node.socket.with_extension("gone").exists(), "there is nobody to tell");
+    assert!(
+        !rig.node.socket.with_extension("gone").exists(),
+        "there is nobody to tell"
+    );
     rig.node.restart(&rig.host);
 }

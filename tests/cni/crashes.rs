@@ -25,7 +25,10 @@ fn conf(rig: &Rig) -> Value {
 /// How long a call takes when nobody is killed.
 fn whole(rig: &Rig, verb: &str, of: &Container) -> Duration {
     let begun = Instant::now();
-    let out = rig.begin(verb, Some(of), &conf(rig), &[]).wait_with_output().unwrap();
+    let out = rig
+        .begin(verb, Some(of), &conf(rig), &[])
+        .wait_with_output()
+        .unwrap();
     assert!(out.status.success(), "{out:?}");
     begun.elapsed() * 5 / 4
 }
@@ -99,10 +102,17 @@ fn node_add(rig: &mut Rig) {
         match added {
             Ok(result) => {
                 let later = rig.conf("1.1.0", json!({"prevResult": result}));
-                assert_eq!(rig.call("CHECK", Some(&a), &later, &[]), Ok(Value::Null), "moment {moment}");
+                assert_eq!(
+                    rig.call("CHECK", Some(&a), &later, &[]),
+                    Ok(Value::Null),
+                    "moment {moment}"
+                );
             }
             // Runtimes delete what could not be added.
-            Err(e) => assert!([11, 100, 103].contains(&e["code"].as_u64().unwrap()), "moment {moment}: {e}"),
+            Err(e) => assert!(
+                [11, 100, 103].contains(&e["code"].as_u64().unwrap()),
+                "moment {moment}: {e}"
+            ),
         }
         rig.del(&a, &conf(rig));
         nothing_left(rig, &a);

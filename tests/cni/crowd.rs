@@ -17,7 +17,10 @@ const CROWD: usize = 100;
 const ROUNDS: usize = 6;
 
 fn add_all(rig: &Rig, containers: &[Container], conf: &Value) {
-    let children: Vec<_> = containers.iter().map(|c| rig.begin("ADD", Some(c), conf, &[])).collect();
+    let children: Vec<_> = containers
+        .iter()
+        .map(|c| rig.begin("ADD", Some(c), conf, &[]))
+        .collect();
     for child in children {
         let added = super::rig::answer(child.wait_with_output().unwrap());
         assert!(added.is_ok(), "{added:?}");
@@ -25,9 +28,15 @@ fn add_all(rig: &Rig, containers: &[Container], conf: &Value) {
 }
 
 fn del_all(rig: &Rig, containers: &[Container], conf: &Value) {
-    let children: Vec<_> = containers.iter().map(|c| rig.begin("DEL", Some(c), conf, &[])).collect();
+    let children: Vec<_> = containers
+        .iter()
+        .map(|c| rig.begin("DEL", Some(c), conf, &[]))
+        .collect();
     for child in children {
-        assert_eq!(super::rig::answer(child.wait_with_output().unwrap()), Ok(Value::Null));
+        assert_eq!(
+            super::rig::answer(child.wait_with_output().unwrap()),
+            Ok(Value::Null)
+        );
     }
 }
 
@@ -48,7 +57,11 @@ fn at_once(rig: &mut Rig) {
 
 fn come_and_go(rig: &mut Rig) {
     let conf = rig.conf("1.0.0", json!({}));
-    let files = |rig: &Rig| std::fs::read_dir(format!("/proc/{}/fd", rig.node.pid())).unwrap().count();
+    let files = |rig: &Rig| {
+        std::fs::read_dir(format!("/proc/{}/fd", rig.node.pid()))
+            .unwrap()
+            .count()
+    };
     let (before, mut worst) = (files(rig), Duration::ZERO);
     let mut containers: Vec<Container> = (0..CROWD / 2).map(|_| rig.container()).collect();
     add_all(rig, &containers, &conf);
@@ -79,10 +92,15 @@ fn out_of_files(rig: &mut Rig) {
         let out = rig.host.run("prlimit", &["--pid", &pid, &arg]);
         assert!(out.status.success(), "{out:?}");
     };
-    let open = std::fs::read_dir(format!("/proc/{}/fd", rig.node.pid())).unwrap().count();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", rig.node.pid()))
+        .unwrap()
+        .count();
     limit(open + 12);
     let containers: Vec<Container> = (0..16).map(|_| rig.container()).collect();
-    let said: Vec<_> = containers.iter().map(|c| rig.call("ADD", Some(c), &conf, &[])).collect();
+    let said: Vec<_> = containers
+        .iter()
+        .map(|c| rig.call("ADD", Some(c), &conf, &[]))
+        .collect();
     let there = said.iter().take_while(|s| s.is_ok()).count();
     assert!((1..16).contains(&there), "{said:?}");
     for (refused, container) in said.iter().zip(&containers).skip(there) {
@@ -94,7 +112,10 @@ fn out_of_files(rig: &mut Rig) {
     assert!(containers[0].pings("10.244.1.1"), "those that are there go on");
     let before = rig.node.cpu();
     std::thread::sleep(Duration::from_millis(500));
-    assert!(rig.node.cpu() - before < Duration::from_millis(250), "it does not spin");
+    assert!(
+        rig.node.cpu() - before < Duration::from_millis(250),
+        "it does not spin"
+    );
     limit(4096);
     rig.add(&containers[there], &conf);
     del_all(rig, &containers, &conf);

@@ -45,7 +45,9 @@ fn suite() -> ExitCode {
         crowd::CASES,
     ]
     .concat();
-    let trials = cases.into_iter().map(|(name, body)| Trial::test(name, move || run(body)));
+    let trials = cases
+        .into_iter()
+        .map(|(name, body)| Trial::test(name, move || run(body)));
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
@@ -57,7 +59,9 @@ fn run(body: fn(&mut rig::Rig)) -> Result<(), Failed> {
     }));
     outcome.map_err(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        let said = said
+            .or(panic.downcast_ref::<&str>().copied())
+            .unwrap_or("a panic");
         Failed::from(format!("{said}\n{}", rig.node.evidence()))
     })
 }

@@ -29,7 +29,9 @@ pub struct Rig {
 impl Rig {
     /// A node without containers.
     pub fn new() -> Rig {
-        let dir = tempfile::Builder::new().tempdir_in(isolate::dir()).expect("a directory");
+        let dir = tempfile::Builder::new()
+            .tempdir_in(isolate::dir())
+            .expect("a directory");
         let host = Netns::new();
         host.ip("addr add 192.0.2.1/32 dev lo");
         std::fs::write(dir.path().join("n1.toml"), "").expect("a peers file");
@@ -51,13 +53,14 @@ impl Rig {
     /// A container with an identifier as runtimes give them.
     pub fn container(&self) -> Container {
         let n = self.made.get();
-        self.made.set(n + 1);
         self.container_named(&format!("{n:08x}{}", "c0ffee00".repeat(7)))
     }
 
     /// A container of this identifier.
     pub fn container_named(&self, id: &str) -> Container {
-        Container::new(id, self.dir.path().join(format!("ns-{}-{}", self.made.get(), &id[..id.len().min(16)])))
+        let n = self.made.get();
+        self.made.set(n + 1);
+        Container::new(id, self.dir.path().join(format!("ns-{n}")))
     }
 
     /// A configuration of this version, with more keys.
@@ -79,9 +82,24 @@ impl Rig {
     pub fn begin(&self, verb: &str, of: Option<&Container>, conf: &Value, env: &[(&str, &str)]) -> Child {
         let mut command = Command::new(PODWIRE);
         command.arg0("podwire-cni").env_clear();
+        self.begin_as(command, verb, of, conf, env)
+    }
+
+    /// Start the plugin by another command, which becomes it.
+    pub fn begin_as(
+        &self,
+        mut command: Command,
+        verb: &str,
+        of: Option<&Container>,
+        conf: &Value,
+        env: &[(&str, &str)],
+    ) -> Child {
         command.env("CNI_COMMAND", verb).env("CNI_PATH", "/opt/cni/bin");
         if let Some(of) = of {
-            command.env("CNI_CONTAINERID", &of.id).env("CNI_IFNAME", "eth0").env("CNI_NETNS", &of.path);
+            command
+                .env("CNI_CONTAINERID", &of.id)
+                .env("CNI_IFNAME", "eth0")
+                .env("CNI_NETNS", &of.path);
         }
         for (name, value) in env {
             match value.is_empty() {
@@ -89,7 +107,10 @@ impl Rig {
                 false => command.env(name, value),
             };
         }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         // Runtimes call plugins in the host's namespace.
         let mut child = self.host.within(|| command.spawn()).expect("podwire runs");
         let mut stdin = child.stdin.take().expect("a pipe");
@@ -99,8 +120,18 @@ impl Rig {
     }
 
     /// Run the plugin: what it prints, or the error it prints.
-    pub fn call(&self, verb: &str, of: Option<&Container>, conf: &Value, env: &[(&str, &str)]) -> Result<Value, Value> {
-        answer(self.begin(verb, of, conf, env).wait_with_output().expect("it ends"))
+    pub fn call(
+        &self,
+        verb: &str,
+        of: Option<&Container>,
+        conf: &Value,
+        env: &[(&str, &str)],
+    ) -> Result<Value, Value> {
+        answer(
+            self.begin(verb, of, conf, env)
+                .wait_with_output()
+                .expect("it ends"),
+        )
     }
 
     /// ADD, which must succeed.
@@ -112,7 +143,8 @@ impl Rig {
     /// ADD with more of the environment, which must succeed.
     #[track_caller]
     pub fn add_with(&self, of: &Container, conf: &Value, env: &[(&str, &str)]) -> Value {
-        self.call("ADD", Some(of), conf, env).unwrap_or_else(|e| panic!("ADD: {e}"))
+        self.call("ADD", Some(of), conf, env)
+            .unwrap_or_else(|e| panic!("ADD: {e}"))
     }
 
     /// DEL, which must succeed.
@@ -140,9 +172,15 @@ impl Rig {
         assert_eq!(self.ipam().held, 0, "addresses are held");
         assert!(self.pods().is_empty(), "pods are there");
         let ports = self.node.podwire(&["port", "ls", "--json"]);
-        assert_eq!(String::from_utf8_lossy(&ports.stdout).trim(), "[]", "ports are published");
+        assert_eq!(
+            String::from_utf8_lossy(&ports.stdout).trim(),
+            "[]",
+            "ports are published"
+        );
         let pid = self.node.pid();
-        eventually("no TAP is open", || taps(pid) == 0 && self.node.keeper().is_none_or(|k| taps(k) == 0));
+        eventually("no TAP is open", || {
+            taps(pid) == 0 && self.node.keeper().is_none_or(|k| taps(k) == 0)
+        });
         let gone = self.node.socket.with_extension("gone");
         let files = std::fs::read_dir(gone).map_or(0, Iterator::count);
         assert_eq!(files, 0, "word of containers that are gone");
@@ -166,16 +204,25 @@ pub fn answer(out: Output) -> Result<Value, Value> {
     match out.status.code() {
         Some(0) => Ok(said),
         Some(1) => {
-            assert!(said["code"].is_u64() && said["msg"].is_string() && said["cniVersion"].is_string(), "{said}");
+            assert!(
+                said["code"].is_u64() && said["msg"].is_string() && said["cniVersion"].is_string(),
+                "{said}"
+            );
             Err(said)
         }
-        other => panic!("the plugin ended by {other:?}: {text} {}", String::from_utf8_lossy(&out.stderr)),
+        other => panic!(
+            "the plugin ended by {other:?}: {text} {}",
+            String::from_utf8_lossy(&out.stderr)
+        ),
     }
 }
 
 /// How many descriptors of TAPs a process has.
 pub fn taps(pid: u32) -> usize {
-    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten();
     let links = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok());
     links.filter(|l| l == Path::new("/dev/net/tun")).count()
 }
@@ -226,7 +273,10 @@ impl Container {
 
     /// Whether it gets an answer from there.
     pub fn pings(&self, to: &str) -> bool {
-        self.netns().run("ping", &["-c", "1", "-W", "2", to]).status.success()
+        self.netns()
+            .run("ping", &["-c", "1", "-W", "2", to])
+            .status
+            .success()
     }
 
     /// The runtime gives its namespace up.
@@ -247,5 +297,7 @@ impl Drop for Container {
 pub fn addresses(result: &Value) -> Vec<String> {
     let ips = result["ips"].as_array().expect("addresses").iter();
     let texts = ips.map(|ip| ip["address"].as_str().expect("an address"));
-    texts.map(|a| a.split('/').next().unwrap_or(a).to_string()).collect()
+    texts
+        .map(|a| a.split('/').next().unwrap_or(a).to_string())
+        .collect()
 }

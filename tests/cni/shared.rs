@@ -18,7 +18,10 @@ fn shared(rig: &mut Rig) {
     let to = addresses(&rig.add(&far, &conf))[0].clone();
     // A connection of one container goes on while another one ends, and is started again.
     let listener = far.netns().within(|| TcpListener::bind("0.0.0.0:80")).unwrap();
-    let mut near = pod.netns().within(|| TcpStream::connect((to.as_str(), 80))).unwrap();
+    let mut near = pod
+        .netns()
+        .within(|| TcpStream::connect((to.as_str(), 80)))
+        .unwrap();
     let (mut other, _) = listener.accept().unwrap();
     let echo = |near: &mut TcpStream, other: &mut TcpStream| {
         near.write_all(b"x").unwrap();
@@ -40,7 +43,10 @@ fn shared(rig: &mut Rig) {
         drop(server);
     }
     let later = rig.conf("1.0.0", json!({"prevResult": before}));
-    assert_eq!(rig.call("CHECK", Some(&pod), &later, &[]), Ok(serde_json::Value::Null));
+    assert_eq!(
+        rig.call("CHECK", Some(&pod), &later, &[]),
+        Ok(serde_json::Value::Null)
+    );
     rig.del(&pod, &conf);
     rig.del(&far, &conf);
 }

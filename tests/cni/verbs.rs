@@ -24,7 +24,8 @@ fn with(conf: &Value, key: &str, value: Value) -> Value {
 
 fn every_version(rig: &mut Rig) {
     for version in VERSIONS {
-        let at_least = |v: &str| VERSIONS.iter().position(|x| *x == version) >= VERSIONS.iter().position(|x| *x == v);
+        let at_least =
+            |v: &str| VERSIONS.iter().position(|x| *x == version) >= VERSIONS.iter().position(|x| *x == v);
         let (a, b) = (rig.container(), rig.container());
         let conf = rig.conf(version, json!({}));
         let result = rig.add(&a, &conf);
@@ -38,8 +39,14 @@ fn every_version(rig: &mut Rig) {
             assert_eq!(ip.get("version"), expected.as_ref(), "{version}");
             assert_eq!(ip["interface"], 0);
         }
-        assert_eq!(result["routes"][0], json!({"dst": "0.0.0.0/0", "gw": "10.244.1.1"}));
-        assert_eq!(result["routes"][1], json!({"dst": "::/0", "gw": "fd00:10:244:1::1"}));
+        assert_eq!(
+            result["routes"][0],
+            json!({"dst": "0.0.0.0/0", "gw": "10.244.1.1"})
+        );
+        assert_eq!(
+            result["routes"][1],
+            json!({"dst": "::/0", "gw": "fd00:10:244:1::1"})
+        );
         assert_eq!(result["dns"]["nameservers"][0], "10.244.1.1");
         let other = rig.add(&b, &conf);
         for address in addresses(&other) {
@@ -52,7 +59,8 @@ fn every_version(rig: &mut Rig) {
             false => assert_eq!(checked.unwrap_err()["code"], 1),
         }
         let status = rig.call("STATUS", None, &conf, &[]);
-        let listed = json!([{"containerID": a.id, "ifname": "eth0"}, {"containerID": b.id, "ifname": "eth0"}]);
+        let listed =
+            json!([{"containerID": a.id, "ifname": "eth0"}, {"containerID": b.id, "ifname": "eth0"}]);
         let gc = rig.call("GC", None, &with(&conf, "cni.dev/valid-attachments", listed), &[]);
         for said in [status, gc] {
             match at_least("1.1.0") {
@@ -60,13 +68,21 @@ fn every_version(rig: &mut Rig) {
                 false => assert_eq!(said.unwrap_err()["code"], 1),
             }
         }
-        let versions = rig.call("VERSION", None, &json!({"cniVersion": version}), &[]).unwrap();
-        assert_eq!(versions, json!({"cniVersion": version, "supportedVersions": VERSIONS}));
+        let versions = rig
+            .call("VERSION", None, &json!({"cniVersion": version}), &[])
+            .unwrap();
+        assert_eq!(
+            versions,
+            json!({"cniVersion": version, "supportedVersions": VERSIONS})
+        );
         rig.del(&a, &later);
         assert!(!a.has("eth0"));
         rig.del(&a, &later);
         rig.del(&b, &conf);
-        assert_eq!(rig.call("DEL", Some(&b), &conf, &[("CNI_NETNS", "")]), Ok(Value::Null));
+        assert_eq!(
+            rig.call("DEL", Some(&b), &conf, &[("CNI_NETNS", "")]),
+            Ok(Value::Null)
+        );
     }
 }
 
@@ -84,7 +100,10 @@ fn chained(rig: &mut Rig) {
             "routes": [{"dst": "198.51.100.0/24", "gw": "192.0.2.1"}],
             "dns": {"nameservers": ["192.0.2.53"]},
         });
-        let conf = rig.conf(version, json!({"prevResult": before, "dns": {"nameservers": ["10.244.1.1"]}}));
+        let conf = rig.conf(
+            version,
+            json!({"prevResult": before, "dns": {"nameservers": ["10.244.1.1"]}}),
+        );
         let result = rig.add(&a, &conf);
         assert_eq!(result["interfaces"].as_array().unwrap().len(), 3);
         assert_eq!(result["interfaces"][0], before["interfaces"][0]);
@@ -102,15 +121,18 @@ fn chained(rig: &mut Rig) {
 
 fn check(rig: &mut Rig) {
     let conf = rig.conf("1.1.0", json!({}));
-    let damage: [(&str, &str, &str); 6] = [
-        ("link set eth0 mtu 1300", "link set eth0 mtu 1450", "MTU 1300"),
-        ("addr del ADDR dev eth0", "addr add ADDR dev eth0\nroute replace default via 10.244.1.1", "no address"),
-        ("route del default via 10.244.1.1", "route add default via 10.244.1.1", "default route"),
-        ("link set eth0 down", "link set eth0 up\nroute replace default via 10.244.1.1", "is down"),
-        ("link set eth0 down\nlink set eth0 name eth9", "link set eth9 name eth0", "no interface eth0"),
-        ("neigh add 10.244.1.1 dev eth0 lladdr 02:00:00:00:00:99 nud permanent", "", "does not answer"),
+    let damage: [(&str, &str); 6] = [
+        ("link set eth0 mtu 1300", "MTU 1300"),
+        ("addr del ADDR dev eth0", "no address"),
+        ("route del default via 10.244.1.1", "default route"),
+        ("link set eth0 down", "is down"),
+        ("link set eth0 down\nlink set eth0 name eth9", "no interface eth0"),
+        (
+            "neigh replace 10.244.1.1 dev eth0 lladdr 02:00:00:00:00:99 nud permanent",
+            "does not answer",
+        ),
     ];
-    for (break_it, _mend, said) in damage {
+    for (break_it, said) in damage {
         let a = rig.container();
         let result = rig.add(&a, &conf);
         let later = with(&conf, "prevResult", result.clone());
@@ -126,7 +148,9 @@ fn check(rig: &mut Rig) {
     let result = rig.add(&a, &conf);
     let later = with(&conf, "prevResult", result);
     // A container that answers nobody's ping is as it was.
-    a.netns().within(|| std::fs::write("/proc/sys/net/ipv4/icmp_echo_ignore_all", "1")).unwrap();
+    a.netns()
+        .within(|| std::fs::write("/proc/sys/net/ipv4/icmp_echo_ignore_all", "1"))
+        .unwrap();
     assert_eq!(rig.call("CHECK", Some(&a), &later, &[]), Ok(Value::Null));
     let e = rig.call("CHECK", Some(&a), &conf, &[]).unwrap_err();
     assert_eq!(e["code"], 7, "{e}");
@@ -143,18 +167,24 @@ fn gc(rig: &mut Rig) {
     rig.add(&containers[0], &conf);
     rig.add(&containers[1], &conf);
     rig.add(&containers[2], &other);
-    let out = rig.node.podwire(&["run", "--name", "by-hand", "--", "sleep", "0"]);
+    let out = rig
+        .node
+        .podwire(&["run", "--name", "by-hand", "--", "sleep", "0"]);
     assert!(out.status.success(), "{out:?}");
     let listed = |c: usize| json!([{"containerID": containers[c].id, "ifname": "eth0"}]);
     let collect = |conf: &Value, listed: Value| {
         let said = rig.call("GC", None, &with(conf, "cni.dev/valid-attachments", listed), &[]);
         assert_eq!(said, Ok(Value::Null));
         let pods = rig.pods().into_iter();
-        pods.filter_map(|p| Some(p.attachment?.container)).collect::<Vec<_>>()
+        pods.filter_map(|p| Some(p.attachment?.container))
+            .collect::<Vec<_>>()
     };
     let left = collect(&conf, listed(1));
     assert!(!left.contains(&containers[0].id), "{left:?}");
-    assert!(left.contains(&containers[1].id) && left.contains(&containers[2].id), "{left:?}");
+    assert!(
+        left.contains(&containers[1].id) && left.contains(&containers[2].id),
+        "{left:?}"
+    );
     assert!(!containers[0].has("eth0"));
     assert_eq!(collect(&conf, json!([])).len(), 1);
     assert_eq!(rig.call("GC", None, &conf, &[]).unwrap_err()["code"], 7);
@@ -193,10 +223,16 @@ fn delegate(rig: &mut Rig) {
     let a = rig.container();
     let result = rig.add(&a, &conf);
     assert!(addresses(&result)[0].starts_with("10.244.1."), "{result}");
-    assert!(a.netns().ask("ip", &["link", "show", "eth0"]).contains("mtu 1400"));
+    assert!(
+        a.netns()
+            .ask("ip", &["link", "show", "eth0"])
+            .contains("mtu 1400")
+    );
     rig.del(&a, &conf);
     let mut elsewhere = more;
     elsewhere["ipam"]["ranges"][0][0]["subnet"] = json!("10.244.2.0/24");
-    let e = rig.call("ADD", Some(&a), &rig.conf("0.3.1", elsewhere), &[]).unwrap_err();
+    let e = rig
+        .call("ADD", Some(&a), &rig.conf("0.3.1", elsewhere), &[])
+        .unwrap_err();
     assert_eq!(e["code"], 7, "{e}");
 }

@@ -72,7 +72,9 @@ fn resolve(of: &super::rig::Container, name: &str) -> Vec<String> {
     question.extend([0, 0, 1, 0, 1]);
     let answer = of.netns().within(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a time");
+        socket
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .expect("a time");
         socket.send_to(&question, "10.244.1.1:53").expect("a way");
         let mut answer = vec![0; 1500];
         let n = socket.recv(&mut answer).expect("an answer");
@@ -83,7 +85,9 @@ fn resolve(of: &super::rig::Container, name: &str) -> Vec<String> {
     let count = usize::from(answer[7]);
     let records = &answer[question.len()..];
     let each = records.chunks(16).take(count);
-    let mut ips: Vec<String> = each.map(|r| r[12..16].iter().map(u8::to_string).collect::<Vec<_>>().join(".")).collect();
+    let mut ips: Vec<String> = each
+        .map(|r| r[12..16].iter().map(u8::to_string).collect::<Vec<_>>().join("."))
+        .collect();
     ips.sort();
     ips
 }
@@ -91,9 +95,22 @@ fn resolve(of: &super::rig::Container, name: &str) -> Vec<String> {
 fn names(rig: &mut Rig) {
     let (a, b) = (rig.container(), rig.container());
     let labels = json!({"cni": {"labels": [{"key": "app", "value": "web"}]}});
-    let conf = |aliases: Value| rig.conf("1.0.0", json!({"runtimeConfig": {"aliases": aliases}, "args": labels}));
-    let first = rig.add_with(&a, &conf(json!(["web", "cache"])), &[("CNI_ARGS", "K8S_POD_NAME=one")]);
-    let second = rig.add_with(&b, &conf(json!({"pods": ["web"]})), &[("CNI_ARGS", "K8S_POD_NAME=two")]);
+    let plain = rig.conf("1.0.0", json!({"args": labels}));
+    let conf = |aliases: Value| {
+        let mut conf = plain.clone();
+        conf["runtimeConfig"] = json!({"aliases": aliases});
+        conf
+    };
+    let first = rig.add_with(
+        &a,
+        &conf(json!(["web", "cache"])),
+        &[("CNI_ARGS", "K8S_POD_NAME=one")],
+    );
+    let second = rig.add_with(
+        &b,
+        &conf(json!({"pods": ["web"]})),
+        &[("CNI_ARGS", "K8S_POD_NAME=two")],
+    );
     let (one, two) = (addresses(&first)[0].clone(), addresses(&second)[0].clone());
     assert_eq!(resolve(&a, "one.default.pod"), [one.clone()]);
     assert_eq!(resolve(&a, "cache.default.pod"), [one.clone()]);
@@ -122,14 +139,17 @@ fn names(rig: &mut Rig) {
 
 fn second(rig: &mut Rig) {
     let a = rig.container();
-    a.netns().ip("link add net0 type dummy\naddr add 192.0.2.9/24 dev net0\nlink set net0 up\nroute add default via 192.0.2.1");
+    a.netns().ip("link add net0 type veth peer name net9\naddr add 192.0.2.9/24 dev net0\nlink set net0 up\nroute add default via 192.0.2.1");
     let conf = rig.conf("1.1.0", json!({}));
     let result = rig.add(&a, &conf);
     let routes = a.netns().ask("ip", &["-4", "route"]);
     assert!(routes.contains("default via 192.0.2.1 dev net0"), "{routes}");
     assert!(!routes.contains("default via 10.244.1.1"), "{routes}");
     // IPv6 had none.
-    assert_eq!(result["routes"], json!([{"dst": "::/0", "gw": "fd00:10:244:1::1"}]));
+    assert_eq!(
+        result["routes"],
+        json!([{"dst": "::/0", "gw": "fd00:10:244:1::1"}])
+    );
     let later = rig.conf("1.1.0", json!({"prevResult": result}));
     assert_eq!(rig.call("CHECK", Some(&a), &later, &[]), Ok(Value::Null));
     rig.del(&a, &conf);

@@ -42,7 +42,10 @@ fn a_pod_goes_by_what_its_runtime_calls_it() {
     let node = Node::start();
     let mut client = node.client();
     let info = attached(&mut client, "a", "one");
-    assert_eq!((info.attachment, info.aliases), (Some(named("one")), vec!["also".into()]));
+    assert_eq!(
+        (info.attachment, info.aliases),
+        (Some(named("one")), vec!["also".into()])
+    );
     attached(&mut client, "b", "two");
     plan(&mut client, want("c")).unwrap();
     commit(&mut client, &[tap().as_fd()]).unwrap();
@@ -91,7 +94,13 @@ fn a_node_tells_whether_there_is_room() {
     }
     let full = free(&mut client).unwrap_err();
     assert!(
-        matches!(full, ApiError::Refused { kind: ErrorKind::Exhausted, .. }),
+        matches!(
+            full,
+            ApiError::Refused {
+                kind: ErrorKind::Exhausted,
+                ..
+            }
+        ),
         "{full}"
     );
     // What rests is given when there is nothing else.
