@@ -2,6 +2,7 @@
 
 use super::call::wrong;
 use super::error::CniError;
+use super::json::shown;
 use crate::model::Mac;
 use std::net::IpAddr;
 
@@ -56,9 +57,10 @@ impl Args {
             }
         }
         if !ignore && !unknown.is_empty() {
+            let some: Vec<String> = unknown.iter().take(5).map(|k| shown(k)).collect();
             let what = format!(
                 "podwire knows no {} (leave it out, or add IgnoreUnknown=1)",
-                unknown.join(", ")
+                some.join(", ")
             );
             return Err(bad(&what));
         }
