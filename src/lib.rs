@@ -24,8 +24,8 @@
 
 pub mod api;
 pub mod buf;
-pub mod cni;
 pub mod cmd;
+pub mod cni;
 pub mod control;
 pub mod daemon;
 pub mod datapath;

@@ -84,6 +84,11 @@ fn store() {
 }
 
 #[test]
+fn cni() {
+    replay("cni");
+}
+
+#[test]
 fn manifest() {
     replay("manifest");
 }

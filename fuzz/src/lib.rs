@@ -11,6 +11,7 @@
 //! input format is podwire's own rather than that of a derive: [`seeds`] can then write inputs by hand, and
 //! inputs keep their meaning. The properties stand in [`watch`] and [`rules`], and in the targets themselves.
 
+pub mod cni;
 pub mod config;
 pub mod craft;
 pub mod dns;
@@ -44,5 +45,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("dns", dns::run),
     ("store", store::run),
     ("manifest", manifest::run),
+    ("cni", cni::run),
     ("config", config::run),
 ];

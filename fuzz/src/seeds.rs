@@ -27,6 +27,7 @@ pub fn of(target: &str) -> Vec<Seed> {
         "dns" => super::dns::seeds(),
         "store" => store(),
         "manifest" => super::manifest::seeds(),
+        "cni" => super::cni::seeds(),
         "config" => config(),
         _ => Vec::new(),
     }

@@ -16,8 +16,9 @@ pub use conn::{Connection, MAX_REQUEST, Received};
 pub use line::{Broken, MAX_FDS};
 
 use crate::model::{
-    Attachment, AttachmentFilter, ConnectionFilter, LabelChange, Labels, Mac, NamedPort, OffloadMode, PodMtu, PodName, PodState, PortId,
-    PortMapping, Protocol, ServiceConnection, ServiceInfo, ServiceName, StoreStatus, TapCaps,
+    Attachment, AttachmentFilter, ConnectionFilter, LabelChange, Labels, Mac, NamedPort, OffloadMode, PodMtu,
+    PodName, PodState, PortId, PortMapping, Protocol, ServiceConnection, ServiceInfo, ServiceName,
+    StoreStatus, TapCaps,
 };
 pub use crate::model::{NodeCounters, PortCounters};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};

@@ -51,7 +51,9 @@ pub fn run(args: &Args, socket: Option<&Path>) -> Result<(), Failure> {
         kind,
     } = &args.verb;
     if !is_identifier(name) {
-        let what = format!("{name:?} is no network's name (letters and digits, and behind the first '_', '.' and '-')");
+        let what = format!(
+            "{name:?} is no network's name (letters and digits, and behind the first '_', '.' and '-')"
+        );
         return Err(Failure::new(Exit::Usage, what));
     }
     let socket = socket.map(std::path::absolute).transpose();

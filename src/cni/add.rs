@@ -1,7 +1,7 @@
 //! ADD: an interface, its addresses and all that a runtime wants with it, or nothing at all.
 
 use super::call::Call;
-use super::capabilities::Wishes;
+use super::capabilities::{Bandwidth, Wishes};
 use super::conf::Conf;
 use super::error::{CniError, Code};
 use super::names::{Names, of_interface};
@@ -53,11 +53,23 @@ pub fn add(call: &Call, conf: &Conf) -> Result<Added, CniError> {
     let (client, (pod, plan, dns)) = node::with_kept(conf, PATIENT, |client| {
         let (pod, plan) = wanted.attach(client, &netns)?;
         let told = conf.dns.is_empty() && wishes.dns.is_empty();
-        let dns = if told { resolv_conf(client, &pod.pod) } else { Dns::default() };
+        let dns = if told {
+            resolv_conf(client, &pod.pod)
+        } else {
+            Dns::default()
+        };
         Ok((pod, plan, dns))
     })?;
-    let dns = [wishes.dns.clone(), conf.dns.clone(), dns].into_iter().find(|d| !d.is_empty());
-    let result = result(conf.before.clone().unwrap_or_default(), path, &pod, &plan, dns.unwrap_or_default());
+    let dns = [wishes.dns.clone(), conf.dns.clone(), dns]
+        .into_iter()
+        .find(|d| !d.is_empty());
+    let result = result(
+        conf.before.clone().unwrap_or_default(),
+        path,
+        &pod,
+        &plan,
+        dns.unwrap_or_default(),
+    );
     Ok(Added {
         result,
         client,
@@ -134,8 +146,16 @@ impl Wanted<'_> {
 
     fn request(&self, client: &mut Client) -> Result<AttachRequest, Trouble> {
         let (conf, wishes) = (self.conf, self.wishes);
+        if wishes.bandwidth != Bandwidth::default() {
+            let what = "runtimeConfig.bandwidth: this node limits no traffic (leave it out, or chain the bandwidth plugin)";
+            return Err(CniError::new(Code::UnsupportedField, what).into());
+        }
         let anywhere = wishes.ports.iter().any(|p| p.host.is_none());
-        let subnets = if anywhere || !conf.ranges.is_empty() { subnets(client)? } else { Vec::new() };
+        let subnets = if anywhere || !conf.ranges.is_empty() {
+            subnets(client)?
+        } else {
+            Vec::new()
+        };
         conf.check_subnets(&subnets)?;
         Ok(AttachRequest {
             pod: self.names.first.clone(),
@@ -201,7 +221,10 @@ fn is_gone(attachment: &Attachment, netns: Option<&Path>) -> bool {
 
 fn still_there(pod: &PodName, theirs: Option<&Attachment>) -> CniError {
     let whose = match theirs {
-        Some(a) => format!("container {} has that name on this node, and is there still", a.container),
+        Some(a) => format!(
+            "container {} has that name on this node, and is there still",
+            a.container
+        ),
         None => "a pod of that name is on this node that no runtime attached".into(),
     };
     let what = format!("pod {pod} cannot be attached: {whose} (remove it, or try again once it is gone)");
@@ -248,12 +271,20 @@ fn result(mut all: CniResult, netns: &Path, pod: &PodInfo, plan: &AttachPlan, dn
             gateway,
             interface,
         });
-        let everywhere = IpNet::new(if address.addr().is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }, 0);
-        all.routes.extend(everywhere.ok().filter(|_| gateway.is_some()).map(|dst| Route {
-            dst,
-            gw: gateway,
-            more: Vec::new(),
-        }));
+        let everywhere = IpNet::new(
+            if address.addr().is_ipv4() {
+                Ipv4Addr::UNSPECIFIED.into()
+            } else {
+                Ipv6Addr::UNSPECIFIED.into()
+            },
+            0,
+        );
+        all.routes
+            .extend(everywhere.ok().filter(|_| gateway.is_some()).map(|dst| Route {
+                dst,
+                gw: gateway,
+                more: Vec::new(),
+            }));
     }
     if !dns.is_empty() {
         all.dns = dns;

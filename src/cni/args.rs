@@ -2,6 +2,7 @@
 
 use super::call::wrong;
 use super::error::CniError;
+use super::json::shown;
 use crate::model::Mac;
 use std::net::IpAddr;
 
@@ -56,7 +57,11 @@ impl Args {
             }
         }
         if !ignore && !unknown.is_empty() {
-            let what = format!("podwire knows no {} (leave it out, or add IgnoreUnknown=1)", unknown.join(", "));
+            let some: Vec<String> = unknown.iter().take(5).map(|k| shown(k)).collect();
+            let what = format!(
+                "podwire knows no {} (leave it out, or add IgnoreUnknown=1)",
+                some.join(", ")
+            );
             return Err(bad(&what));
         }
         Ok(args)
@@ -82,7 +87,10 @@ mod tests {
         .unwrap();
         assert_eq!(args.namespace.as_deref(), Some("shop"));
         assert_eq!(args.name.as_deref(), Some("db-0"));
-        assert_eq!(args.ips, ["10.1.0.9".parse::<IpAddr>().unwrap(), "fd00::9".parse().unwrap()]);
+        assert_eq!(
+            args.ips,
+            ["10.1.0.9".parse::<IpAddr>().unwrap(), "fd00::9".parse().unwrap()]
+        );
         assert!(args.mac.is_some());
         assert_eq!(Args::read("").unwrap(), Args::default());
         assert_eq!(Args::read("K8S_POD_NAME=").unwrap(), Args::default());

@@ -47,7 +47,9 @@ impl Call {
         let text = |name: &str| -> Result<String, CniError> {
             let value = get(name).unwrap_or_default();
             let lossy = value.to_string_lossy().into_owned();
-            value.into_string().map_err(|_| wrong(name, &lossy, "it is no UTF-8"))
+            value
+                .into_string()
+                .map_err(|_| wrong(name, &lossy, "it is no UTF-8"))
         };
         let verb = match text("CNI_COMMAND")?.as_str() {
             "ADD" => Verb::Add,
@@ -93,7 +95,10 @@ impl Call {
         }
         call.ifname = text("CNI_IFNAME")?;
         let good = (1..=15).contains(&call.ifname.len())
-            && call.ifname.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            && call
+                .ifname
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
             && !["lo", "all", "default", ".", ".."].contains(&call.ifname.as_str());
         if !good {
             let what = "an interface's name has 1 to 15 letters, digits, '-', '_' and '.', and is not lo, all or default";
@@ -134,7 +139,12 @@ mod tests {
         assert!(e.msg.contains("CNI_CONTAINERID, CNI_IFNAME"), "{e}");
         assert!(!e.msg.contains("CNI_NETNS"), "{e}");
         assert!(read(&[]).unwrap_err().msg.contains("CNI_COMMAND"));
-        assert!(read(&[("CNI_COMMAND", "GC")]).unwrap_err().msg.contains("CNI_PATH"));
+        assert!(
+            read(&[("CNI_COMMAND", "GC")])
+                .unwrap_err()
+                .msg
+                .contains("CNI_PATH")
+        );
         for verb in ["STATUS", "VERSION"] {
             assert!(read(&[("CNI_COMMAND", verb)]).is_ok());
         }

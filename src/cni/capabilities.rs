@@ -55,7 +55,11 @@ impl Wishes {
         let runtime = Keys::of(conf.get("runtimeConfig"), conf.at("runtimeConfig"))?;
         let args = Keys::of(conf.get("args"), conf.at("args"))?;
         let args = Keys::of(args.get("cni"), args.at("cni"))?;
-        if runtime.list("ipRanges")?.iter().any(|r| *r != Value::Array(Vec::new())) {
+        if runtime
+            .list("ipRanges")?
+            .iter()
+            .any(|r| *r != Value::Array(Vec::new()))
+        {
             let what = "runtimeConfig.ipRanges: podwire gives addresses of the node's subnet only (leave it out; `ips` \
                         fixes one)";
             return Err(CniError::new(Code::UnsupportedField, what));
@@ -65,7 +69,10 @@ impl Wishes {
             let place = keys.at("ips");
             for (n, given) in keys.texts("ips")?.iter().enumerate() {
                 let ip = address(given).ok_or_else(|| {
-                    let what = format!("{:?} is no address (write 10.244.1.9 or 10.244.1.9/24)", shown(given));
+                    let what = format!(
+                        "{:?} is no address (write 10.244.1.9 or 10.244.1.9/24)",
+                        shown(given)
+                    );
                     CniError::config(Place::Item(&place, n), what)
                 })?;
                 ips.push(ip);
@@ -100,7 +107,10 @@ fn one_of_a_family(mut ips: Vec<IpAddr>) -> Result<Vec<IpAddr>, CniError> {
         None => Ok(ips),
         Some(two) => Err(CniError::config(
             "ips",
-            format!("{} and {} cannot both be had (a pod has one address of a family)", two[0], two[1]),
+            format!(
+                "{} and {} cannot both be had (a pod has one address of a family)",
+                two[0], two[1]
+            ),
         )),
     }
 }
@@ -138,7 +148,10 @@ fn labels(args: &Keys<'_>) -> Result<Labels, CniError> {
         Some(Value::Array(items)) => {
             for (n, item) in items.iter().enumerate() {
                 let keys = Keys::of(Some(item), Place::Item(&place, n))?;
-                add(keys.text("key")?.unwrap_or_default(), keys.text("value")?.unwrap_or_default())?;
+                add(
+                    keys.text("key")?.unwrap_or_default(),
+                    keys.text("value")?.unwrap_or_default(),
+                )?;
             }
         }
         Some(other) => return Err(expected(place, "a list", other)),
@@ -156,20 +169,35 @@ fn ports(runtime: &Keys<'_>) -> Result<Vec<PortMapping>, CniError> {
             let out_of_range = || CniError::config(keys.at(key), format!("there is no port {n}"));
             u16::try_from(n).map_err(|_| out_of_range())
         };
-        let (first, pod, count) = (number("hostPort")?, number("containerPort")?, number("range")?.max(1));
+        let (first, pod, count) = (
+            number("hostPort")?,
+            number("containerPort")?,
+            number("range")?.max(1),
+        );
         // As for portmap: it is known, and not published.
         if first == 0 {
             continue;
         }
         let over = |port: u16| port == 0 || u32::from(port) + u32::from(count) > 1 << 16;
         if over(pod) || over(first) || count > crate::model::MAX_RANGE {
-            return Err(CniError::config(keys.at("containerPort"), format!("{count} ports from {pod} on there are not")));
+            return Err(CniError::config(
+                keys.at("containerPort"),
+                format!("{count} ports from {pod} on there are not"),
+            ));
         }
-        let protocol = match keys.text("protocol")?.unwrap_or("tcp").to_ascii_lowercase().as_str() {
+        let protocol = match keys
+            .text("protocol")?
+            .unwrap_or("tcp")
+            .to_ascii_lowercase()
+            .as_str()
+        {
             "tcp" | "" => Protocol::Tcp,
             "udp" => Protocol::Udp,
             "sctp" => {
-                let what = format!("{}: sctp ports are not published (only tcp and udp are)", keys.at("protocol"));
+                let what = format!(
+                    "{}: sctp ports are not published (only tcp and udp are)",
+                    keys.at("protocol")
+                );
                 return Err(CniError::new(Code::UnsupportedField, what));
             }
             other => {
@@ -181,7 +209,9 @@ fn ports(runtime: &Keys<'_>) -> Result<Vec<PortMapping>, CniError> {
         let host = host.map(|h| {
             let ip: Option<IpAddr> = h.trim_matches(['[', ']']).parse().ok();
             let ip = ip.filter(|ip| !ip.is_multicast());
-            ip.ok_or_else(|| CniError::config(keys.at("hostIP"), format!("{:?} cannot be listened at", shown(h))))
+            ip.ok_or_else(|| {
+                CniError::config(keys.at("hostIP"), format!("{:?} cannot be listened at", shown(h)))
+            })
         });
         all.push(PortMapping {
             host: host.transpose()?,
@@ -196,10 +226,16 @@ fn ports(runtime: &Keys<'_>) -> Result<Vec<PortMapping>, CniError> {
 
 fn bandwidth(keys: &Keys<'_>) -> Result<Bandwidth, CniError> {
     let rate = |rate_key, burst_key| {
-        let (rate, burst) = (keys.number(rate_key)?.unwrap_or(0), keys.number(burst_key)?.unwrap_or(0));
+        let (rate, burst) = (
+            keys.number(rate_key)?.unwrap_or(0),
+            keys.number(burst_key)?.unwrap_or(0),
+        );
         match (rate, burst) {
             (0, 0) => Ok(None),
-            (0, _) => Err(CniError::config(keys.at(burst_key), format!("it says nothing without {rate_key}"))),
+            (0, _) => Err(CniError::config(
+                keys.at(burst_key),
+                format!("it says nothing without {rate_key}"),
+            )),
             _ => Ok(Some(Rate {
                 bits_per_second: rate,
                 burst_bits: burst,
@@ -237,7 +273,10 @@ fn aliases(runtime: &Keys<'_>, network: &str) -> Result<Vec<String>, CniError> {
     match all.iter().find(|a| !is_alias(a)) {
         None => Ok(all),
         Some(bad) => {
-            let what = format!("{:?} is no name (letters, digits, '-' and '_', at most 63)", shown(bad));
+            let what = format!(
+                "{:?} is no name (letters, digits, '-' and '_', at most 63)",
+                shown(bad)
+            );
             Err(CniError::config(place, what))
         }
     }
@@ -278,7 +317,10 @@ mod tests {
         assert_eq!(wishes.labels["app"], "web");
         assert_eq!(wishes.aliases, ["a", "b"]);
         assert_eq!(wishes.dns.nameservers, ["9.9.9.9"]);
-        assert_eq!(wishes.bandwidth.egress.map(|r| r.bits_per_second), Some(2_000_000));
+        assert_eq!(
+            wishes.bandwidth.egress.map(|r| r.bits_per_second),
+            Some(2_000_000)
+        );
         assert_eq!(read(json!({"runtimeConfig": null})).unwrap(), Wishes::default());
         let podman = read(json!({"runtimeConfig": {"aliases": {"net": ["c"], "other": ["d"]}}})).unwrap();
         assert_eq!(podman.aliases, ["c"]);
@@ -289,7 +331,9 @@ mod tests {
         let runtime = |value: Value| read(json!({"runtimeConfig": value})).unwrap_err();
         let port = |more: Value| {
             let mut port = json!({"hostPort": 80, "containerPort": 80});
-            port.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            port.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
             runtime(json!({"portMappings": [port]}))
         };
         for (e, code, key) in [
@@ -298,14 +342,30 @@ mod tests {
             (port(json!({"containerPort": 0})), 7, "containerPort"),
             (port(json!({"hostPort": 65536})), 7, "hostPort"),
             (port(json!({"hostIP": "x"})), 7, "hostIP"),
-            (runtime(json!({"ipRanges": [[{"subnet": "10.0.0.0/8"}]]})), 2, "ipRanges"),
+            (
+                runtime(json!({"ipRanges": [[{"subnet": "10.0.0.0/8"}]]})),
+                2,
+                "ipRanges",
+            ),
             (runtime(json!({"ips": ["x"]})), 7, "runtimeConfig.ips[0]"),
             (runtime(json!({"ips": ["10.0.0.1", "10.0.0.2"]})), 7, "10.0.0.2"),
             (runtime(json!({"mac": "x"})), 7, "runtimeConfig.mac"),
             (runtime(json!({"aliases": ["a b"]})), 7, "runtimeConfig.aliases"),
-            (runtime(json!({"bandwidth": {"ingressBurst": 1}})), 7, "bandwidth.ingressBurst"),
-            (runtime(json!({"bandwidth": {"egressRate": -1}})), 7, "bandwidth.egressRate"),
-            (read(json!({"args": {"cni": {"labels": {"a b": ""}}}})).unwrap_err(), 7, "args.cni.labels"),
+            (
+                runtime(json!({"bandwidth": {"ingressBurst": 1}})),
+                7,
+                "bandwidth.ingressBurst",
+            ),
+            (
+                runtime(json!({"bandwidth": {"egressRate": -1}})),
+                7,
+                "bandwidth.egressRate",
+            ),
+            (
+                read(json!({"args": {"cni": {"labels": {"a b": ""}}}})).unwrap_err(),
+                7,
+                "args.cni.labels",
+            ),
         ] {
             assert_eq!(e.code as u32, code, "{e}");
             assert!(e.msg.contains(key), "{key}: {e}");

@@ -51,7 +51,8 @@ pub fn check(call: &Call, conf: &Conf) -> Result<(), CniError> {
     given.check_node(&pod)?;
     netns.enter().map_err(|e| namespace_error(&e))?;
     let seen = look::interface(&call.ifname);
-    let seen = seen.map_err(|e| CniError::new(Code::Failed, format!("the interface cannot be looked at: {e}")))?;
+    let seen =
+        seen.map_err(|e| CniError::new(Code::Failed, format!("the interface cannot be looked at: {e}")))?;
     let Some(seen) = seen else {
         return Err(differs(format!("the container has no interface {}", call.ifname)));
     };
@@ -66,12 +67,15 @@ pub fn check(call: &Call, conf: &Conf) -> Result<(), CniError> {
         std::fs::read_to_string(file).is_ok_and(|v| v.trim() != "0")
     };
     for address in pod.addresses.iter().copied().filter(|a| !mute(a.is_ipv6())) {
-        let pinged = node::with(conf, PATIENT, |client| match client.call(&Request::Ping { address })? {
-            Reply::Pinged { rtt_us } => Ok(rtt_us),
-            _ => Err(misfit()),
+        let pinged = node::with(conf, PATIENT, |client| {
+            match client.call(&Request::Ping { address })? {
+                Reply::Pinged { rtt_us } => Ok(rtt_us),
+                _ => Err(misfit()),
+            }
         });
         if pinged?.is_none() {
-            let what = format!("the container does not answer at {address} when the gateway pings it (within 1 s)");
+            let what =
+                format!("the container does not answer at {address} when the gateway pings it (within 1 s)");
             return Err(differs(what));
         }
     }
@@ -109,14 +113,19 @@ impl<'a> Given<'a> {
         for ip in self.addresses.iter().map(IpNet::addr) {
             if !pod.addresses.contains(&ip) {
                 let has: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
-                let what = format!("the node has {} for pod {}, and not {ip}", has.join(" and "), pod.pod);
+                let what = format!(
+                    "the node has {} for pod {}, and not {ip}",
+                    has.join(" and "),
+                    pod.pod
+                );
                 return Err(differs(what));
             }
         }
         match &self.interface.mac {
-            Some(mac) if mac.parse().ok() != Some(pod.mac) => {
-                Err(differs(format!("the node has the MAC {} for pod {}, and not {mac}", pod.mac, pod.pod)))
-            }
+            Some(mac) if mac.parse().ok() != Some(pod.mac) => Err(differs(format!(
+                "the node has the MAC {} for pod {}, and not {mac}",
+                pod.mac, pod.pod
+            ))),
             _ => Ok(()),
         }
     }
@@ -128,11 +137,16 @@ impl<'a> Given<'a> {
         }
         if let Some(mac) = self.interface.mac.as_ref().filter(|m| m.parse().ok() != seen.mac) {
             let is = seen.mac.map(|m| m.to_string()).unwrap_or_default();
-            return Err(differs(format!("the interface {name} has the MAC {is}, and not {mac}")));
+            return Err(differs(format!(
+                "the interface {name} has the MAC {is}, and not {mac}"
+            )));
         }
         let mtu = self.interface.mtu.unwrap_or(mtu.into());
         if u64::from(seen.mtu) != mtu {
-            return Err(differs(format!("the interface {name} has the MTU {}, and not {mtu}", seen.mtu)));
+            return Err(differs(format!(
+                "the interface {name} has the MTU {}, and not {mtu}",
+                seen.mtu
+            )));
         }
         match self.addresses.iter().find(|a| !seen.addresses.contains(a)) {
             Some(lost) => Err(differs(format!("the interface {name} has no address {lost}"))),
@@ -142,14 +156,24 @@ impl<'a> Given<'a> {
 
     /// The default routes that ADD made by this interface.
     fn check_routes(&self, before: &CniResult) -> Result<(), CniError> {
-        let gateways = before.ips.iter().filter(|ip| self.addresses.contains(&ip.address));
+        let gateways = before
+            .ips
+            .iter()
+            .filter(|ip| self.addresses.contains(&ip.address));
         let gateways: Vec<IpAddr> = gateways.filter_map(|ip| ip.gateway).collect();
         for gateway in gateways {
-            let stated = before.routes.iter().any(|r| r.dst.prefix_len() == 0 && r.gw == Some(gateway));
+            let stated = before
+                .routes
+                .iter()
+                .any(|r| r.dst.prefix_len() == 0 && r.gw == Some(gateway));
             let there = look::default_routes(gateway.is_ipv6());
-            let ours = |(device, via): &(String, Option<IpAddr>)| device == self.ifname && *via == Some(gateway);
+            let ours =
+                |(device, via): &(String, Option<IpAddr>)| device == self.ifname && *via == Some(gateway);
             if stated && !there.iter().any(ours) {
-                let what = format!("the container has no default route by {gateway} on {}", self.ifname);
+                let what = format!(
+                    "the container has no default route by {gateway} on {}",
+                    self.ifname
+                );
                 return Err(differs(what));
             }
         }

@@ -68,7 +68,10 @@ impl Conf {
             )
         })?;
         let keys = Keys::of(Some(&value), Place::Root).map_err(|_| {
-            CniError::new(Code::Decoding, "the network configuration on standard input is no JSON object")
+            CniError::new(
+                Code::Decoding,
+                "the network configuration on standard input is no JSON object",
+            )
         })?;
         // Without one it is of 0.1.0, as the specification once said.
         let version = Version::read(keys.text("cniVersion")?.unwrap_or("0.1.0"))?;
@@ -113,8 +116,16 @@ impl Conf {
             dns: Dns::read(&Keys::of(keys.get("dns"), keys.at("dns"))?)?,
             before: before(&keys, verb)?,
             // What was wished at ADD is no matter later, as is what changed since then.
-            wishes: if at_add { Wishes::read(&keys, network)? } else { Wishes::default() },
-            valid: if verb == Verb::Gc { valid(&keys)? } else { Vec::new() },
+            wishes: if at_add {
+                Wishes::read(&keys, network)?
+            } else {
+                Wishes::default()
+            },
+            valid: if verb == Verb::Gc {
+                valid(&keys)?
+            } else {
+                Vec::new()
+            },
         })
     }
 
@@ -123,13 +134,21 @@ impl Conf {
     /// # Errors
     /// Code 7 with what the node has.
     pub fn check_subnets(&self, subnets: &[IpNet]) -> Result<(), CniError> {
-        let of_family = |n: &IpNet| self.ranges.iter().filter(|r| r.network().is_ipv4() == n.network().is_ipv4()).count();
-        let fits = |n: &IpNet| of_family(n) == 0 || self.ranges.iter().any(|r| r.contains(n) || n.contains(r));
+        let of_family = |n: &IpNet| {
+            self.ranges
+                .iter()
+                .filter(|r| r.network().is_ipv4() == n.network().is_ipv4())
+                .count()
+        };
+        let fits =
+            |n: &IpNet| of_family(n) == 0 || self.ranges.iter().any(|r| r.contains(n) || n.contains(r));
         match subnets.iter().find(|n| !fits(n)) {
             None => Ok(()),
             Some(other) => Err(CniError::config(
                 "ipam",
-                format!("its ranges have nothing of this node's subnet {other} (leave ipam out: the node gives addresses)"),
+                format!(
+                    "its ranges have nothing of this node's subnet {other} (leave ipam out: the node gives addresses)"
+                ),
             )),
         }
     }
@@ -137,7 +156,9 @@ impl Conf {
 
 /// What is damaged keeps nothing from being taken away.
 fn before(keys: &Keys<'_>, verb: Verb) -> Result<Option<CniResult>, CniError> {
-    let read = keys.get("prevResult").map(|value| CniResult::read(value, "prevResult"));
+    let read = keys
+        .get("prevResult")
+        .map(|value| CniResult::read(value, "prevResult"));
     match verb {
         Verb::Del | Verb::Gc | Verb::Status => Ok(read.and_then(Result::ok)),
         _ => read.transpose(),
@@ -158,7 +179,10 @@ fn socket(own: &Keys<'_>) -> Result<Option<PathBuf>, CniError> {
 fn namespace(own: &Keys<'_>) -> Result<String, CniError> {
     let name = own.text("namespace")?.unwrap_or("default");
     if format!("{name}/x").parse::<crate::model::PodName>().is_err() {
-        let what = format!("{:?} is no namespace (letters, digits, '-', '_' and '.')", shown(name));
+        let what = format!(
+            "{:?} is no namespace (letters, digits, '-', '_' and '.')",
+            shown(name)
+        );
         return Err(CniError::config(own.at("namespace"), what));
     }
     Ok(name.into())
@@ -169,7 +193,10 @@ fn mtu(keys: &Keys<'_>) -> Result<Option<PodMtu>, CniError> {
         None | Some(0) => Ok(None),
         Some(n) => match u16::try_from(n) {
             Ok(n) if n >= 576 => Ok(Some(PodMtu(n))),
-            _ => Err(CniError::config("mtu", format!("{n} is out of range (576 to 65521, or leave it out)"))),
+            _ => Err(CniError::config(
+                "mtu",
+                format!("{n} is out of range (576 to 65521, or leave it out)"),
+            )),
         },
     }
 }
@@ -238,7 +265,10 @@ mod tests {
     #[test]
     fn the_least_is_enough() {
         let conf = read(Verb::Add, json!({})).unwrap();
-        assert_eq!((conf.network.as_str(), conf.namespace.as_str()), ("podwire", "default"));
+        assert_eq!(
+            (conf.network.as_str(), conf.namespace.as_str()),
+            ("podwire", "default")
+        );
         assert_eq!((conf.socket, conf.mtu, conf.before), (None, None, None));
     }
 
@@ -256,7 +286,10 @@ mod tests {
         .unwrap();
         assert_eq!(conf.mtu, Some(PodMtu(1450)));
         let net = |s: &str| s.parse::<IpNet>().unwrap();
-        assert!(conf.check_subnets(&[net("10.244.1.0/24"), net("fd00:1::/64")]).is_ok());
+        assert!(
+            conf.check_subnets(&[net("10.244.1.0/24"), net("fd00:1::/64")])
+                .is_ok()
+        );
         assert!(conf.check_subnets(&[net("10.244.1.0/24")]).is_ok());
         let e = conf.check_subnets(&[net("10.244.2.0/24")]).unwrap_err();
         assert!(e.msg.contains("10.244.2.0/24"), "{e}");
@@ -276,7 +309,10 @@ mod tests {
             (json!({"ipMasq": "yes"}), "ipMasq: "),
             (json!({"ipam": {"type": "dhcp"}}), "ipam.type: "),
             (json!({"ipam": {"ranges": [{}]}}), "ipam.ranges[0]: "),
-            (json!({"ipam": {"ranges": [[{"subnet": "x"}]]}}), "ipam.ranges[0][0].subnet: "),
+            (
+                json!({"ipam": {"ranges": [[{"subnet": "x"}]]}}),
+                "ipam.ranges[0][0].subnet: ",
+            ),
             (json!({"prevResult": 1}), "prevResult: "),
             (json!({"dns": {"nameservers": "x"}}), "dns.nameservers: "),
         ] {
@@ -293,18 +329,39 @@ mod tests {
 
     #[test]
     fn verbs_have_their_versions() {
-        let of = |verb, version: &str| read(verb, json!({"cniVersion": version, "cni.dev/valid-attachments": []}));
+        let of = |verb, version: &str| {
+            read(
+                verb,
+                json!({"cniVersion": version, "cni.dev/valid-attachments": []}),
+            )
+        };
         assert!(of(Verb::Check, "0.4.0").is_ok());
-        assert_eq!(of(Verb::Check, "0.3.1").unwrap_err().code, Code::IncompatibleVersion);
-        assert!(of(Verb::Gc, "1.0.0").unwrap_err().msg.starts_with("GC came with CNI 1.1.0"));
+        assert_eq!(
+            of(Verb::Check, "0.3.1").unwrap_err().code,
+            Code::IncompatibleVersion
+        );
+        assert!(
+            of(Verb::Gc, "1.0.0")
+                .unwrap_err()
+                .msg
+                .starts_with("GC came with CNI 1.1.0")
+        );
         assert!(of(Verb::Status, "1.1.0").is_ok());
     }
 
     #[test]
     fn gc_needs_its_list() {
-        assert!(read(Verb::Gc, json!({})).unwrap_err().msg.starts_with("cni.dev/valid-attachments: "));
+        assert!(
+            read(Verb::Gc, json!({}))
+                .unwrap_err()
+                .msg
+                .starts_with("cni.dev/valid-attachments: ")
+        );
         let list = json!({"cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}]});
-        assert_eq!(read(Verb::Gc, list).unwrap().valid, [("a".to_string(), "eth0".to_string())]);
+        assert_eq!(
+            read(Verb::Gc, list).unwrap().valid,
+            [("a".to_string(), "eth0".to_string())]
+        );
         let list = json!({"cni.dev/valid-attachments": [{"containerID": "a"}]});
         let e = read(Verb::Gc, list).unwrap_err();
         assert!(e.msg.starts_with("cni.dev/valid-attachments[0].ifname: "), "{e}");

@@ -39,6 +39,9 @@ mod tests {
         conf["name"] = list["name"].clone();
         conf["cniVersion"] = list["cniVersion"].clone();
         let conf = Conf::read(conf.to_string().as_bytes(), Verb::Add).unwrap();
-        assert_eq!((conf.network.as_str(), conf.socket.as_deref()), ("pods", Some(socket)));
+        assert_eq!(
+            (conf.network.as_str(), conf.socket.as_deref()),
+            ("pods", Some(socket))
+        );
     }
 }

@@ -22,8 +22,8 @@ impl std::fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Place::Root => Ok(()),
-            Place::Key(Place::Root, key) => f.write_str(key),
-            Place::Key(above, key) => write!(f, "{above}.{key}"),
+            Place::Key(Place::Root, key) => f.write_str(&shown(key)),
+            Place::Key(above, key) => write!(f, "{above}.{}", shown(key)),
             Place::Item(above, n) => write!(f, "{above}[{n}]"),
         }
     }
@@ -34,13 +34,12 @@ impl<'v> Keys<'v> {
     pub(super) fn of(value: Option<&'v Value>, place: Place<'v>) -> Result<Keys<'v>, CniError> {
         match value {
             None | Some(Value::Null) => Ok(Keys { map: None, place }),
-            Some(Value::Object(map)) => Ok(Keys { map: Some(map), place }),
+            Some(Value::Object(map)) => Ok(Keys {
+                map: Some(map),
+                place,
+            }),
             Some(other) => Err(expected(place, "an object", other)),
         }
-    }
-
-    pub(super) fn place(&'v self) -> &'v Place<'v> {
-        &self.place
     }
 
     pub(super) fn at(&'v self, key: &'v str) -> Place<'v> {
@@ -70,7 +69,10 @@ impl<'v> Keys<'v> {
     /// A whole number from 0 on.
     pub(super) fn number(&'v self, key: &'v str) -> Result<Option<u64>, CniError> {
         let value = self.get(key);
-        let number = |v: &Value| v.as_u64().ok_or_else(|| expected(self.at(key), "a whole number from 0 on", v));
+        let number = |v: &Value| {
+            v.as_u64()
+                .ok_or_else(|| expected(self.at(key), "a whole number from 0 on", v))
+        };
         value.map(number).transpose()
     }
 
@@ -85,7 +87,9 @@ impl<'v> Keys<'v> {
     pub(super) fn texts(&'v self, key: &'v str) -> Result<Vec<String>, CniError> {
         let at = self.at(key);
         let items = self.list(key)?.iter().enumerate();
-        items.map(|(n, v)| text(v, Place::Item(&at, n)).map(Into::into)).collect()
+        items
+            .map(|(n, v)| text(v, Place::Item(&at, n)).map(Into::into))
+            .collect()
     }
 }
 
@@ -98,11 +102,33 @@ pub(super) fn expected(place: Place<'_>, what: &str, found: &Value) -> CniError 
     CniError::config(place, format!("{} is not {what}", shown(&found.to_string())))
 }
 
-/// As much of it as a line takes.
+/// As much of it as a line takes, and nothing that a terminal obeys.
 pub(super) fn shown(text: &str) -> String {
-    let mut short: String = text.chars().take(60).collect();
-    if short.len() < text.len() {
+    let harmless = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    let mut short: String = text.chars().take(60).map(harmless).collect();
+    if text.chars().nth(60).is_some() {
         short.push_str("...");
     }
     short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_is_shown_in_one_short_line() {
+        let value = serde_json::json!({ "a\u{7f}\n".repeat(100): "\u{85}".repeat(100) });
+        let keys = Keys::of(Some(&value), Place::Root).unwrap();
+        let key = keys.names().next().unwrap();
+        let e = keys.number(key).unwrap_err();
+        assert!(e.msg.len() < 600 && !e.msg.chars().any(char::is_control), "{e}");
+        assert_eq!(shown("short"), "short");
+    }
 }

@@ -71,9 +71,9 @@ fn fit(name: &str, follow: usize) -> String {
         return name.into();
     }
     // FNV-1a: the same on every machine.
-    let hash = name
-        .bytes()
-        .fold(0x811c_9dc5_u32, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, b| {
+        (hash ^ u32::from(b)).wrapping_mul(0x0100_0193)
+    });
     let front: String = name.chars().take(room.saturating_sub(9)).collect();
     format!("{front}-{hash:08x}")
 }
@@ -89,7 +89,10 @@ mod tests {
     #[test]
     fn names_come_from_kubernetes_or_the_identifier() {
         let names = of("K8S_POD_NAMESPACE=shop;K8S_POD_NAME=db-0", "abc");
-        assert_eq!((names.first.to_string().as_str(), names.second), ("shop/db-0", None));
+        assert_eq!(
+            (names.first.to_string().as_str(), names.second),
+            ("shop/db-0", None)
+        );
         // As podman has it.
         assert_eq!(of("K8S_POD_NAME=web", "abc").first.to_string(), "default/web");
         assert_eq!(of("", "abc").first.to_string(), "default/abc");

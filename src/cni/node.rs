@@ -45,7 +45,9 @@ impl From<ApiError> for Trouble {
             ApiError::Permission { .. } | ApiError::Stranger { .. } => {
                 Trouble::Told(CniError::new(Code::Permission, e))
             }
-            ApiError::Version { .. } | ApiError::Garbled { .. } => Trouble::Told(CniError::new(Code::Failed, e)),
+            ApiError::Version { .. } | ApiError::Garbled { .. } => {
+                Trouble::Told(CniError::new(Code::Failed, e))
+            }
         }
     }
 }
@@ -114,7 +116,10 @@ pub fn with_kept<T>(
 
 fn connect(conf: &Conf) -> Result<Client, Trouble> {
     let socket = place::for_client(conf.socket.as_deref()).map_err(|e| match e {
-        PlaceError::None(_) => Trouble::Away(e.to_string().replace("--socket", "podwire.socket in the conflist")),
+        PlaceError::None(_) => Trouble::Away(
+            e.to_string()
+                .replace("--socket", "podwire.socket in the conflist"),
+        ),
         _ => CniError::config("podwire.socket", e.to_string().replace("--socket ", "")).into(),
     })?;
     Client::connect(&socket).map_err(|e| match e {
@@ -134,7 +139,9 @@ pub fn absent(conf: &Conf) -> Vec<PathBuf> {
     if let Some(socket) = named {
         return Some(socket).filter(|s| remains(s)).into_iter().collect();
     }
-    let entries = place::directories().into_iter().filter_map(|dir| std::fs::read_dir(dir).ok());
+    let entries = place::directories()
+        .into_iter()
+        .filter_map(|dir| std::fs::read_dir(dir).ok());
     let files = entries.flatten().flatten().map(|e| e.path());
     let mut sockets: Vec<PathBuf> = files
         .filter(|p| p.extension().is_some_and(|e| e == "sock" || e == "keep"))

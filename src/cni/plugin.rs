@@ -19,7 +19,9 @@ use std::process::ExitCode;
 pub fn main() -> Option<ExitCode> {
     let mut argv = std::env::args_os();
     let program = argv.next().unwrap_or_default();
-    let named = Path::new(&program).file_name().is_some_and(|n| n == super::PROGRAM);
+    let named = Path::new(&program)
+        .file_name()
+        .is_some_and(|n| n == super::PROGRAM);
     let called = std::env::var_os("CNI_COMMAND").is_some();
     let is_plugin = argv.next().is_none() && (named || called);
     is_plugin.then(run)
@@ -53,7 +55,10 @@ fn run() -> ExitCode {
     let version = || version_of(&input).unwrap_or_else(|| Version::LATEST.text().into());
     let (said, undo, code) = match done {
         Ok(Done { said: None, .. }) => return ExitCode::SUCCESS,
-        Ok(Done { said: Some(said), undo }) => (said, undo, ExitCode::SUCCESS),
+        Ok(Done {
+            said: Some(said),
+            undo,
+        }) => (said, undo, ExitCode::SUCCESS),
         Err(e) => (e.to_json(&version()), None, ExitCode::FAILURE),
     };
     let mut out = io::stdout();
@@ -102,7 +107,10 @@ fn asked(input: &[u8]) -> Result<Option<String>, CniError> {
     }
     match serde_json::from_slice::<Value>(input) {
         Ok(_) => Ok(version_of(input)),
-        Err(e) => Err(CniError::new(Code::Decoding, format!("standard input is no JSON: {e}"))),
+        Err(e) => Err(CniError::new(
+            Code::Decoding,
+            format!("standard input is no JSON: {e}"),
+        )),
     }
 }
 
@@ -154,9 +162,13 @@ fn del(call: &Call, conf: &Conf) -> Result<(), CniError> {
     // interface is gone, whichever can be brought about here.
     let sockets = node::absent(conf);
     let left: Vec<_> = sockets.iter().map(|s| (s, gone::leave(s, &attachment))).collect();
-    let unsaid = left.iter().find_map(|(s, l)| l.as_ref().err().map(|e| (gone::directory(s), e.to_string())));
+    let unsaid = left
+        .iter()
+        .find_map(|(s, l)| l.as_ref().err().map(|e| (gone::directory(s), e.to_string())));
     if ask(NONE).is_ok() {
-        left.iter().filter_map(|(_, l)| l.as_ref().ok()).for_each(|path| gone::take_back(path));
+        left.iter()
+            .filter_map(|(_, l)| l.as_ref().ok())
+            .for_each(|path| gone::take_back(path));
         return Ok(());
     }
     let deleted = !sockets.is_empty() && delete_interface(call, conf.before.as_ref());
@@ -177,12 +189,17 @@ fn del(call: &Call, conf: &Conf) -> Result<(), CniError> {
 
 /// Delete the interface from the namespace, if it is there and as it was given; whether it was.
 fn delete_interface(call: &Call, before: Option<&CniResult>) -> bool {
-    let Some(netns) = call.netns.clone().and_then(|p| NetNs::open(&Target::Path(p)).ok()) else {
+    let Some(netns) = call
+        .netns
+        .clone()
+        .and_then(|p| NetNs::open(&Target::Path(p)).ok())
+    else {
         return false;
     };
     let path = call.netns.as_deref().unwrap_or(Path::new("")).to_string_lossy();
     let given = before.and_then(|b| {
-        let ours = |i: &&super::result::Interface| i.name == call.ifname && i.sandbox.as_deref() == Some(&path);
+        let ours =
+            |i: &&super::result::Interface| i.name == call.ifname && i.sandbox.as_deref() == Some(&path);
         b.interfaces.iter().find(ours)?.mac.clone()
     });
     if netns.enter().is_err() {
@@ -207,8 +224,15 @@ fn gc(conf: &Conf) -> Result<(), CniError> {
         let Reply::Pods { pods } = client.call(&Request::Attachments { filter })? else {
             return Err(misfit());
         };
-        let there = |a: &Attachment| conf.valid.iter().any(|(c, i)| *c == a.container && *i == a.ifname);
-        let stale = pods.into_iter().filter_map(|p| p.attachment).filter(|a| !there(a));
+        let there = |a: &Attachment| {
+            conf.valid
+                .iter()
+                .any(|(c, i)| *c == a.container && *i == a.ifname)
+        };
+        let stale = pods
+            .into_iter()
+            .filter_map(|p| p.attachment)
+            .filter(|a| !there(a));
         for attachment in stale {
             release(client, &attachment)?;
         }

@@ -187,7 +187,10 @@ impl Route {
         for key in ROUTE_EXTRAS {
             if let Some(value) = keys.get(key) {
                 let number = value.as_i64();
-                more.push((key, number.ok_or_else(|| expected(keys.at(key), "a whole number", value))?));
+                more.push((
+                    key,
+                    number.ok_or_else(|| expected(keys.at(key), "a whole number", value))?,
+                ));
             }
         }
         Ok(Route {
@@ -254,7 +257,10 @@ fn list(map: &mut Map<String, Value>, key: &str, items: Vec<Value>) {
     }
 }
 
-fn some<'v>(items: &'v [Value], place: Place<'_>) -> Result<impl Iterator<Item = (usize, &'v Value)>, CniError> {
+fn some<'v>(
+    items: &'v [Value],
+    place: Place<'_>,
+) -> Result<impl Iterator<Item = (usize, &'v Value)>, CniError> {
     if items.len() > MOST {
         return Err(CniError::config(place, format!("it has more than {MOST} items")));
     }
@@ -315,7 +321,10 @@ mod tests {
             let old = version < Version::V100;
             assert_eq!(there["ips"][0].get("version").is_some(), old, "{version:?}");
             if old {
-                assert_eq!((&there["ips"][0]["version"], &there["ips"][1]["version"]), (&json!("4"), &json!("6")));
+                assert_eq!(
+                    (&there["ips"][0]["version"], &there["ips"][1]["version"]),
+                    (&json!("4"), &json!("6"))
+                );
             }
             let new = version >= Version::V110;
             assert_eq!(there["interfaces"][0].get("mtu").is_some(), new);
@@ -332,21 +341,35 @@ mod tests {
             (json!({"ips": {}}), "prevResult.ips"),
             (json!({"ips": [{"address": "x"}]}), "prevResult.ips[0].address"),
             (json!({"ips": [{}]}), "prevResult.ips[0].address"),
-            (json!({"ips": [{"address": "10.0.0.1/8", "interface": 0}]}), "prevResult.ips[0].interface"),
-            (json!({"interfaces": [{"name": 1}]}), "prevResult.interfaces[0].name"),
-            (json!({"routes": [{"dst": "0.0.0.0/0", "gw": "y"}]}), "prevResult.routes[0].gw"),
+            (
+                json!({"ips": [{"address": "10.0.0.1/8", "interface": 0}]}),
+                "prevResult.ips[0].interface",
+            ),
+            (
+                json!({"interfaces": [{"name": 1}]}),
+                "prevResult.interfaces[0].name",
+            ),
+            (
+                json!({"routes": [{"dst": "0.0.0.0/0", "gw": "y"}]}),
+                "prevResult.routes[0].gw",
+            ),
             (json!({"dns": {"search": [1]}}), "prevResult.dns.search[0]"),
         ] {
             let e = CniResult::read(&value, "prevResult").unwrap_err();
             assert!(e.msg.starts_with(&format!("{place}: ")), "{e}");
         }
         assert!(CniResult::read(&json!({"cniVersion": "0.2.0"}), "p").is_err());
-        assert_eq!(CniResult::read(&json!({"dns": null, "ips": null}), "p"), Ok(CniResult::default()));
+        assert_eq!(
+            CniResult::read(&json!({"dns": null, "ips": null}), "p"),
+            Ok(CniResult::default())
+        );
     }
 
     #[test]
     fn a_resolv_conf_is_read() {
-        let dns = Dns::of_resolv_conf("# x\nnameserver 10.1.0.1\nnameserver fd00::1\nsearch a b\noptions ndots:5\n");
+        let dns = Dns::of_resolv_conf(
+            "# x\nnameserver 10.1.0.1\nnameserver fd00::1\nsearch a b\noptions ndots:5\n",
+        );
         assert_eq!(dns.nameservers, ["10.1.0.1", "fd00::1"]);
         assert_eq!((dns.search.len(), dns.options.len()), (2, 1));
     }
@@ -354,13 +377,25 @@ mod tests {
     fn any_result() -> impl proptest::strategy::Strategy<Value = CniResult> {
         use proptest::prelude::*;
         let text = "[a-z0-9./:]{1,12}";
-        let interface = (text, proptest::option::of(text), proptest::option::of(0u64..70_000)).prop_map(|(name, mac, mtu)| {
-            Interface { name, mac, mtu, ..Interface::default() }
-        });
+        let interface = (
+            text,
+            proptest::option::of(text),
+            proptest::option::of(0u64..70_000),
+        )
+            .prop_map(|(name, mac, mtu)| Interface {
+                name,
+                mac,
+                mtu,
+                ..Interface::default()
+            });
         let ip = (any::<u32>(), 0u8..=32, any::<bool>());
         let ips = proptest::collection::vec(ip, 0..4);
-        (proptest::collection::vec(interface, 1..4), ips, proptest::collection::vec(text, 0..3)).prop_map(
-            |(interfaces, ips, search)| CniResult {
+        (
+            proptest::collection::vec(interface, 1..4),
+            ips,
+            proptest::collection::vec(text, 0..3),
+        )
+            .prop_map(|(interfaces, ips, search)| CniResult {
                 ips: ips
                     .into_iter()
                     .map(|(ip, len, at)| Ip {
@@ -370,10 +405,12 @@ mod tests {
                     })
                     .collect(),
                 interfaces,
-                dns: Dns { search, ..Dns::default() },
+                dns: Dns {
+                    search,
+                    ..Dns::default()
+                },
                 ..CniResult::default()
-            },
-        )
+            })
     }
 
     proptest::proptest! {

@@ -9,8 +9,8 @@ use super::watch;
 use crate::api::{AttachPlan, AttachRequest, ErrorKind, PodInfo, PortCounters, Reply};
 use crate::model::{
     ConnectionFilter, Frontend, HostPort, Instant, LocalNode, MAX_LABELS, OffloadMode, PodMtu, PodName,
-    PodState, PortId, PortMapping, PortSpec, ServiceConnection, TapCaps, is_label_key, is_label_value,
-    is_alias, is_port_name,
+    PodState, PortId, PortMapping, PortSpec, ServiceConnection, TapCaps, is_alias, is_label_key,
+    is_label_value, is_port_name,
 };
 use crate::service::ServiceView;
 use crossbeam_channel::bounded;

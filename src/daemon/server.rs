@@ -588,7 +588,10 @@ impl<'w> Server<'w> {
             }
             Request::Attach(request) => {
                 self.check_allocation()?;
-                request.attachment.iter().try_for_each(|a| self.check_attachment(a))?;
+                request
+                    .attachment
+                    .iter()
+                    .try_for_each(|a| self.check_attachment(a))?;
                 if let Some(earlier) = from.reserved.take() {
                     self.cancel(earlier);
                 }

@@ -30,7 +30,9 @@ impl Attachment {
 
     /// Whether its names are what a runtime may give.
     pub fn is_valid(&self) -> bool {
-        is_identifier(&self.network) && is_identifier(&self.container) && (1..=15).contains(&self.ifname.len())
+        is_identifier(&self.network)
+            && is_identifier(&self.container)
+            && (1..=15).contains(&self.ifname.len())
     }
 }
 
@@ -38,7 +40,8 @@ impl Attachment {
 pub fn is_identifier(s: &str) -> bool {
     (1..=MAX_IDENTIFIER).contains(&s.len())
         && s.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-        && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        && s.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
 /// Whether `s` can be another name of a pod: one label of a DNS name, as programs of containers have them.
@@ -73,10 +76,15 @@ impl AttachmentFilter {
             return false;
         }
         let Some(a) = attachment else {
-            return self.pod.is_some() && self.network.is_none() && self.container.is_none() && self.ifname.is_none();
+            return self.pod.is_some()
+                && self.network.is_none()
+                && self.container.is_none()
+                && self.ifname.is_none();
         };
         let fits = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|w| w == is);
-        fits(&self.network, &a.network) && fits(&self.container, &a.container) && fits(&self.ifname, &a.ifname)
+        fits(&self.network, &a.network)
+            && fits(&self.container, &a.container)
+            && fits(&self.ifname, &a.ifname)
     }
 }
 

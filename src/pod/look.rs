@@ -32,7 +32,9 @@ pub fn interface(name: &str) -> io::Result<Option<Seen>> {
     let mut found: Option<(u32, Seen)> = None;
     dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
         if let RouteNetlinkMessage::NewLink(m) = message
-            && m.attributes.iter().any(|a| *a == LinkAttribute::IfName(name.into()))
+            && m.attributes
+                .iter()
+                .any(|a| *a == LinkAttribute::IfName(name.into()))
         {
             found = Some((m.header.index, seen(&m)));
         }
@@ -138,7 +140,10 @@ mod tests {
         if cfg!(target_endian = "little") {
             assert_eq!(default4(line), Some(("eth0".into(), Some(via))));
         }
-        assert_eq!(default4("eth0\t0001F40A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0"), None);
+        assert_eq!(
+            default4("eth0\t0001F40A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0"),
+            None
+        );
         assert_eq!(default4("Iface\tDestination\tGateway"), None);
         let zero = "0".repeat(32);
         let hop = "fd000010024400010000000000000001";

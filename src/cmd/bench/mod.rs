@@ -8,6 +8,7 @@
 //! Both networks stand at the same time, and take turns within each round: podwire, kernel, podwire, kernel. A
 //! machine that is slow for a while is so for both, and the ratio is taken round by round.
 
+mod attach;
 mod edge;
 mod kernel;
 mod lab;
@@ -44,6 +45,8 @@ enum What {
     Dns,
     /// Virtual addresses of Services, beside the same pods without them (direct) and the kernel's DNAT (nft)
     Service,
+    /// Containers attached and detached by the CNI plugin, beside the reference plugins bridge and host-local
+    Attach,
 }
 
 /// Measure podwire beside the kernel's own bridge and VXLAN on this machine, in one run.
@@ -69,7 +72,8 @@ Examples:
   podwire bench ports --quick                        (about two minutes)
   podwire bench dns --quick                          (about two minutes)
   podwire bench service --quick                      (about two minutes)
-  podwire bench service --quick --json | jq .ratios")]
+  podwire bench service --quick --json | jq .ratios
+  podwire bench attach --quick                       (ten seconds)")]
 pub struct Args {
     /// Measure something else instead, beside what one would use for it, as far as that is installed
     ///
@@ -81,7 +85,7 @@ pub struct Args {
     /// (-same) and across two (-cross); then of a node with 10,000 Services of 10 endpoints beside one with 10 (few): how
     /// long until all are in force (load), the node's memory, how long one change takes until a client has an answer by it
     /// (change-ready: of a pod's readiness; change-apply and change-file: of an EndpointSlice), and whether look-ups are
-    /// slower for it (lookup-).
+    /// slower for it (lookup-). Of attach: ADD and DEL of a container, one after the other and 16 at once.
     #[arg(value_name = "WHAT", conflicts_with_all = ["only", "underlay"])]
     what: Option<What>,
     /// Only this work: tcp1, tcp4, udp64 or rr, alone or with -cross or -same; may be repeated
@@ -181,6 +185,7 @@ pub fn inside(args: &Args) -> Result<Exit, Failure> {
         Some(What::Egress) => Some(Subject::Egress),
         Some(What::Ports) => Some(Subject::Ports),
         Some(What::Dns) => Some(Subject::Dns),
+        Some(What::Attach) => return attach::inside(rounds, window, args.json, &mut watch),
         Some(What::Service) => return service::inside(rounds, window, args.json, &mut watch),
         None => None,
     };
@@ -262,6 +267,7 @@ mod tests {
             "ports --quick",
             "dns --rounds=9",
             "service --quick --json",
+            "attach --rounds=3",
             "--only=tcp1-cross --only=rr --underlay=veth --rounds=7 --quick --json",
         ] {
             let words: Vec<String> = line.split_ascii_whitespace().map(String::from).collect();

@@ -30,7 +30,8 @@ impl Server<'_> {
     /// Refuse what would attach one interface twice.
     pub(super) fn check_attachment(&self, attachment: &Attachment) -> Result<(), Refusal> {
         if !attachment.is_valid() {
-            let what = "the names of network, container and interface must be such as a container runtime gives";
+            let what =
+                "the names of network, container and interface must be such as a container runtime gives";
             return Err(Refusal::new(ErrorKind::Usage, what));
         }
         match self.attached_as(attachment) {
@@ -61,12 +62,15 @@ impl Server<'_> {
     }
 
     /// Have the data path ping a pod; the answer comes later.
-    pub(super) fn ping(&mut self, from: &mut Conversation, address: IpAddr) -> Result<Option<Reply>, Refusal> {
+    pub(super) fn ping(
+        &mut self,
+        from: &mut Conversation,
+        address: IpAddr,
+    ) -> Result<Option<Reply>, Refusal> {
         let has = |n: Option<IpAddr>| n == Some(address);
         let mut records = self.admin.records();
-        let found = records.find(|r| {
-            has(r.ip4.map(|n| n.addr().into())) || has(r.ip6.map(|n| n.addr().into()))
-        });
+        let found =
+            records.find(|r| has(r.ip4.map(|n| n.addr().into())) || has(r.ip6.map(|n| n.addr().into())));
         let Some(pod) = found.map(|r| r.pod.clone()) else {
             let what = format!("no pod of this node has {address} (`podwire pods` lists those there are)");
             return Err(Refusal::new(ErrorKind::NotFound, what));
@@ -103,7 +107,9 @@ impl Server<'_> {
         let free = self.admin.ipam().room().saturating_sub(held);
         if free == 0 {
             let net = subnets.first().copied().unwrap_or_default();
-            let what = format!("all {held} addresses of {net} are held (detach a pod, or give the node a larger subnet)");
+            let what = format!(
+                "all {held} addresses of {net} are held (detach a pod, or give the node a larger subnet)"
+            );
             return Err(Refusal::new(ErrorKind::Exhausted, what));
         }
         Ok(Reply::Vacancy { free, subnets })

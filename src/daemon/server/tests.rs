@@ -1,3 +1,5 @@
+mod attachments;
+
 use super::kept::Kept;
 use super::*;
 use crate::api::{AddressState, ApiError, AttachPlan, AttachRequest, Client, PodInfo, Status};

@@ -98,6 +98,36 @@ fn names_are_known_as_long_as_their_pods() {
     assert_eq!(said(&zone, "db.shop.pod", T::A), "no such name");
 }
 
+#[test]
+fn aliases_are_names_of_all_pods_that_have_them() {
+    use RecordType as T;
+    let mut zone = zone();
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    // Told before the pod, or after it, it is the same.
+    zone.set_aliases(&pod("shop/a"), &names(&["web", "cache", "a", "x.y"]));
+    zone.set_pod(&pod("shop/a"), Some(ips(2)));
+    zone.set_pod(&pod("shop/b"), Some(ips(3)));
+    zone.set_aliases(&pod("shop/b"), &names(&["web"]));
+    assert_eq!(said(&zone, "web.shop.pod", T::A), "10.244.1.2 10.244.1.3");
+    assert_eq!(said(&zone, "cache.shop.pod", T::A), "10.244.1.2");
+    assert_eq!(said(&zone, "x.y.shop.pod", T::A), "no such name");
+    assert_eq!(said(&zone, "web.default.pod", T::A), "no such name");
+    assert_eq!(said(&zone, "2.1.244.10.in-addr.arpa", T::PTR), "a.shop.pod.");
+    // A pod of that very name has it alone, as long as it is there.
+    zone.set_pod(&pod("shop/cache"), Some(ips(4)));
+    assert_eq!(said(&zone, "cache.shop.pod", T::A), "10.244.1.4");
+    zone.set_pod(&pod("shop/cache"), None);
+    assert_eq!(said(&zone, "cache.shop.pod", T::A), "10.244.1.2");
+    zone.set_pod(&pod("shop/a"), None);
+    zone.set_aliases(&pod("shop/a"), &[]);
+    assert_eq!(said(&zone, "web.shop.pod", T::A), "10.244.1.3");
+    assert_eq!(said(&zone, "cache.shop.pod", T::A), "no such name");
+    zone.set_aliases(&pod("shop/b"), &[]);
+    assert_eq!(said(&zone, "web.shop.pod", T::A), "no such name");
+    zone.set_pod(&pod("shop/b"), None);
+    assert_eq!(said(&zone, "shop.pod", T::A), "no such name");
+}
+
 /// `a.b` in `c` and `a` in `b.c` have one name: it is never both.
 #[test]
 fn a_name_that_two_pods_claim_is_one_pods() {
