@@ -2,8 +2,10 @@
 //! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, the keeper, signals, and
 //! the worker's end. It sleeps until one of them has something to say. What has to do with the keeper and the records
 //! on disk is in [`kept`], with peers and store in [`news`], with pods that come and go in [`pods`], with their ports on the
-//! host in [`published`]; Services, and what they must know of pods, in [`services`].
+//! host in [`published`]; Services, and what they must know of pods, in [`services`], what people apply of them in
+//! [`applied`], and what the worker is still to be told in [`untold`].
 
+mod applied;
 pub mod kept;
 pub mod names;
 mod news;
@@ -11,6 +13,7 @@ mod node_ports;
 mod pods;
 mod published;
 mod services;
+mod untold;
 
 use super::addresses::AddressWatch;
 use super::admin::{Admin, Refusal, Reservation, Worker};
@@ -436,10 +439,12 @@ impl<'w> Server<'w> {
             _ => None,
         };
         let dns = self.dns.as_ref();
+        let (services, node_ports) = (&self.services, &self.node_ports);
         self.endpoints.serve(token, now, self.ready, || {
             let report = admin.report()?;
             let mut page = Page::new(config, born, attaches, report, membership());
             page.dns = dns.and_then(|dns| dns.report(false));
+            page.service_problems = services.count_problems() + node_ports.problems().count();
             Some(page.text())
         });
     }
