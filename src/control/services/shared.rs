@@ -428,8 +428,8 @@ impl Mirror {
             return Ok(None);
         };
         let text = String::from_utf8_lossy(key).into_owned();
-        let is = |begin: &&str| text.starts_with(begin);
-        if !["services/", "slices/", "pods/"].iter().any(|b| is(&b)) {
+        let is_ours = |begin: &&str| text.starts_with(*begin);
+        if !["services/", "slices/", "pods/"].iter().any(is_ours) {
             return Ok(None);
         }
         match SharedKey::parse(&text) {
