@@ -1,4 +1,5 @@
-//! Services without a network: changes among ten thousand of them, look-ups, connections, translation.
+//! Services without a network: changes among ten thousand of them, in the control plane and in the data path, look-ups,
+//! connections, translation.
 //!
 //! ```text
 //! cargo bench --bench service                 all of it, in less than a minute
@@ -8,8 +9,9 @@
 //! Memory is printed first. `benches/README.md` tells how results are kept; `cargo test` runs each once.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use podwire::control::services::{Catalogue, PodFacts, PodId, Rules, Source, manifest};
 use podwire::model::{
-    Backend, BackendPhase, Frontend, Instant, Scheduler, ServiceChange, Transport, VirtualServer,
+    Backend, BackendPhase, Frontend, Instant, PodState, Scheduler, ServiceChange, Transport, VirtualServer,
 };
 use podwire::service::{Limits, Services, Verdict};
 use podwire::wire::Headers;
@@ -259,9 +261,80 @@ fn quick() -> Criterion {
         .without_plots()
 }
 
+/// One pod becomes ready, or not, and one manifest is another, among ten thousand Services of ten pods each: what follows for
+/// the data path and DNS.
+fn catalogue(c: &mut Criterion) {
+    let mut catalogue = Catalogue::new(Rules {
+        node: "n1".parse().expect("a name"),
+        ranges: vec!["10.96.0.0/16".parse().expect("a range")],
+        node_ports: 30_000..=32_767,
+        own: vec!["10.244.1.0/24".parse().expect("a subnet")],
+        network: vec!["10.128.0.0/9".parse().expect("a network")],
+    });
+    let stated = |n: u32, port: u16| {
+        let source = Source::File(format!("{n}.yaml").into());
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: web-{n}}}\nspec: {{selector: {{app: a{n}}}, ports: [{{port: {port}}}]}}\n"
+        );
+        let read = manifest::read(&source, &text);
+        let objects: Vec<_> = read
+            .manifests
+            .into_iter()
+            .map(|m| (m.object, m.document))
+            .collect();
+        (source, objects)
+    };
+    let pod = |n: u32, ready: bool| {
+        let id = PodId {
+            name: format!("p{n}").parse().expect("a name"),
+            node: "n2".parse().expect("a name"),
+        };
+        let facts = PodFacts {
+            node: id.node.clone(),
+            labels: [("app".into(), format!("a{}", n / ENDPOINTS))].into(),
+            ip4: Some(Ipv4Addr::from((10 << 24) + (128 << 16) + n)),
+            ip6: None,
+            state: PodState {
+                ready,
+                draining: false,
+            },
+            ports: Vec::new(),
+        };
+        (id, facts)
+    };
+    for n in 0..SERVICES {
+        let (source, objects) = stated(n, 80);
+        catalogue.set_source(&source, objects);
+    }
+    for n in 0..SERVICES * ENDPOINTS {
+        let (id, facts) = pod(n, true);
+        catalogue.set_pod(&id, Some(facts));
+    }
+    catalogue.update();
+    let mut group = c.benchmark_group("catalogue");
+    let mut n = 0;
+    group.bench_function("a_pod_is_ready_or_not", |b| {
+        b.iter(|| {
+            n += 1;
+            let (id, facts) = pod(n % 2 * 7777, n / 2 % 2 == 0);
+            catalogue.set_pod(&id, Some(facts));
+            black_box(catalogue.update())
+        });
+    });
+    group.bench_function("a_manifest_is_another", |b| {
+        b.iter(|| {
+            n += 1;
+            let (source, objects) = stated(777, 80 + (n % 2) as u16);
+            catalogue.set_source(&source, objects);
+            black_box(catalogue.update())
+        });
+    });
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = quick();
-    targets = memory, change, pass, reverse, connect
+    targets = memory, change, pass, reverse, connect, catalogue
 }
 criterion_main!(benches);

@@ -1,9 +1,10 @@
 //! Files that are replaced as a whole: whoever reads finds the old content or the new, after any crash.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Replace the file at `place` by one with these parts and this mode, as a whole or not at all: also when the machine
 /// stops meanwhile. Its directory is made, for this user alone, when it is missing. Waits for the disk.
@@ -11,33 +12,132 @@ use std::path::Path;
 /// # Errors
 /// The kernel's (a disk that is full or read-only, mostly); the old file is as it was.
 pub fn replace_file(place: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
-    let dir = place.parent().filter(|d| !d.as_os_str().is_empty());
-    let dir = dir.unwrap_or(Path::new("."));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let mut beside = place.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = Path::new(&beside);
-    let write = || {
-        // Another one's leftover, or a link somewhere else, is not written into.
-        match fs::remove_file(beside) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(mode).open(beside)?;
-        for part in parts {
-            file.write_all(part)?;
-        }
-        file.sync_all()?;
-        fs::rename(beside, place)
-    };
-    if let Err(e) = write() {
+    let beside = with_ending(place, NEW);
+    let moved = stage(place, parts, mode).and_then(|()| fs::rename(&beside, place));
+    if let Err(e) = moved {
         // A disk that is full gets its space back.
-        let _ = fs::remove_file(beside);
+        let _ = fs::remove_file(&beside);
         return Err(e);
     }
     // The name is as durable as the bytes only then.
-    File::open(dir)?.sync_all()
+    sync_dir(place)
+}
+
+/// A file, and what it is to hold; none when it is to be gone.
+pub type FileChange = (PathBuf, Option<Vec<u8>>);
+
+/// Change several files, all or none: what can fail for want of space comes first, and what failed is undone. A machine
+/// that stops between two renames leaves some of them changed, each as a whole. Waits for the disk.
+///
+/// # Errors
+/// The file that failed, and the kernel's reason; all files are as they were, unless the disk refuses that too.
+pub fn change_files(changes: &[FileChange], mode: u32) -> Result<(), (PathBuf, io::Error)> {
+    let tidy = || {
+        for (place, _) in changes {
+            let _ = fs::remove_file(with_ending(place, NEW));
+            let _ = fs::remove_file(with_ending(place, OLD));
+        }
+    };
+    let failed = |place: &Path, e| {
+        tidy();
+        (place.to_path_buf(), e)
+    };
+    for (place, content) in changes {
+        if let Some(content) = content {
+            stage(place, &[content], mode).map_err(|e| failed(place, e))?;
+        }
+    }
+    let mut undo: Vec<(&Path, bool)> = Vec::new();
+    for (place, content) in changes {
+        let done = keep_old(place).and_then(|there| {
+            match content {
+                Some(_) => fs::rename(with_ending(place, NEW), place)?,
+                None if there => fs::remove_file(place)?,
+                None => {}
+            }
+            Ok(there)
+        });
+        match done {
+            Ok(there) => undo.push((place, there)),
+            Err(e) => {
+                for (place, there) in undo.into_iter().rev() {
+                    let back = match there {
+                        true => fs::rename(with_ending(place, OLD), place),
+                        false => fs::remove_file(place),
+                    };
+                    if let Err(e) = back {
+                        log::error!("{} is not as it was: {e}", place.display());
+                    }
+                }
+                return Err(failed(place, e));
+            }
+        }
+    }
+    tidy();
+    let dirs: BTreeSet<&Path> = changes.iter().map(|(place, _)| dir_of(place)).collect();
+    for dir in dirs {
+        let synced = File::open(dir).and_then(|dir| dir.sync_all());
+        synced.map_err(|e| (dir.to_path_buf(), e))?;
+    }
+    Ok(())
+}
+
+/// What files are called while they are written, and those they replace.
+const NEW: &str = ".new";
+const OLD: &str = ".old";
+
+fn with_ending(place: &Path, ending: &str) -> PathBuf {
+    let mut beside = place.as_os_str().to_owned();
+    beside.push(ending);
+    beside.into()
+}
+
+fn dir_of(place: &Path) -> &Path {
+    let dir = place.parent().filter(|d| !d.as_os_str().is_empty());
+    dir.unwrap_or(Path::new("."))
+}
+
+fn sync_dir(place: &Path) -> io::Result<()> {
+    File::open(dir_of(place))?.sync_all()
+}
+
+/// Write beside a place what is to be there.
+fn stage(place: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir_of(place))?;
+    let beside = with_ending(place, NEW);
+    remove_any(&beside)?;
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(mode).open(beside)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    file.sync_all()
+}
+
+/// Have a second name for what is at a place; whether anything is.
+fn keep_old(place: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(place) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e),
+        Ok(there) if there.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+        Ok(_) => {}
+    }
+    let old = with_ending(place, OLD);
+    remove_any(&old)?;
+    // Not all file systems have second names.
+    fs::hard_link(place, &old).or_else(|_| fs::copy(place, &old).map(drop))?;
+    Ok(true)
+}
+
+/// Another one's leftover, or a link somewhere else, is not written into.
+fn remove_any(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// The file at `path`, open for reading; none when nothing is there.
@@ -67,9 +167,14 @@ pub fn open(path: &Path) -> io::Result<Option<File>> {
 /// # Errors
 /// What the kernel says; [`io::ErrorKind::InvalidData`] for more than `limit`, and for what is no file.
 pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    let Some(file) = open(path)? else {
-        return Ok(None);
-    };
+    open(path)?.map(|file| read_open(file, limit)).transpose()
+}
+
+/// What is in an open file, at most `limit` bytes.
+///
+/// # Errors
+/// What the kernel says; [`io::ErrorKind::InvalidData`] for more than `limit`.
+pub fn read_open(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
@@ -78,7 +183,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
             format!("longer than {limit} bytes"),
         ));
     }
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -127,5 +232,45 @@ mod tests {
         replace_file(&path, &[b"newer"], 0o600).unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
         assert_eq!(read(&path, 5).unwrap().unwrap(), b"newer");
+    }
+
+    #[test]
+    fn several_files_are_changed_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join("d").join(name);
+        let put = |name: &str, text: &str| (at(name), Some(text.as_bytes().to_vec()));
+        let said = || {
+            let mut all: Vec<String> = fs::read_dir(dir.path().join("d"))
+                .unwrap()
+                .map(|e| e.unwrap().path())
+                .map(|p| {
+                    let text = fs::read_to_string(&p).unwrap_or_else(|_| "a directory".into());
+                    format!("{} {text}", p.file_name().unwrap().display())
+                })
+                .collect();
+            all.sort();
+            all
+        };
+        change_files(&[put("a", "1"), put("b", "2")], 0o600).unwrap();
+        assert_eq!(said(), ["a 1", "b 2"]);
+        assert_eq!(fs::metadata(at("a")).unwrap().mode() & 0o777, 0o600);
+        change_files(&[put("a", "3"), (at("b"), None), put("c", "4")], 0o600).unwrap();
+        assert_eq!(said(), ["a 3", "c 4"]);
+        // The last one cannot be written, or not be put there: those before it are as they were.
+        fs::create_dir_all(at("z/x")).unwrap();
+        let refused = change_files(
+            &[put("a", "5"), (at("c"), None), put("n", "6"), put("z", "7")],
+            0o600,
+        );
+        assert_eq!(refused.unwrap_err().0, at("z"));
+        assert_eq!(said(), ["a 3", "c 4", "z a directory"]);
+        fs::create_dir_all(at("y.new/x")).unwrap();
+        let refused = change_files(&[put("a", "5"), put("y", "7")], 0o600);
+        assert_eq!(refused.unwrap_err().0, at("y"));
+        assert_eq!(said(), ["a 3", "c 4", "y.new a directory", "z a directory"]);
+        assert_eq!(
+            change_files(&[(at("nobody"), None)], 0o600).map_err(|e| e.0),
+            Ok(())
+        );
     }
 }

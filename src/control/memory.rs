@@ -5,6 +5,7 @@
 //! state_dir/    (see [`crate::api::place::state_for`])
 //!   id       32 hexadecimal digits, written once
 //!   state    podwire-state 1 <CRC-32> <length>\n{"cluster": ...}
+//!   shared   podwire-shared 1 <CRC-32> <length>\n{"cluster": ...}, what nodes share beside their leases
 //! ```
 //!
 //! A file is replaced as a whole or not at all: written beside the old one, synced, renamed, and the directory synced.
@@ -12,6 +13,9 @@
 
 use super::cluster::Remembered;
 use super::durable::{open, replace_file};
+use super::services::shared::RememberedKeys;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
@@ -21,7 +25,10 @@ use std::path::{Path, PathBuf};
 const VERSION: u32 = 1;
 /// Largest state that is read, in bytes: that of some 100,000 nodes.
 const MAX_STATE: u64 = 64 << 20;
+/// Longest file of what nodes share, in bytes, read or written: some 32,768 Services and slices of 4 KiB.
+const MAX_SHARED: u64 = 128 << 20;
 const STATE: &str = "state";
+const SHARED: &str = "shared";
 const ID: &str = "id";
 
 /// A node's directory on disk.
@@ -109,13 +116,7 @@ impl Memory {
     /// # Errors
     /// The file cannot be read.
     pub fn recall(&self) -> Result<Recalled<Remembered>, MemoryError> {
-        let Some(bytes) = self.read(STATE, MAX_STATE)? else {
-            return Ok(Recalled::Nothing);
-        };
-        match parse(&bytes) {
-            Ok(state) => Ok(Recalled::Known(state)),
-            Err(why) => self.set_aside(STATE, &why).map(Recalled::SetAside),
-        }
+        self.recall_from(STATE, MAX_STATE)
     }
 
     /// Keep the state. What was kept before stays when this fails.
@@ -123,9 +124,47 @@ impl Memory {
     /// # Errors
     /// It cannot be written: no space, no permission, a file system that is read-only.
     pub fn keep(&self, state: &Remembered) -> Result<(), MemoryError> {
-        let json = serde_json::to_vec(state).map_err(|e| self.wrong(STATE, "written", e.into()))?;
-        let head = format!("podwire-state {VERSION} {:08x} {}\n", crc32(&json), json.len());
-        self.replace(STATE, &[head.as_bytes(), &json])
+        self.keep_in(STATE, MAX_STATE, state)
+    }
+
+    /// What nodes share, as it was kept.
+    ///
+    /// # Errors
+    /// As [`Memory::recall`].
+    pub fn recall_shared(&self) -> Result<Recalled<RememberedKeys>, MemoryError> {
+        self.recall_from(SHARED, MAX_SHARED)
+    }
+
+    /// Keep what nodes share.
+    ///
+    /// # Errors
+    /// As [`Memory::keep`]; and when it is more than is read again.
+    pub fn keep_shared(&self, keys: &RememberedKeys) -> Result<(), MemoryError> {
+        self.keep_in(SHARED, MAX_SHARED, keys)
+    }
+
+    fn recall_from<T: DeserializeOwned>(&self, name: &str, max: u64) -> Result<Recalled<T>, MemoryError> {
+        let Some(bytes) = self.read(name, max)? else {
+            return Ok(Recalled::Nothing);
+        };
+        match parse(name, &bytes) {
+            Ok(state) => Ok(Recalled::Known(state)),
+            Err(why) => self.set_aside(name, &why).map(Recalled::SetAside),
+        }
+    }
+
+    fn keep_in(&self, name: &str, max: u64, state: &impl Serialize) -> Result<(), MemoryError> {
+        let json = serde_json::to_vec(state).map_err(|e| self.wrong(name, "written", e.into()))?;
+        let head = format!("podwire-{name} {VERSION} {:08x} {}\n", crc32(&json), json.len());
+        if (head.len() + json.len()) as u64 > max {
+            let what = format!(
+                "{} bytes are more than {max}, the most that is read again",
+                json.len()
+            );
+            let source = io::Error::new(io::ErrorKind::FileTooLarge, what);
+            return Err(self.wrong(name, "written", source));
+        }
+        self.replace(name, &[head.as_bytes(), &json])
     }
 
     fn read(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>, MemoryError> {
@@ -167,14 +206,14 @@ impl Memory {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Remembered, String> {
+fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, String> {
     let end = bytes.iter().take(64).position(|b| *b == b'\n');
     let (head, json) = bytes.split_at(end.ok_or("it has no first line")?);
     let json = &json[1..];
     let head = String::from_utf8_lossy(head);
     let mut words = head.split(' ');
-    if words.next() != Some("podwire-state") {
-        return Err("it is not a state of podwire".into());
+    if words.next() != Some(&format!("podwire-{name}")) {
+        return Err(format!("it is not a {name} of podwire"));
     }
     match words.next().map(str::parse::<u32>) {
         Some(Ok(VERSION)) => {}
@@ -235,6 +274,27 @@ mod tests {
         assert_eq!(mode(&memory.dir.join(STATE)), 0o600);
         assert_eq!(mode(&memory.dir), 0o700);
         assert_eq!(fs::read_dir(&memory.dir).unwrap().count(), 1, "nothing beside it");
+    }
+
+    #[test]
+    fn what_nodes_share_is_kept_beside_it() {
+        let (_dir, memory) = memory();
+        let keys = RememberedKeys {
+            prefix: "/p/podwire/".into(),
+            cluster: 9,
+            revision: 5,
+            keys: [("services/default/web".into(), "{}".into())].into(),
+            lost: ["services/default/web".into()].into(),
+        };
+        assert_eq!(memory.recall_shared().unwrap(), Recalled::Nothing);
+        memory.keep_shared(&keys).unwrap();
+        memory.keep(&state(1)).unwrap();
+        assert_eq!(memory.recall_shared().unwrap(), Recalled::Known(keys));
+        let path = memory.dir.join(SHARED);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        // One is not the other.
+        fs::copy(memory.dir.join(STATE), &path).unwrap();
+        assert!(matches!(memory.recall_shared().unwrap(), Recalled::SetAside(_)));
     }
 
     #[test]

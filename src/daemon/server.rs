@@ -1,9 +1,11 @@
 //! The control thread: one loop over the admin socket and its conversations, the metrics endpoint and its
 //! scrapers, the peers file, the pods' namespaces and holders, TAPs that are being closed, the keeper, signals, and
 //! the worker's end. It sleeps until one of them has something to say. What has to do with the keeper and the records
-//! on disk is in [`kept`], with peers and store in [`news`], with container runtimes in [`attachments`], with pods that come and go in [`pods`], with their ports on the
-//! host in [`published`]; Services, and what they must know of pods, in [`services`].
+//! on disk is in [`kept`], with peers and store in [`news`], with container runtimes in [`attachments`], with pods that
+//! come and go in [`pods`], with their ports on the host in [`published`]; Services, and what they must know of pods, in
+//! [`services`], what people apply of them in [`applied`], and what the worker is still to be told in [`untold`].
 
+mod applied;
 mod attachments;
 pub mod kept;
 pub mod names;
@@ -12,6 +14,7 @@ mod node_ports;
 mod pods;
 mod published;
 mod services;
+mod untold;
 
 use super::addresses::AddressWatch;
 use super::admin::{Admin, Refusal, Reservation, Worker};
@@ -440,10 +443,12 @@ impl<'w> Server<'w> {
             _ => None,
         };
         let dns = self.dns.as_ref();
+        let (services, node_ports) = (&self.services, &self.node_ports);
         self.endpoints.serve(token, now, self.ready, || {
             let report = admin.report()?;
             let mut page = Page::new(config, born, attaches, report, membership());
             page.dns = dns.and_then(|dns| dns.report(false));
+            page.service_problems = services.count_problems() + node_ports.problems().count();
             Some(page.text())
         });
     }

@@ -99,7 +99,7 @@ impl Node {
             }
         }) {
             // An address outside may have a flow that began there, whatever pods may reach by themselves.
-            Some(Ok(()) | Err(Closed::Denied)) => Ok(Way::Out),
+            Some(Ok(()) | Err(Closed::Denied | Closed::Unserved)) => Ok(Way::Out),
             Some(Err(Closed::NoRoute)) | None => Err(Unreachable {
                 reason: DropReason::NoRoute,
                 trouble: Some(Trouble::NetUnreachable),

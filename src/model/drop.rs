@@ -97,7 +97,7 @@ reasons! {
     /// A datagram from outside that no pod had asked for.
     UnaskedDatagram = "unasked_datagram",
     // Services.
-    /// No Service has this port of the virtual address; the sender is told at once.
+    /// No Service has this address of their range, or this port of it; the sender is told at once.
     NoService = "no_service",
     /// The Service has no backend; the sender is told at once.
     NoBackend = "no_backend",

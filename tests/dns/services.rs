@@ -302,3 +302,47 @@ fn a_command_that_is_told_to_end_drains_first() {
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     assert_eq!(json(&node, &["pods", "--json"]).as_array().unwrap().len(), 0);
 }
+
+#[test]
+fn a_health_check_port_serves_those_who_waited_for_a_descriptor() {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    let node = node(&[]);
+    // Of the range for them, and nobody's.
+    let port = (30_500..32_000)
+        .find(|p| std::net::TcpListener::bind(("0.0.0.0", *p)).is_ok())
+        .unwrap();
+    let text = WEB.replace(
+        "spec:\n",
+        &format!("spec:\n  type: NodePort\n  externalTrafficPolicy: Local\n  healthCheckNodePort: {port}\n"),
+    );
+    fs::write(node.dir.path().join("web.yaml"), text).unwrap();
+    node.ok(&["service", "apply", "-f", "web.yaml"]);
+    let ask = || {
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        client.write_all(b"HEAD / HTTP/1.0\r\n\r\n").unwrap();
+        client
+    };
+    let mut text = String::new();
+    ask().read_to_string(&mut text).unwrap();
+    assert!(
+        text.starts_with("HTTP/1.1 503") && text.ends_with("\r\n\r\n"),
+        "{text}"
+    );
+    // It has more descriptors than it may, so that there is none for a client.
+    let pid = rustix::process::Pid::from_child(&node.process);
+    let limit = |n| rustix::process::Rlimit {
+        current: Some(n),
+        maximum: Some(1024),
+    };
+    let set = |n| rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, limit(n)).unwrap();
+    set(3);
+    let mut client = ask();
+    std::thread::sleep(Duration::from_millis(500));
+    set(1024);
+    node.ok(&["status"]);
+    let mut text = String::new();
+    client.read_to_string(&mut text).expect("an answer");
+    assert!(text.starts_with("HTTP/1.1 503"), "{text}");
+}

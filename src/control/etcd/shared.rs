@@ -6,6 +6,7 @@
 //!   Shared --wants-------> | writer: a lease, and the pods on it
 //!          --orders------> |         manifests, one transaction each
 //!          <--[ Mailbox ]- | reader: list, then watch, and again; Mirror says what is proven
+//!                          | keeper: what Mirror knows, on disk, for a start without the store
 //! ```
 //!
 //! The mailbox has the last word of each key, so that it is bounded by what there is, and nobody waits.
@@ -17,7 +18,8 @@ use super::watch;
 use crate::control::cluster::backoff::{Backoff, Rng};
 use crate::control::cluster::{Answer, Event, LeaseId, StoreError};
 use crate::control::flannel::shared_key;
-use crate::control::services::shared::{Mirror, SharedChange, TTL_S};
+use crate::control::memory::{Memory, Recalled};
+use crate::control::services::shared::{Mirror, RememberedKeys, SharedChange, TTL_S};
 use crate::model::Instant;
 use etcd_client::{LeaseGrantOptions, PutOptions, Txn, TxnOp};
 use std::collections::BTreeMap;
@@ -34,6 +36,12 @@ const COMPARE: Duration = Duration::from_secs(5 * 60);
 const LOOK: Duration = Duration::from_secs(5);
 /// How long the node's end waits for the store to know of it.
 const LAST_WORD: Duration = Duration::from_millis(200);
+/// How long after it was kept on disk what is known may be another without being kept; or so many times as long as that
+/// took.
+const KEEP: Duration = Duration::from_secs(1);
+const KEEP_SHARE: u32 = 20;
+/// When the disk failed, try again after so long.
+const DISK_RETRY: Duration = Duration::from_secs(30);
 /// Orders that wait.
 const ORDERS: usize = 16;
 /// Most keys of one transaction: etcd's own limit is 128 operations.
@@ -51,6 +59,16 @@ pub struct Order {
     pub keys: Vec<SharedChange>,
 }
 
+/// What a problem is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Subject {
+    Broken,
+    Reading,
+    Writing,
+    Keys,
+    Disk,
+}
+
 /// What the control thread is told.
 #[derive(Debug, Default)]
 pub struct SharedNews {
@@ -60,6 +78,8 @@ pub struct SharedNews {
     pub done: Vec<(u64, Result<(), String>)>,
     /// What a person should look at.
     pub problems: Vec<String>,
+    /// The same, by what it is about.
+    by_subject: BTreeMap<Subject, Vec<String>>,
     /// All there is was told once.
     pub based: bool,
 }
@@ -77,7 +97,8 @@ impl Shared {
     pub fn news(&self) -> SharedNews {
         let mut news = lock(&self.mailbox);
         SharedNews {
-            problems: news.problems.clone(),
+            problems: news.by_subject.values().flatten().cloned().collect(),
+            by_subject: BTreeMap::new(),
             based: news.based,
             changes: std::mem::take(&mut news.changes),
             done: std::mem::take(&mut news.done),
@@ -146,43 +167,70 @@ struct Common {
     woken: Arc<Notify>,
     /// The store has lost something, this node's pods perhaps.
     set_back: Notify,
+    /// What is known is not on disk.
+    unkept: Notify,
+    /// Whether it is; none where nothing is kept.
+    on_disk: Option<latest::Sender<bool>>,
+    /// The node ends: the keeper waits no longer.
+    hurry: Arc<Notify>,
     start: tokio::time::Instant,
 }
 
 impl Sharing {
-    /// Share on this runtime until [ended](Sharer::end); `woken` is notified of news.
-    pub fn spawn(self, access: Access, woken: Arc<Notify>, seed: u64) -> Sharer {
+    /// Share on this runtime until [ended](Sharer::end); `woken` is notified of news. `memory` is where what is known is
+    /// kept, if anywhere, and `kept` what it had: that is news at once.
+    pub fn spawn(
+        self,
+        access: Access,
+        woken: Arc<Notify>,
+        seed: u64,
+        memory: Option<Memory>,
+        kept: Option<RememberedKeys>,
+    ) -> Sharer {
         let mailbox = self.shared.mailbox.clone();
         let wanted = self.wanted.clone();
         let (written, there) = latest::channel(Pods::new());
-        let task = tokio::spawn(self.run(access, woken, seed, written));
+        let (on_disk, is_kept) = latest::channel(true);
+        let hurry = Arc::new(Notify::new());
+        let prefix = shared_key(access.prefix());
+        let mut mirror = Mirror::new(&prefix);
+        if let Some(kept) = kept {
+            let known = mirror.recall(kept, Instant::ZERO);
+            log::info!("{} keys of Services and pods are known from before", known.len());
+            lock(&mailbox).changes.extend(known);
+        }
+        let common = Common {
+            sessions: Sessions::new(access),
+            keys: Keys::shared(&prefix),
+            mirror: Mutex::new(mirror),
+            prefix,
+            mailbox: self.shared.mailbox.clone(),
+            woken,
+            set_back: Notify::new(),
+            unkept: Notify::new(),
+            on_disk: memory.is_some().then_some(on_disk),
+            hurry: hurry.clone(),
+            start: tokio::time::Instant::now(),
+        };
+        let task = tokio::spawn(self.run(common, seed, written, memory));
         let sharer = Sharer {
             task: task.abort_handle(),
             wanted,
             there,
+            hurry,
+            is_kept,
         };
         tokio::spawn(async move {
             if task.await.is_err_and(|e| e.is_panic()) {
                 let what = "Services in etcd are not followed any more, as what does it broke (report it, and restart the node)";
                 log::error!("{what}");
-                lock(&mailbox).problems = vec![what.into()];
+                lock(&mailbox).by_subject = [(Subject::Broken, vec![what.into()])].into();
             }
         });
         sharer
     }
 
-    async fn run(self, access: Access, woken: Arc<Notify>, seed: u64, written: latest::Sender<Pods>) {
-        let prefix = shared_key(access.prefix());
-        let common = Common {
-            sessions: Sessions::new(access),
-            keys: Keys::shared(&prefix),
-            mirror: Mutex::new(Mirror::new(&prefix)),
-            prefix,
-            mailbox: self.shared.mailbox.clone(),
-            woken,
-            set_back: Notify::new(),
-            start: tokio::time::Instant::now(),
-        };
+    async fn run(self, common: Common, seed: u64, written: latest::Sender<Pods>, memory: Option<Memory>) {
         let mut writer = Writer {
             common: &common,
             wanted: self.wanted,
@@ -193,7 +241,66 @@ impl Sharing {
             wait: Backoff::default(),
             rng: Rng::new(seed ^ 1),
         };
-        tokio::join!(read(&common, Rng::new(seed)), writer.run());
+        let keeper = async {
+            if let Some(memory) = memory {
+                keep(&common, Arc::new(memory)).await;
+            }
+        };
+        tokio::join!(read(&common, Rng::new(seed)), writer.run(), keeper);
+    }
+}
+
+/// What an earlier life of this node kept of what nodes share; what cannot be used is named.
+pub(super) async fn recall(memory: Option<Memory>) -> Option<RememberedKeys> {
+    let memory = memory?;
+    let read = tokio::task::spawn_blocking(move || memory.recall_shared()).await;
+    let what = match read {
+        Ok(Ok(Recalled::Known(keys))) => return Some(keys),
+        Ok(Ok(Recalled::Nothing)) => return None,
+        Ok(Ok(Recalled::SetAside(what))) => what,
+        Ok(Err(e)) => e.to_string(),
+        Err(e) => format!("what nodes share cannot be read from the disk: {e}"),
+    };
+    log::warn!("{what}; Services are known again from etcd only");
+    None
+}
+
+/// Keep on disk what is known, not too often.
+async fn keep(common: &Common, memory: Arc<Memory>) {
+    loop {
+        let keys = {
+            let mut mirror = common.mirror.lock().unwrap_or_else(PoisonError::into_inner);
+            mirror.is_unkept().then(|| mirror.remember())
+        };
+        let Some(keys) = keys else {
+            common.unkept.notified().await;
+            continue;
+        };
+        let (begun, to) = (tokio::time::Instant::now(), memory.clone());
+        let done = tokio::task::spawn_blocking(move || to.keep_shared(&keys)).await;
+        let failed = match done {
+            Ok(Ok(())) => None,
+            Ok(Err(e)) => Some(e.to_string()),
+            Err(e) => Some(format!("what nodes share cannot be kept: {e}")),
+        };
+        let pause = match &failed {
+            None => KEEP.max(begun.elapsed() * KEEP_SHARE),
+            Some(_) => DISK_RETRY,
+        };
+        let what =
+            failed.map(|e| format!("{e}; a start without etcd knows Services as they were kept before"));
+        common.warn(Subject::Disk, what.clone());
+        {
+            let mut mirror = common.mirror.lock().unwrap_or_else(PoisonError::into_inner);
+            if what.is_some() {
+                mirror.forget_kept();
+            }
+            common.kept(!mirror.is_unkept());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = common.hurry.notified() => {}
+        }
     }
 }
 
@@ -202,17 +309,22 @@ pub struct Sharer {
     task: AbortHandle,
     wanted: latest::Receiver<Pods>,
     there: latest::Receiver<Pods>,
+    hurry: Arc<Notify>,
+    is_kept: latest::Receiver<bool>,
 }
 
 impl Sharer {
-    /// End it, once the store has what this node wants it to have, as that its pods are gone; or after a moment.
+    /// End it, once the store has what this node wants it to have, as that its pods are gone, and the disk what the store
+    /// has; or after a moment.
     pub async fn end(mut self) {
+        self.hurry.notify_one();
         let settled = async {
             while *self.there.borrow_and_update() != *self.wanted.borrow() {
                 if self.there.changed().await.is_err() {
                     return;
                 }
             }
+            let _ = self.is_kept.wait_for(|kept| *kept).await;
         };
         // Who does not hear it has the lease's end to go by.
         let _ = tokio::time::timeout(LAST_WORD, settled).await;
@@ -227,31 +339,47 @@ impl Common {
 
     /// Let the mirror take something, and tell what follows.
     fn with(&self, step: impl FnOnce(&mut Mirror) -> Vec<SharedChange>) {
-        let (changes, carried) = {
+        let (changes, problems, unkept) = {
             let mut mirror = self.mirror.lock().unwrap_or_else(PoisonError::into_inner);
-            (step(&mut mirror), mirror.carried())
+            (step(&mut mirror), mirror.problems(), mirror.is_unkept())
         };
-        let carried = (carried > 0).then(|| {
-            format!(
-                "etcd does not have {carried} manifests any more, without having been told to delete them (was it wiped or \
-                 restored?): they hold still (apply them again, or delete them with `podwire service delete`)"
-            )
-        });
-        self.problem("etcd does not have", carried);
+        self.warn(Subject::Keys, problems);
+        if unkept {
+            self.kept(false);
+            self.unkept.notify_one();
+        }
         if !changes.is_empty() {
             lock(&self.mailbox).changes.extend(changes);
             self.woken.notify_one();
         }
     }
 
-    /// The problem that begins so is this now, or none.
-    fn problem(&self, begins: &str, what: Option<String>) {
+    /// Whether what is known is on disk.
+    fn kept(&self, is: bool) {
+        if let Some(on_disk) = &self.on_disk {
+            on_disk.send_if_modified(|was| std::mem::replace(was, is) != is);
+        }
+    }
+
+    /// These are the problems of a subject now, or none.
+    fn problem(&self, about: Subject, what: impl IntoIterator<Item = String>) -> Vec<String> {
+        let what: Vec<String> = what.into_iter().collect();
         let mut news = lock(&self.mailbox);
-        let before = news.problems.clone();
-        news.problems.retain(|p| !p.starts_with(begins));
-        news.problems.extend(what);
-        if news.problems != before {
+        let before = match what.is_empty() {
+            true => news.by_subject.remove(&about),
+            false => news.by_subject.insert(about, what.clone()),
+        };
+        let before = before.unwrap_or_default();
+        if before != what {
             self.woken.notify_one();
+        }
+        what.into_iter().filter(|w| !before.contains(w)).collect()
+    }
+
+    /// The same, and those that are new are logged.
+    fn warn(&self, about: Subject, what: impl IntoIterator<Item = String>) {
+        for new in self.problem(about, what) {
+            log::warn!("{new}");
         }
     }
 
@@ -259,12 +387,7 @@ impl Common {
         let what = why.map(|why| {
             format!("Services in etcd are not followed just now: {why}; what is known of them stays")
         });
-        if let Some(what) = &what
-            && !lock(&self.mailbox).problems.contains(what)
-        {
-            log::warn!("{what}");
-        }
-        self.problem("Services in etcd", what);
+        self.warn(Subject::Reading, what);
     }
 }
 
@@ -390,12 +513,12 @@ impl Writer<'_> {
                 Ok(()) => {
                     self.written.send_replace(self.there.clone());
                     self.wait.reset();
-                    self.common.problem("this node's pods", None);
+                    self.common.problem(Subject::Writing, None);
                     None
                 }
                 Err(why) => {
                     let what = format!("this node's pods are not told to the others just now: {why}");
-                    self.common.problem("this node's pods", Some(what));
+                    self.common.problem(Subject::Writing, Some(what));
                     Some(tokio::time::Instant::now() + self.wait.wait(&mut self.rng).into())
                 }
             };

@@ -84,11 +84,12 @@ pub fn spawn(
         // Dropped last: whoever is woken finds the channels closed.
         let waker = Waking(wake);
         let (to_loop, events) = mpsc::channel(EVENTS);
-        let disk = Disk::new(memory);
+        let disk = Disk::new(memory.clone());
         runtime.block_on(async {
             let (disk, remembered) = disk.recall().await;
+            let kept = shared::recall(memory.clone()).await;
             let woken = Arc::new(Notify::new());
-            let beside = sharing.spawn(access.clone(), woken.clone(), seed ^ 2);
+            let beside = sharing.spawn(access.clone(), woken.clone(), seed ^ 2, memory, kept);
             let store = Store {
                 cluster: Cluster::new(identity, remembered, options, seed),
                 executor: Executor::new(access, to_loop),

@@ -83,7 +83,9 @@ pub struct Catalogue {
     pods: Pods,
     selectors: Selectors,
     claims: Claims,
-    /// Who has an endpoint at an address of this node's subnets.
+    /// External addresses, and the Services that have ports of them.
+    external: HashMap<IpAddr, BTreeSet<ServiceName>>,
+    /// Who has an endpoint at an address that may be a pod's of this node, or a Service's external one.
     waits_for: HashMap<IpAddr, BTreeSet<ServiceName>>,
     dirty: BTreeSet<ServiceName>,
     troubled: BTreeSet<ServiceName>,
@@ -95,6 +97,7 @@ impl Catalogue {
     pub fn new(rules: Rules) -> Catalogue {
         Catalogue {
             claims: Claims::new(&rules),
+            external: HashMap::new(),
             rules,
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
@@ -163,11 +166,15 @@ impl Catalogue {
         }
         self.dirty.extend(before);
         self.dirty.extend(after);
-        let addresses = was.iter().flat_map(|w| w.addresses()).chain(here);
-        for ip in addresses {
-            self.dirty
-                .extend(self.waits_for.get(&ip).into_iter().flatten().cloned());
+        for ip in was.iter().flat_map(|w| w.addresses()).chain(here) {
+            self.tell_waiting(ip);
         }
+    }
+
+    /// Something else is to be said of an address: who has an endpoint there is computed anew.
+    fn tell_waiting(&mut self, ip: IpAddr) {
+        self.dirty
+            .extend(self.waits_for.get(&ip).into_iter().flatten().cloned());
     }
 
     /// What follows from all that was told since the last time. Whoever applies all of them, in order, knows what one
@@ -327,6 +334,7 @@ impl Catalogue {
             rules: &self.rules,
             claims: &self.claims,
             pods: &self.pods,
+            external: &self.external,
         }
     }
 
@@ -418,7 +426,17 @@ impl Catalogue {
             None => BTreeSet::new(),
         };
         let wishes = service.map(|s| wishes(&s, &self.rules)).unwrap_or_default();
+        let before = self.claims.external(name);
         self.claims.want(name, wishes);
+        let after = self.claims.external(name);
+        for ip in before.symmetric_difference(&after) {
+            let all = self.external.entry(*ip).or_default();
+            keep(all, name, after.contains(ip));
+            if all.is_empty() {
+                self.external.remove(ip);
+            }
+            self.tell_waiting(*ip);
+        }
     }
 
     fn slice_in_force(&self, name: &SliceName) -> Option<Arc<EndpointSlice>> {
@@ -454,7 +472,11 @@ impl Catalogue {
     }
 
     fn await_endpoints(&mut self, service: &ServiceName, slice: Option<&EndpointSlice>, wait: bool) {
-        let here = |ip: &IpAddr| self.rules.own.iter().any(|n| n.contains(ip));
+        let here = |ip: &IpAddr| {
+            let holds = |nets: &[ipnet::IpNet]| nets.iter().any(|n| n.contains(ip));
+            // Pods of other nodes are neither.
+            holds(&self.rules.own) || !holds(&self.rules.network)
+        };
         let addresses = slice.into_iter().flat_map(|s| s.endpoints.iter().map(|e| e.at));
         for ip in addresses.filter(here).collect::<Vec<_>>() {
             let all = self.waits_for.entry(ip).or_default();

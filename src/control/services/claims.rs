@@ -113,6 +113,16 @@ impl Claims {
         }
     }
 
+    /// The external addresses of which a Service wants ports.
+    pub fn external(&self, service: &ServiceName) -> BTreeSet<IpAddr> {
+        let wishes = self.wishes.get(service).into_iter().flatten();
+        let address = |(_, wish): &(Slot, Wish)| match wish {
+            Wish::Given(Thing::Outside(at, _)) => Some(at.ip()),
+            _ => None,
+        };
+        wishes.filter_map(address).collect()
+    }
+
     /// What a Service has in a slot.
     pub fn has(&self, service: &ServiceName, slot: Slot) -> Option<Thing> {
         let wishes = self.wishes.get(service)?;

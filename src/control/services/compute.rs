@@ -10,7 +10,7 @@ use crate::model::{
     Backend, BackendPhase, Frontend, PodName, ServiceHost, ServiceName, ServicePortRecord, ServiceRecords,
     VirtualServer, is_dns_label,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -196,6 +196,8 @@ pub(super) struct World<'w> {
     pub rules: &'w Rules,
     pub claims: &'w Claims,
     pub pods: &'w Pods,
+    /// External addresses, and the Services that have ports of them.
+    pub external: &'w HashMap<IpAddr, BTreeSet<ServiceName>>,
 }
 
 impl World<'_> {
@@ -232,13 +234,11 @@ impl World<'_> {
             }
         }
         for slice in slices {
+            let name = format!("EndpointSlice {}/{}", slice.namespace, slice.name);
             for endpoint in &slice.endpoints {
                 let at = endpoint.at;
-                if let Err(why) = self.check_endpoint(at) {
-                    problems.push(format!(
-                        "EndpointSlice {}/{}: {why}: it is left out",
-                        slice.namespace, slice.name
-                    ));
+                if let Err(why) = self.check_endpoint(service, at) {
+                    problems.push(format!("{name}: {why}: it is left out"));
                     continue;
                 }
                 let phase = match (endpoint.ready && !endpoint.terminating, endpoint.serving) {
@@ -247,33 +247,62 @@ impl World<'_> {
                     (false, true) if endpoint.terminating => Some(BackendPhase::Draining),
                     _ => None,
                 };
-                let own = self.rules.own.iter().any(|n| n.contains(&at));
+                // What a slice says of nodes proves nothing: answers find back by where the address is.
+                let local = self.is_own(at);
+                if let Some(node) = &endpoint.node
+                    && (*node == self.rules.node) != local
+                {
+                    let is = if local { "is" } else { "is not" };
+                    problems.push(format!(
+                        "{name}: nodeName of {at} is {node}, but the address {is} of this node's subnet, and that counts \
+                         (write the node that has it, or leave nodeName out)"
+                    ));
+                }
                 let pod = self.pods.at(at).map(|id| id.name.to_string());
                 let behind = Behind {
                     at,
                     phase,
-                    local: own || endpoint.node.as_ref() == Some(&self.rules.node),
+                    local,
                     host: host(endpoint.hostname.as_deref(), at),
                     what: pod.or_else(|| endpoint.target.clone()).unwrap_or_default(),
                     ports: Ports::OfSlice(slice.clone()),
                 };
-                put(&mut all, behind);
+                let beside = put(&mut all, behind).map(|other| other.ports);
+                if let Some(Ports::OfSlice(other)) = beside.filter(|_| !service.ports.is_empty())
+                    && other.ports != slice.ports
+                {
+                    problems.push(format!(
+                        "{name}: {at} stands in EndpointSlice {}/{} too, with other ports: only those of one count (put \
+                         all ports of an address into one slice)",
+                        other.namespace, other.name
+                    ));
+                }
             }
         }
         all.into_values().collect()
     }
 
-    fn check_endpoint(&self, at: IpAddr) -> Result<(), String> {
+    fn check_endpoint(&self, service: &Service, at: IpAddr) -> Result<(), String> {
         if self.rules.is_virtual(at) {
             return Err(format!(
                 "{at} is a Service's own address, which cannot stand behind another"
             ));
         }
-        let own = self.rules.own.iter().any(|n| n.contains(&at));
-        match own && self.pods.at(at).is_none() {
+        // Of a headless Service it is a name's address only, and clients go there by themselves.
+        let external = self.external.get(&at).and_then(BTreeSet::first);
+        if let Some(other) = external.filter(|_| !service.is_headless()) {
+            return Err(format!(
+                "{at} is an external address of {other}, which cannot stand behind a Service"
+            ));
+        }
+        match self.is_own(at) && self.pods.at(at).is_none() {
             true => Err(format!("no pod of this node has {at}")),
             false => Ok(()),
         }
+    }
+
+    fn is_own(&self, at: IpAddr) -> bool {
+        self.rules.own.iter().any(|n| n.contains(&at))
     }
 
     /// All that follows from a Service.
@@ -571,15 +600,15 @@ fn host(name: Option<&str>, at: IpAddr) -> String {
     }
 }
 
-/// Of two at one address the better one counts.
-fn put(all: &mut BTreeMap<IpAddr, Behind>, new: Behind) {
+/// Of two at one address the better one counts; the other one, if there are two.
+fn put(all: &mut BTreeMap<IpAddr, Behind>, new: Behind) -> Option<Behind> {
     let rank = |b: &Behind| match b.phase {
         Some(BackendPhase::Ready) => 0,
         Some(BackendPhase::Draining) => 1,
         None => 2,
     };
     match all.get(&new.at) {
-        Some(there) if rank(there) <= rank(&new) => {}
-        _ => drop(all.insert(new.at, new)),
+        Some(there) if rank(there) <= rank(&new) => Some(there.clone()),
+        _ => all.insert(new.at, new),
     }
 }

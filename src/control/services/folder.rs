@@ -11,7 +11,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 const MAX_FILES: usize = 1 << 14;
 /// Most complaints of one file that are told.
 const MAX_TOLD: usize = 16;
+/// How often a file is read that changes meanwhile.
+const TRIES: usize = 3;
 
 /// What one source states now, each object with its document.
 pub type Stated = (Source, Vec<(Object, usize)>);
@@ -60,7 +62,14 @@ impl Files {
             Ok(text) => {
                 let found = read(source, text);
                 let mistakes = found.mistakes.iter().take(MAX_TOLD);
-                (found.manifests, mistakes.map(ToString::to_string).collect())
+                let mut told: Vec<String> = mistakes.map(ToString::to_string).collect();
+                let more = found.mistakes.len().saturating_sub(MAX_TOLD);
+                if more > 0 {
+                    told.push(format!(
+                        "{source}: there are {more} mistakes more (correct these first)"
+                    ));
+                }
+                (found.manifests, told)
             }
         };
         let mut stated: BTreeMap<ObjectKey, (Object, usize)> = BTreeMap::new();
@@ -121,20 +130,55 @@ pub struct Folder {
     inotify: Option<OwnedFd>,
     /// The watch of the folder; that of what it lies in tells when it is another.
     own: Option<i32>,
-    /// How each file was when it was read.
-    seen: HashMap<PathBuf, Signature>,
+    /// How each file was when it was read; none of one that is to be read again.
+    seen: HashMap<PathBuf, Option<Signature>>,
     /// Why the folder as a whole is not read.
     complaint: Option<String>,
 }
 
-/// Another one of these is another file, or another content.
+/// Another one of these is another file, or another content. Whoever sets the time of a file back changes its ctime.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Signature(u64, u64, i64, i64, u64);
+struct Signature {
+    file: (u64, u64),
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
 
 impl Signature {
     fn of(m: &Metadata) -> Signature {
-        Signature(m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.size())
+        Signature {
+            file: (m.dev(), m.ino()),
+            size: m.size(),
+            mtime: (m.mtime(), m.mtime_nsec()),
+            ctime: (m.ctime(), m.ctime_nsec()),
+        }
     }
+}
+
+/// What is in a file, and its signature, which was the same before and after it was read; none when nothing is there.
+/// `read` reads all of it.
+///
+/// # Errors
+/// The kernel's; [`io::ErrorKind::ResourceBusy`] for a file that is written all the time.
+fn steady<T>(path: &Path, mut read: impl FnMut(File) -> io::Result<T>) -> io::Result<Option<(Signature, T)>> {
+    for _ in 0..TRIES {
+        let Some(file) = durable::open(path)? else {
+            return Ok(None);
+        };
+        let before = Signature::of(&file.metadata()?);
+        let content = read(file)?;
+        // Its name may be another file's meanwhile.
+        match std::fs::metadata(path) {
+            Ok(after) if Signature::of(&after) == before => return Ok(Some((before, content))),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::ResourceBusy,
+        "is written while it is read (write it beside its place and rename it)",
+    ))
 }
 
 impl Folder {
@@ -181,7 +225,14 @@ impl Folder {
     pub fn changes(&mut self) -> Vec<Stated> {
         match self.news() {
             News::None => Vec::new(),
-            News::Files(files) => files.iter().filter_map(|f| self.look(f)).collect(),
+            // They are others, however alike they look: a clock may be too coarse to tell.
+            News::Files(files) => files
+                .iter()
+                .filter_map(|f| {
+                    self.forget(f);
+                    self.look(f)
+                })
+                .collect(),
             News::All => self.reload(),
         }
     }
@@ -201,19 +252,18 @@ impl Folder {
                 return Vec::new();
             }
         };
-        if self.complaint.take().is_some() {
+        if found.len() <= MAX_FILES && self.complaint.take().is_some() {
             log::info!("{} is in order again", self.path.display());
         }
-        if found.len() > MAX_FILES {
-            self.complaint = Some(format!(
-                "{} has more than {MAX_FILES} manifests: the others are not read (put several into one file)",
-                self.path.display()
-            ));
-        }
-        let read: BTreeSet<PathBuf> = found.into_iter().take(MAX_FILES).collect();
-        let gone: Vec<PathBuf> = self.seen.keys().filter(|p| !read.contains(*p)).cloned().collect();
-        let mut changes: Vec<Stated> = read.iter().filter_map(|p| self.look(p)).collect();
-        changes.extend(gone.iter().filter_map(|p| self.drop_file(p)));
+        // Those that are gone make room; those that were read stay, whatever stands before them now.
+        let gone: Vec<PathBuf> = self
+            .seen
+            .keys()
+            .filter(|p| !found.contains(*p))
+            .cloned()
+            .collect();
+        let mut changes: Vec<Stated> = gone.iter().filter_map(|p| self.drop_file(p)).collect();
+        changes.extend(found.iter().filter_map(|p| self.look(p)));
         changes
     }
 
@@ -230,52 +280,67 @@ impl Folder {
         own.chain(of_files)
     }
 
-    fn list(&self) -> Result<Vec<PathBuf>, String> {
+    fn list(&self) -> Result<BTreeSet<PathBuf>, String> {
         let failed = |e: io::Error| {
             format!(
                 "{}: {e} (manifests of Services are read from there)",
                 self.path.display()
             )
         };
-        let mut found = Vec::new();
+        let mut found = BTreeSet::new();
         for entry in std::fs::read_dir(&self.path).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             if is_manifest(&path) {
-                found.push(path);
+                found.insert(path);
             }
         }
-        found.sort();
         Ok(found)
+    }
+
+    /// The next look at a file reads it.
+    fn forget(&mut self, path: &Path) {
+        if let Some(seen) = self.seen.get_mut(path) {
+            *seen = None;
+        }
     }
 
     /// One file may be another.
     fn look(&mut self, path: &Path) -> Option<Stated> {
-        let signature = match std::fs::metadata(path) {
-            Ok(metadata) => Signature::of(&metadata),
+        let source = Source::File(path.into());
+        match std::fs::metadata(path) {
+            Ok(metadata) if self.seen.get(path) == Some(&Some(Signature::of(&metadata))) => return None,
+            Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => return self.drop_file(path),
-            Err(e) => {
-                return self
-                    .files
-                    .set(&Source::File(path.into()), Some(Err(e.to_string())));
-            }
-        };
-        if self.seen.get(path) == Some(&signature) {
-            return None;
+            Err(e) => return self.files.set(&source, Some(Err(e.to_string()))),
         }
         if self.seen.len() >= MAX_FILES && !self.seen.contains_key(path) {
+            self.complain_of_many();
             return None;
         }
+        let read = steady(path, |file| {
+            durable::read_open(file, MAX_TEXT as u64).map(String::from_utf8)
+        });
+        // What could not be read is looked at again whenever somebody looks.
+        let signature = read.as_ref().ok().and_then(|r| r.as_ref().map(|(s, _)| *s));
         self.seen.insert(path.into(), signature);
-        let source = Source::File(path.into());
-        match durable::read(path, MAX_TEXT as u64) {
-            Ok(Some(bytes)) => match std::str::from_utf8(&bytes) {
-                Ok(text) => self.files.set(&source, Some(Ok(text))),
-                Err(_) => self
-                    .files
-                    .set(&source, Some(Err("is no text (write UTF-8)".into()))),
-            },
+        match read {
+            Ok(Some((_, Ok(text)))) => self.files.set(&source, Some(Ok(&text))),
+            Ok(Some((_, Err(_)))) => self
+                .files
+                .set(&source, Some(Err("is no text (write UTF-8)".into()))),
             Ok(None) => self.drop_file(path),
             Err(e) => self.files.set(&source, Some(Err(e.to_string()))),
+        }
+    }
+
+    fn complain_of_many(&mut self) {
+        let what = format!(
+            "{} has more than {MAX_FILES} manifests: the others are not read (put several into one file)",
+            self.path.display()
+        );
+        if self.complaint.as_ref() != Some(&what) {
+            log::warn!("{what}");
+            self.complaint = Some(what);
         }
     }
 
@@ -433,6 +498,69 @@ mod tests {
             is("e.yaml", &[("e", 8)]),
             "it is watched"
         );
+    }
+
+    #[test]
+    fn a_file_with_the_time_and_length_of_another_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.yaml");
+        fs::write(&path, service("a", 1)).unwrap();
+        let mut folder = Folder::open(dir.path()).unwrap();
+        assert_eq!(said(&folder.reload()), is("a.yaml", &[("a", 1)]));
+        let then = fs::metadata(&path).unwrap().modified().unwrap();
+        fs::write(&path, service("a", 2)).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(then)
+            .unwrap();
+        assert_eq!(said(&folder.reload()), is("a.yaml", &[("a", 2)]));
+    }
+
+    #[test]
+    fn a_file_that_is_written_meanwhile_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.yaml");
+        fs::write(&path, "one").unwrap();
+        let mut times = 0;
+        let mut read_then = |change: &dyn Fn(i32)| {
+            times = 0;
+            steady(&path, |file| {
+                let text = io::read_to_string(file)?;
+                times += 1;
+                change(times);
+                Ok(text)
+            })
+            .map(|read| read.map(|(_, text)| text))
+        };
+        let once = |n| {
+            if n == 1 {
+                fs::write(&path, "two").unwrap();
+            }
+        };
+        assert_eq!(read_then(&once).unwrap().unwrap(), "two");
+        let renamed = |n| {
+            if n == 1 {
+                fs::write(dir.path().join("new"), "six").unwrap();
+                fs::rename(dir.path().join("new"), &path).unwrap();
+            }
+        };
+        assert_eq!(read_then(&renamed).unwrap().unwrap(), "six");
+        let always = |n| fs::write(&path, format!("{n}")).unwrap();
+        let told = read_then(&always).unwrap_err();
+        assert_eq!(told.kind(), io::ErrorKind::ResourceBusy);
+        assert!(read_then(&|_| drop(fs::remove_file(&path))).unwrap().is_none());
+    }
+
+    #[test]
+    fn mistakes_beyond_the_first_are_counted() {
+        let mut files = Files::default();
+        let source = Source::File("x.yaml".into());
+        let bad = service("a", 0).repeat(MAX_TOLD + 3);
+        files.set(&source, Some(Ok(&bad)));
+        let last = files.problems().last().unwrap();
+        assert!(last.contains("there are 3 mistakes more"), "{last}");
     }
 
     #[test]

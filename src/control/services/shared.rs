@@ -9,7 +9,7 @@
 //!
 //! [`Mirror`] fails static as `control::cluster` does: a store that is another one, or was set back, proves nothing of what
 //! it lacks. Pods are carried on for as long as their leases would have lived, manifests until they are written or deleted
-//! again.
+//! again. It can be [remembered](Mirror::remember) over a restart. What it cannot use is [named](Mirror::problems).
 
 use super::manifest::ObjectKey;
 use super::pods::{PodFacts, PodId};
@@ -19,13 +19,17 @@ use crate::model::{
     is_label_key, is_label_value,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Seconds the lease of a node's pods lives: so long others send to pods of a node that is gone.
 pub const TTL_S: i64 = 60;
-/// Most keys that are known; others are left out.
+/// Most keys that are known; others are left out, and named.
 const MAX_KEYS: usize = 1 << 17;
+/// Most keys that are remembered as left out: those beyond are in force as little, and not counted.
+const MAX_REFUSED: usize = 1 << 10;
+/// Most keys that are named in one sentence.
+const MAX_NAMED: usize = 3;
 /// Longest value of a manifest.
 pub const MAX_VALUE: usize = 60 << 10;
 
@@ -131,6 +135,38 @@ pub struct Mirror {
     cluster: u64,
     revision: Revision,
     known: BTreeMap<String, Known>,
+    /// Keys that are not used.
+    refused: BTreeMap<String, Refused>,
+    /// Most keys that are known.
+    room: usize,
+    /// Something else is known than was remembered last.
+    unkept: bool,
+}
+
+/// Why a key is not used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Refused {
+    /// There are too many.
+    Full,
+    /// It is that of no Service, slice or pod.
+    Odd,
+    /// Its value is longer than any that a node writes.
+    Long,
+}
+
+/// What is kept of a [`Mirror`] on disk.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RememberedKeys {
+    /// What all keys begin with.
+    pub prefix: String,
+    /// The store.
+    pub cluster: u64,
+    /// Its revision.
+    pub revision: Revision,
+    /// Keys without the prefix, with their values.
+    pub keys: BTreeMap<String, String>,
+    /// Those of them that the store lacked without having proven anything.
+    pub lost: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -145,8 +181,106 @@ impl Mirror {
     pub fn new(prefix: &str) -> Mirror {
         Mirror {
             prefix: prefix.into(),
+            room: MAX_KEYS,
             ..Mirror::default()
         }
+    }
+
+    /// What is to be kept over a restart. A value that is no text nobody could use.
+    pub fn remember(&mut self) -> RememberedKeys {
+        self.unkept = false;
+        let text = |(key, k): (&String, &Known)| {
+            let value = std::str::from_utf8(&k.value).ok()?;
+            Some((key.clone(), value.to_string()))
+        };
+        let lost = self.known.iter().filter(|(_, k)| k.missing.is_some());
+        RememberedKeys {
+            prefix: self.prefix.clone(),
+            cluster: self.cluster,
+            revision: self.revision,
+            keys: self.known.iter().filter_map(text).collect(),
+            lost: lost.map(|(key, _)| key.clone()).collect(),
+        }
+    }
+
+    /// Whether something else is known than was remembered last.
+    pub fn is_unkept(&self) -> bool {
+        self.unkept
+    }
+
+    /// What was remembered last could not be kept.
+    pub fn forget_kept(&mut self) {
+        self.unkept = true;
+    }
+
+    /// Begin with what was remembered; what is known by that. Nothing, when it is of other keys.
+    pub fn recall(&mut self, kept: RememberedKeys, now: Instant) -> Vec<SharedChange> {
+        if kept.prefix != self.prefix {
+            return Vec::new();
+        }
+        (self.cluster, self.revision) = (kept.cluster, kept.revision);
+        let mut changes = Vec::new();
+        for (key, value) in kept.keys.into_iter().take(self.room) {
+            let whole = format!("{}{key}", self.prefix);
+            if self.key(whole.as_bytes()) != Ok(Some(key.clone())) {
+                continue;
+            }
+            let known = Known {
+                value: value.clone().into_bytes(),
+                missing: kept.lost.contains(&key).then_some(now),
+            };
+            self.known.insert(key.clone(), known);
+            changes.push((key, Some(value.into_bytes())));
+        }
+        changes
+    }
+
+    /// What a person should look at.
+    pub fn problems(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        let carried = self.carried();
+        if carried > 0 {
+            all.push(format!(
+                "etcd does not have {carried} manifests any more, without having been told to delete them (was it wiped or \
+                 restored?): they hold still (apply them again, or delete them with `podwire service delete`)"
+            ));
+        }
+        let of = |why: Refused| {
+            self.refused
+                .iter()
+                .filter(move |(_, r)| **r == why)
+                .map(|(k, _)| k)
+        };
+        if let Some(first) = of(Refused::Full).next() {
+            let (n, most) = (of(Refused::Full).count(), self.room);
+            let at_least = if self.refused.len() < MAX_REFUSED {
+                ""
+            } else {
+                "at least "
+            };
+            all.push(format!(
+                "etcd has more than {most} Services, slices and pods: {at_least}{n} are not used, {first} the first of them \
+                 (delete some)"
+            ));
+        }
+        for key in of(Refused::Odd).take(MAX_NAMED) {
+            let shown: String = key.chars().flat_map(char::escape_debug).take(256).collect();
+            all.push(format!(
+                "etcd: the key {shown} is no Service, slice or pod, and is not used (delete it)"
+            ));
+        }
+        for key in of(Refused::Long).take(MAX_NAMED) {
+            all.push(format!(
+                "etcd:{key} is longer than {} KiB: what was stated there before stays (apply it again)",
+                MAX_VALUE >> 10
+            ));
+        }
+        let odd = |why| of(why).count().saturating_sub(MAX_NAMED);
+        let more = odd(Refused::Odd) + odd(Refused::Long);
+        if more > 0 {
+            all.push(format!("etcd: {more} keys more are not used"));
+        }
+        all
     }
 
     /// The revision all changes up to which are known.
@@ -175,10 +309,14 @@ impl Mirror {
     ) -> Vec<SharedChange> {
         let proof = !self.is_set_back(cluster, revision);
         (self.cluster, self.revision) = (cluster, revision);
+        self.unkept = true;
+        self.refused.clear();
         let mut listed: BTreeMap<String, &Entry> = BTreeMap::new();
         for entry in entries {
-            if let Some(key) = self.key(&entry.key) {
-                listed.insert(key, entry);
+            match self.key(&entry.key) {
+                Ok(Some(key)) => drop(listed.insert(key, entry)),
+                Ok(None) => {}
+                Err(odd) => self.refuse(odd, Refused::Odd),
             }
         }
         let mut changes = Vec::new();
@@ -211,12 +349,21 @@ impl Mirror {
         match change {
             Watched::Put(entry) => {
                 self.revision = self.revision.max(entry.modified);
-                let key = self.key(&entry.key)?;
-                self.put(key, entry)
+                match self.key(&entry.key) {
+                    Ok(key) => self.put(key?, entry),
+                    Err(odd) => {
+                        self.refuse(odd, Refused::Odd);
+                        None
+                    }
+                }
             }
             Watched::Deleted { key, modified } => {
                 self.revision = self.revision.max(*modified);
-                let key = self.key(key)?;
+                let key = match self.key(key) {
+                    Ok(key) => key?,
+                    Err(odd) => odd,
+                };
+                self.refused.remove(&key);
                 self.deleted(&key)
             }
         }
@@ -229,7 +376,9 @@ impl Mirror {
 
     /// A key is certainly gone.
     pub fn deleted(&mut self, key: &str) -> Option<SharedChange> {
-        self.known.remove(key).map(|_| (key.to_string(), None))
+        self.known.remove(key)?;
+        self.unkept = true;
+        Some((key.to_string(), None))
     }
 
     /// Pods that the store lacks for as long as a lease lives are gone.
@@ -243,23 +392,50 @@ impl Mirror {
     }
 
     fn put(&mut self, key: String, entry: &Entry) -> Option<SharedChange> {
-        if self.known.len() >= MAX_KEYS && !self.known.contains_key(&key) {
+        let known = self.known.contains_key(&key);
+        if entry.value.len() > MAX_VALUE {
+            self.refuse(key, Refused::Long);
             return None;
         }
+        if self.known.len() >= self.room && !known {
+            self.refuse(key, Refused::Full);
+            return None;
+        }
+        self.refused.remove(&key);
         let known = Known {
             value: entry.value.clone(),
             missing: None,
         };
         let before = self.known.insert(key.clone(), known);
+        let found = before.as_ref().is_some_and(|b| b.missing.is_some());
         let same = before.is_some_and(|b| b.value == entry.value);
+        self.unkept |= found || !same;
         (!same).then(|| (key, Some(entry.value.clone())))
     }
 
-    /// A key without its prefix, if it is one that can be understood.
-    fn key(&self, key: &[u8]) -> Option<String> {
-        let key = std::str::from_utf8(key).ok()?.strip_prefix(&self.prefix)?;
-        let parsed = SharedKey::parse(key)?;
-        Some(parsed.path()).filter(|path| path == key)
+    fn refuse(&mut self, key: String, why: Refused) {
+        if self.refused.len() < MAX_REFUSED || self.refused.contains_key(&key) {
+            self.refused.insert(key, why);
+        }
+    }
+
+    /// A key without its prefix; none when it is about something else.
+    ///
+    /// # Errors
+    /// It is to be about a Service, a slice or a pod, and cannot be; what it is then.
+    fn key(&self, key: &[u8]) -> Result<Option<String>, String> {
+        let Some(key) = key.strip_prefix(self.prefix.as_bytes()) else {
+            return Ok(None);
+        };
+        let text = String::from_utf8_lossy(key).into_owned();
+        let is_ours = |begin: &&str| text.starts_with(*begin);
+        if !["services/", "slices/", "pods/"].iter().any(is_ours) {
+            return Ok(None);
+        }
+        match SharedKey::parse(&text) {
+            Some(parsed) if parsed.path().as_bytes() == key => Ok(Some(text)),
+            _ => Err(text),
+        }
     }
 }
 
@@ -334,6 +510,96 @@ mod tests {
             modified: 9,
         };
         assert_eq!(mirror.watched(&gone), Some(("services/default/a".into(), None)));
+    }
+
+    #[test]
+    fn what_is_remembered_goes_on_where_it_was() {
+        let at = |s: i64| Instant::from_micros(s * S);
+        let mut mirror = Mirror::new("/p/podwire/");
+        let first = [
+            entry("services/default/a", 5, "1"),
+            entry("pods/n2/default/x", 6, "{}"),
+        ];
+        mirror.listed(9, 10, &first, at(0));
+        assert!(mirror.is_unkept());
+        let kept = mirror.remember();
+        assert!(!mirror.is_unkept());
+        let again = || {
+            let mut mirror = Mirror::new("/p/podwire/");
+            let said = said(&mirror.recall(kept.clone(), at(0)));
+            assert_eq!(said, ["pods/n2/default/x={}", "services/default/a=1"]);
+            mirror
+        };
+        // The same store proves what it lacks; one that was set back does not, nor after another restart.
+        assert_eq!(
+            said(&again().listed(9, 11, &first[..1], at(1))),
+            ["pods/n2/default/x gone"]
+        );
+        let mut mirror = again();
+        assert_eq!(said(&mirror.listed(8, 11, &[], at(1))), [""; 0]);
+        let kept = mirror.remember();
+        let mut mirror = Mirror::new("/p/podwire/");
+        mirror.recall(kept.clone(), at(0));
+        assert_eq!(said(&mirror.listed(8, 12, &[], at(1))), [""; 0]);
+        assert_eq!(mirror.carried(), 1);
+        assert_eq!(said(&mirror.expire(at(60))), ["pods/n2/default/x gone"]);
+        // What is of other keys, or could not have been written, is nothing.
+        assert_eq!(Mirror::new("/q/podwire/").recall(kept.clone(), at(0)), []);
+        let odd = RememberedKeys {
+            keys: [("services/A/b".into(), "1".into()), ("x".into(), "2".into())].into(),
+            ..kept
+        };
+        assert_eq!(Mirror::new("/p/podwire/").recall(odd, at(0)), []);
+    }
+
+    #[test]
+    fn what_is_not_used_is_named() {
+        let at = Instant::ZERO;
+        let mut mirror = Mirror::new("/p/podwire/");
+        mirror.room = 2;
+        let named = |m: &Mirror, told: &str| {
+            let all = m.problems();
+            assert!(all.iter().any(|p| p.contains(told)), "{told}: {all:?}");
+        };
+        let all = [
+            entry("services/default/a", 5, "1"),
+            entry("services/default/b", 5, "1"),
+            entry("services/default/c", 5, "1"),
+            entry("services/Default/d", 5, "1"),
+            entry("else", 5, "1"),
+        ];
+        assert_eq!(mirror.listed(9, 10, &all, at).len(), 2);
+        assert_eq!(mirror.problems().len(), 2);
+        named(
+            &mirror,
+            "more than 2 Services, slices and pods: 1 are not used, services/default/c",
+        );
+        named(&mirror, "the key services/Default/d is no Service");
+        mirror.watched(&Watched::Put(entry("pods/n2/default/x", 11, "1")));
+        mirror.watched(&Watched::Put(entry("pods/n2/default/x", 12, "2")));
+        named(&mirror, "2 are not used, pods/n2/default/x");
+        let long = "x".repeat(MAX_VALUE + 1);
+        assert_eq!(
+            mirror.watched(&Watched::Put(entry("services/default/a", 13, &long))),
+            None
+        );
+        named(&mirror, "services/default/a is longer than 60 KiB");
+        let gone = |key: &str| Watched::Deleted {
+            key: format!("/p/podwire/{key}").into_bytes(),
+            modified: 14,
+        };
+        mirror.watched(&Watched::Put(entry("services/default/a", 13, "3")));
+        mirror.watched(&gone("services/Default/d"));
+        assert_eq!(mirror.problems().len(), 1);
+        assert_eq!(
+            mirror.listed(9, 15, &all[..2], at),
+            [("services/default/a".into(), Some(b"1".to_vec()))]
+        );
+        assert_eq!(mirror.problems(), [""; 0]);
+        for n in 0..2 * MAX_REFUSED {
+            mirror.watched(&Watched::Put(entry(&format!("services/x/s{n}"), 16, "")));
+        }
+        named(&mirror, &format!("at least {MAX_REFUSED} are not used"));
     }
 
     #[test]

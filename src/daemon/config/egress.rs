@@ -99,6 +99,7 @@ impl Config {
         Policy {
             open: self.egress.open,
             network: self.pod_network(),
+            services: self.closed_service_ranges(),
             denied: self.egress.deny.clone(),
             overlay: self.port,
             descriptors: getrlimit(Resource::Nofile)

@@ -62,6 +62,14 @@ impl Config {
         self.asked_ranges().into_iter().filter(apart).collect()
     }
 
+    /// The ranges whose addresses never lead out: those of a node that is told of Services by a store or a folder, whatever
+    /// it has heard so far, and those that somebody gave. The usual ones of a node on its own may be a network of the host's.
+    pub fn closed_service_ranges(&self) -> Vec<IpNet> {
+        let meant =
+            !self.services.cluster_ip.is_empty() || self.services.dir.is_some() || self.store.is_some();
+        if meant { self.service_ranges() } else { Vec::new() }
+    }
+
     /// Which ranges of Services' addresses are not used, and why.
     pub fn service_range_problems(&self) -> Vec<String> {
         let used = self.service_ranges();
@@ -134,6 +142,34 @@ fn ports(s: &str) -> Result<RangeInclusive<u16>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_that_are_meant_do_not_lead_out() {
+        use super::super::keys::Key;
+        use crate::daemon::links::Host;
+        let closed = |key: Option<(&'static Key, &str)>| {
+            let mut given = Given::default();
+            given.flag(&keys::NODE, vec!["n1".into()]);
+            given.flag(&keys::SUBNET, vec!["10.244.1.0/24".into()]);
+            if let Some((key, value)) = key {
+                given.flag(key, vec![value.into()]);
+            }
+            let config = Config::understand(&given, &Host::default()).unwrap();
+            let nets = config.policy(&Host::default()).services;
+            nets.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(closed(None), [""; 0]);
+        assert_eq!(closed(Some((&keys::SERVICES, "/tmp"))), ["10.96.0.0/16"]);
+        assert_eq!(
+            closed(Some((&keys::CLUSTER_IP, "10.32.0.0/12"))),
+            ["10.32.0.0/12"]
+        );
+        assert_eq!(
+            closed(Some((&keys::CLUSTER_IP, "10.244.0.0/20"))),
+            [""; 0],
+            "the pods'"
+        );
+    }
 
     #[test]
     fn ranges_are_checked() {

@@ -110,6 +110,13 @@ impl Endpoint {
         self.short
     }
 
+    fn name(&self) -> String {
+        match self.serves {
+            Serves::Metrics | Serves::Health => format!("the metrics endpoint {}", self.address),
+            Serves::Backends => format!("the health check port {}", self.address.port()),
+        }
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -140,7 +147,7 @@ impl Endpoint {
                 }
                 Err(e) => {
                     if !std::mem::replace(&mut self.short, true) {
-                        log::warn!("the metrics endpoint accepts nobody: {e}");
+                        log::warn!("{} accepts nobody for now: {e}", self.name());
                     }
                     return;
                 }
@@ -184,9 +191,11 @@ impl Endpoint {
         let Some(exchange) = self.exchanges.get_mut(&token) else {
             return;
         };
-        let page = &mut self.page;
+        // Whether there are backends is told with the status, as both are now.
+        let (page, keeps) = (&mut self.page, self.serves != Serves::Backends);
         let next = exchange.go_on(self.serves, ready, || {
-            if page.as_ref().is_none_or(|(_, since)| now >= *since + PAGE_AGE) {
+            let is_new = |(_, since): &(Rc<String>, Instant)| keeps && now < *since + PAGE_AGE;
+            if !page.as_ref().is_some_and(is_new) {
                 *page = make().map(|text| (Rc::new(text), now));
             }
             page.as_ref().map(|(page, _)| page.clone())
@@ -330,16 +339,20 @@ impl Exchange {
             }
         };
         let (status, page, head_only) = match request {
-            Request::Refused(status) if serves == Serves::Backends && status != Status::NotFound => {
-                (status, None, false)
+            Request::Refused { status, head } if serves != Serves::Backends || status != Status::NotFound => {
+                (status, None, head)
             }
-            Request::Metrics { .. } | Request::Alive { .. } | Request::Ready { .. } | Request::Refused(_)
+            // Whatever the path.
+            Request::Metrics { head }
+            | Request::Alive { head }
+            | Request::Ready { head }
+            | Request::Refused { head, .. }
                 if serves == Serves::Backends =>
             {
                 let status = if ready { Status::Ok } else { Status::NotReady };
-                (status, make(), false)
+                (status, make(), head)
             }
-            Request::Metrics { .. } if serves == Serves::Health => (Status::NotFound, None, false),
+            Request::Metrics { head } if serves == Serves::Health => (Status::NotFound, None, head),
             Request::Metrics { head } => match make() {
                 Some(page) => (Status::Ok, Some(page), head),
                 None => (Status::Unavailable, None, head),
@@ -347,7 +360,7 @@ impl Exchange {
             Request::Alive { head } => (Status::Ok, None, head),
             Request::Ready { head } if ready => (Status::Ok, None, head),
             Request::Ready { head } => (Status::NotReady, None, head),
-            Request::Refused(status) => (status, None, false),
+            Request::Refused { status, head } => (status, None, head),
         };
         let (content_type, body) = match (page, status) {
             (Some(page), _) if serves == Serves::Backends => (JSON, page),
@@ -408,8 +421,12 @@ mod tests {
 
     impl World {
         fn new() -> World {
+            World::that(Serves::Metrics)
+        }
+
+        fn that(serves: Serves) -> World {
             let poll = Poll::new().unwrap();
-            let mut endpoint = Endpoint::bind("127.0.0.1:0".parse().unwrap(), Serves::Metrics).unwrap();
+            let mut endpoint = Endpoint::bind("127.0.0.1:0".parse().unwrap(), serves).unwrap();
             endpoint.register(poll.registry(), Token(0)).unwrap();
             World {
                 poll,
@@ -422,8 +439,14 @@ mod tests {
 
         /// A client that has asked.
         fn client(&self) -> net::TcpStream {
+            self.asking("GET /metrics")
+        }
+
+        fn asking(&self, what: &str) -> net::TcpStream {
             let mut client = net::TcpStream::connect(self.endpoint.address()).unwrap();
-            client.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+            client
+                .write_all(format!("{what} HTTP/1.0\r\n\r\n").as_bytes())
+                .unwrap();
             client.set_nonblocking(true).unwrap();
             client
         }
@@ -453,7 +476,11 @@ mod tests {
         }
 
         fn answer(&mut self, page: Option<&str>) -> String {
-            let mut client = self.client();
+            self.answer_to("GET /metrics", page)
+        }
+
+        fn answer_to(&mut self, what: &str, page: Option<&str>) -> String {
+            let mut client = self.asking(what);
             let mut all = Vec::new();
             self.until(page, |_| client.read_to_end(&mut all).is_ok());
             String::from_utf8(all).unwrap()
@@ -476,6 +503,27 @@ mod tests {
         );
         w.endpoint.expire(w.now + PAGE_AGE);
         assert_eq!(w.endpoint.patience(w.now), None);
+    }
+
+    #[test]
+    fn head_gets_the_head_alone_everywhere() {
+        for serves in [Serves::Metrics, Serves::Health, Serves::Backends] {
+            let mut w = World::that(serves);
+            for path in ["/", "/metrics", "/healthz", "/readyz", "/x?y"] {
+                let whole = w.answer_to(&format!("GET {path}"), Some("page\n"));
+                let head = w.answer_to(&format!("HEAD {path}"), Some("page\n"));
+                let end = whole.find("\r\n\r\n").unwrap() + 4;
+                assert!(whole.len() > end, "{serves:?} {path}: {whole}");
+                assert_eq!(head, whole[..end], "{serves:?} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_balancer_is_told_what_is_so_now() {
+        let mut w = World::that(Serves::Backends);
+        assert!(w.answer_to("GET /", Some("one\n")).ends_with("one\n"));
+        assert!(w.answer_to("GET /", Some("two\n")).ends_with("two\n"));
     }
 
     #[test]

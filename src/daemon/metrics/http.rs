@@ -31,7 +31,12 @@ pub enum Request {
         head: bool,
     },
     /// Anything else, which is refused.
-    Refused(Status),
+    Refused {
+        /// Why.
+        status: Status,
+        /// HEAD was the method.
+        head: bool,
+    },
 }
 
 /// The answers there are.
@@ -84,7 +89,7 @@ impl Status {
 
 /// Understand what a client has sent so far; `None` when more is needed to tell.
 pub fn understand(bytes: &[u8]) -> Option<Request> {
-    let refused = |status| Some(Request::Refused(status));
+    let refused = |status| Some(Request::Refused { status, head: false });
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
@@ -99,15 +104,20 @@ pub fn understand(bytes: &[u8]) -> Option<Request> {
         .headers
         .iter()
         .any(|h| h.name.eq_ignore_ascii_case("host"));
-    if request.version == Some(1) && !has_host {
-        // RFC 9112 section 3.2.
-        return refused(Status::BadRequest);
-    }
     let head = match request.method {
         Some("GET") => Some(false),
         Some("HEAD") => Some(true),
         _ => None,
     };
+    // Whatever is wrong with it, the answer to HEAD has no body (RFC 9110 section 9.3.2).
+    let refused = |status| {
+        let head = head.unwrap_or(false);
+        Some(Request::Refused { status, head })
+    };
+    if request.version == Some(1) && !has_host {
+        // RFC 9112 section 3.2.
+        return refused(Status::BadRequest);
+    }
     let path = request.path.unwrap_or_default();
     match (path.split('?').next(), head) {
         (Some(PATH), Some(head)) => Some(Request::Metrics { head }),
@@ -145,7 +155,7 @@ mod tests {
             Some(Request::Metrics { head: false }),
             Some(Request::Metrics { head: true }),
         );
-        let refused = |status| Some(Request::Refused(status));
+        let refused = |status| Some(Request::Refused { status, head: false });
         let long = format!(
             "GET /metrics HTTP/1.1\r\nHost: x\r\nA: {}",
             "a".repeat(MAX_REQUEST)
@@ -174,6 +184,13 @@ mod tests {
             ("GET /metrics HTTP/1.1\r\n\r\n", refused(Status::BadRequest)),
             ("GET / HTTP/1.0\r\n\r\n", refused(Status::NotFound)),
             ("GET /metrics/ HTTP/1.0\r\n\r\n", refused(Status::NotFound)),
+            (
+                "HEAD /metrics/ HTTP/1.0\r\n\r\n",
+                Some(Request::Refused {
+                    status: Status::NotFound,
+                    head: true,
+                }),
+            ),
             (
                 "POST /metrics HTTP/1.0\r\n\r\n",
                 refused(Status::MethodNotAllowed),

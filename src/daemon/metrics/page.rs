@@ -37,6 +37,8 @@ pub struct Page {
     pub membership: Option<Membership>,
     /// What DNS tells of itself; none when it is off, or does not answer.
     pub dns: Option<DnsReport>,
+    /// How many problems of Services there are, as `podwire service ls` and `status` name them.
+    pub service_problems: usize,
 }
 
 /// How the membership stands; none when the store's thread does not answer.
@@ -68,6 +70,7 @@ impl Page {
             report,
             membership,
             dns: None,
+            service_problems: 0,
         }
     }
 
@@ -248,6 +251,12 @@ impl Page {
                 known("frontend", self.report.frontends),
                 known("connection", self.report.connections),
             ],
+        )?;
+        let problems = i64::try_from(self.service_problems).unwrap_or(i64::MAX);
+        to.gauge(
+            "podwire_service_problems",
+            "What is wrong with Services and their manifests, by number: `podwire service ls` names it.",
+            &[([], problems)],
         )?;
         let bytes = |name, n| ([("direction", name)], i64::try_from(n).unwrap_or(i64::MAX));
         to.gauge(

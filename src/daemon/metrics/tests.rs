@@ -46,6 +46,7 @@ fn page() -> String {
         },
         membership: Some(Some(membership())),
         dns: Some(Default::default()),
+        service_problems: 2,
     };
     page.text()
 }
@@ -82,6 +83,7 @@ fn membership() -> StoreStatus {
 fn of_the_store(membership: Option<Membership>) -> Vec<String> {
     let page = Page {
         dns: None,
+        service_problems: 0,
         node: "n1".into(),
         vni: 1,
         start: 0.0,

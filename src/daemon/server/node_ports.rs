@@ -216,6 +216,12 @@ impl Server<'_> {
         let now = self.now();
         for health in self.node_ports.health.values_mut() {
             health.endpoint.expire(now);
+            // Somebody may have given a descriptor back: who waits is not told of again.
+            if health.endpoint.is_short() {
+                let registry = self.poll.registry();
+                let token = || super::take_token(&mut self.next);
+                health.endpoint.accept(registry, now, token);
+            }
         }
         let long_ago = self
             .node_ports

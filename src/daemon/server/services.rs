@@ -1,15 +1,15 @@
 //! Services: manifests and pods go into the catalogue, and what follows goes to the worker and to DNS; what people say of
 //! pods that Services must know (labels, states); and what they ask of Services.
 
+use super::untold::Untold;
 use super::{FOLDERS, Server, Source as Peers, watch_fd};
 use crate::api::{AppliedObject, ErrorKind, PodInfo, Reply};
-use crate::control::durable::replace_file;
-use crate::control::etcd::{MAX_KEYS, Order, Shared, SharedNews};
+use crate::control::etcd::{Shared, SharedNews};
 use crate::control::services::folder::Files;
 use crate::control::services::folder::{Folder, Stated};
-use crate::control::services::manifest::{self, ObjectKey, Source};
-use crate::control::services::shared::{MAX_VALUE, SharedKey, SharedPod};
-use crate::control::services::{Catalogue, PodFacts, PodId, Taken};
+use crate::control::services::manifest::Source;
+use crate::control::services::shared::{SharedKey, SharedPod};
+use crate::control::services::{Catalogue, PodFacts, PodId};
 use crate::daemon::admin::Refusal;
 use crate::daemon::command::Command;
 use crate::daemon::config::Config;
@@ -17,17 +17,14 @@ use crate::daemon::keeper::Record;
 use crate::daemon::records::boottime_us;
 use crate::dns::zone::PodAddresses;
 use crate::model::{
-    ConnectionFilter, Instant, LabelChange, MAX_LABELS, NodeName, PodName, ServiceChange, ServiceInfo,
-    ServiceName,
+    ConnectionFilter, Instant, LabelChange, MAX_LABELS, NodeName, PodName, ServiceInfo, ServiceName,
 };
 use mio::Token;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Most changes of one order to the worker, which does nothing else meanwhile.
-const BATCH: usize = 1024;
 /// When what the worker did not take is offered again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Most problems of Services that `podwire status` shows; `podwire service ls` shows all.
@@ -42,24 +39,26 @@ pub(super) struct Services {
     pub(super) catalogue: Catalogue,
     node: NodeName,
     /// The folder that was given, and the node's own.
-    folders: [Option<Folder>; 2],
+    pub(super) folders: [Option<Folder>; 2],
     /// Where the node's own is, or will be.
-    own: PathBuf,
+    pub(super) own: PathBuf,
     /// What the worker had no room for, and when it was last asked.
-    untold: (Vec<ServiceChange>, Instant),
+    untold: (Untold, Instant),
     /// Ranges that are not used.
     problems: Vec<String>,
     /// Manifests of the store.
-    stored: Files,
+    pub(super) stored: Files,
     /// What is not well with the store.
     store_problems: Vec<String>,
+    /// Keys of pods in the store that say nothing.
+    odd_pods: BTreeSet<String>,
     /// Pods of other nodes, by name.
     others: HashMap<PodName, BTreeMap<NodeName, PodAddresses>>,
     /// Pods whose ports go after a while.
     draining: HashSet<PodName>,
     /// Who waits for the store, by the number of the order, with the answer.
-    waiting: HashMap<u64, (Token, Vec<AppliedObject>)>,
-    last_order: u64,
+    pub(super) waiting: HashMap<u64, (Token, Vec<AppliedObject>, Vec<String>)>,
+    pub(super) last_order: u64,
 }
 
 impl Services {
@@ -69,15 +68,21 @@ impl Services {
             node: config.node.clone(),
             folders: [None, None],
             own: PathBuf::new(),
-            untold: (Vec::new(), Instant::ZERO),
+            untold: (Untold::default(), Instant::ZERO),
             problems: config.service_range_problems(),
             stored: Files::default(),
             store_problems: Vec::new(),
+            odd_pods: BTreeSet::new(),
             others: HashMap::new(),
             draining: HashSet::new(),
             waiting: HashMap::new(),
             last_order: 0,
         }
+    }
+
+    /// How many problems there are, but for those of node ports.
+    pub(super) fn count_problems(&self) -> usize {
+        self.of_manifests().count() + self.catalogue.problems().count()
     }
 
     /// Everything that is wrong with manifests, and ranges.
@@ -88,7 +93,8 @@ impl Services {
             .problems()
             .map(|p| format!("{p}; what was stated there before stays"));
         let own = self.problems.iter().chain(&self.store_problems).cloned();
-        own.chain(folders).chain(stored)
+        let odd_pods = self.odd_pods.iter().map(|path| odd_pod(path));
+        own.chain(folders).chain(stored).chain(odd_pods)
     }
 }
 
@@ -118,7 +124,7 @@ impl Server<'_> {
         self.hear_shared();
     }
 
-    fn take_folder(&mut self, n: usize, folder: Option<Folder>) {
+    pub(super) fn take_folder(&mut self, n: usize, folder: Option<Folder>) {
         if let Some(fd) = folder.as_ref().and_then(Folder::watch_fd)
             && let Err(e) = watch_fd(&self.poll, fd, FOLDERS[n])
         {
@@ -165,7 +171,7 @@ impl Server<'_> {
         self.update_services();
     }
 
-    fn shared(&self) -> Option<&Shared> {
+    pub(super) fn shared(&self) -> Option<&Shared> {
         match &self.source {
             Peers::Store(store, _) => store.shared(),
             _ => None,
@@ -205,22 +211,29 @@ impl Server<'_> {
                 // Of its own pods a node knows better.
                 Some(SharedKey::Pod(id)) if id.node == self.services.node => {}
                 Some(SharedKey::Pod(id)) => {
-                    let facts = value.and_then(|v| SharedPod::read(&v, &id.node));
-                    self.set_other(&id, facts);
+                    let facts = value.as_ref().map(|v| SharedPod::read(v, &id.node));
+                    self.services.odd_pods.remove(&path);
+                    match facts {
+                        // Nothing is removed without proof.
+                        Some(None) => {
+                            log::warn!("{}", odd_pod(&path));
+                            self.services.odd_pods.insert(path);
+                        }
+                        Some(Some(facts)) => self.set_other(&id, Some(facts)),
+                        None => self.set_other(&id, None),
+                    }
                 }
+                // The mirror names those.
                 None => {}
             }
         }
         self.update_services();
         for (id, outcome) in done {
-            let Some((token, objects)) = self.services.waiting.remove(&id) else {
+            let Some((token, objects, problems)) = self.services.waiting.remove(&id) else {
                 continue;
             };
             let reply = match outcome {
-                Ok(()) => Reply::Applied {
-                    problems: Vec::new(),
-                    objects,
-                },
+                Ok(()) => Reply::Applied { problems, objects },
                 Err(why) => Refusal::new(ErrorKind::Waiting, format!("etcd: {why}")).into(),
             };
             // One that went away meanwhile does not hear it.
@@ -269,7 +282,7 @@ impl Server<'_> {
         }
         if !update.services.is_empty() {
             log::debug!("{} virtual servers are new or changed", update.services.len());
-            self.services.untold.0.extend(update.services);
+            self.services.untold.0.add(update.services);
             self.offer_services();
         }
         if update.outside {
@@ -277,18 +290,14 @@ impl Server<'_> {
         }
     }
 
-    /// Offer the worker what it was not told yet, in order. What it has no room for is offered again.
+    /// Offer the worker what it was not told yet. What it has no room for is offered again.
     fn offer_services(&mut self) {
-        let untold = std::mem::take(&mut self.services.untold.0);
-        let mut told = 0;
-        for batch in untold.chunks(BATCH) {
-            if let Err(e) = self.worker.send(Command::Services(batch.to_vec())) {
-                log::error!("{} changes of Services wait: {e}", untold.len() - told);
-                break;
-            }
-            told += batch.len();
+        let (now, worker) = (self.now(), self.worker);
+        let (untold, since) = &mut self.services.untold;
+        if let Err(e) = untold.offer(|changes| worker.send(Command::Services(changes))) {
+            log::error!("{} changes of Services wait: {e}", untold.len());
         }
-        self.services.untold = (untold.into_iter().skip(told).collect(), self.now());
+        *since = now;
     }
 
     /// How long until something about Services or pods that drain is due.
@@ -482,198 +491,6 @@ impl Server<'_> {
         }
         Ok(Reply::Connections { connections, count })
     }
-
-    /// Keep the objects of a manifest, and have them hold at once. None when the store is asked, which answers `from`.
-    pub(super) fn apply(&mut self, from: Token, text: &str) -> Result<Option<Reply>, Refusal> {
-        let mut read = manifest::read(&Source::Given, text);
-        if !read.mistakes.is_empty() {
-            let told: Vec<String> = read.mistakes.iter().map(ToString::to_string).collect();
-            return Err(Refusal::new(ErrorKind::Usage, told.join("\n")));
-        }
-        if read.manifests.is_empty() {
-            let what = "the manifest is empty (write a Service, or an EndpointSlice)";
-            return Err(Refusal::new(ErrorKind::Usage, what));
-        }
-        // Kept with its addresses, so that they are the Service's whatever comes after it.
-        let mut taken = Taken::default();
-        for manifest in &mut read.manifests {
-            if let manifest::Object::Service(service) = &manifest.object {
-                let pins = self.services.catalogue.pins(service, &mut taken);
-                manifest.pin(&pins);
-            }
-        }
-        if self.shared().is_some() {
-            let one = |m: &manifest::Manifest| (m.object.key(), Some(m.json.to_string().into_bytes()));
-            let keys = read.manifests.iter().map(one).collect();
-            return self.order(from, keys).map(|()| None);
-        }
-        let mut objects = Vec::new();
-        let mut services = Vec::new();
-        for manifest in &read.manifests {
-            let key = manifest.object.key();
-            let (place, done) = self.keep_object(&key, &manifest.json)?;
-            services.push(match &manifest.object {
-                manifest::Object::Service(s) => s.name.clone(),
-                manifest::Object::Slice(s) => s.service.clone(),
-            });
-            objects.push(AppliedObject {
-                object: key.to_string(),
-                done: done.into(),
-                place: place.display().to_string(),
-            });
-        }
-        self.reopen_own();
-        services.sort();
-        services.dedup();
-        let infos = services
-            .iter()
-            .filter_map(|name| self.services.catalogue.describe(name));
-        let problems = infos.flat_map(|info| {
-            let name = info.name.clone();
-            info.problems
-                .into_iter()
-                .map(move |p| format!("Service {name}: {p}"))
-        });
-        Ok(Some(Reply::Applied {
-            objects,
-            problems: problems.collect(),
-        }))
-    }
-
-    /// Have the store keep these objects, or delete them, all or none.
-    fn order(&mut self, from: Token, objects: Vec<(ObjectKey, Option<Vec<u8>>)>) -> Result<(), Refusal> {
-        let usage = |what: String| Err(Refusal::new(ErrorKind::Usage, what));
-        if objects.len() > MAX_KEYS {
-            return usage(format!(
-                "{} objects are too many at once (split them: {MAX_KEYS} at most)",
-                objects.len()
-            ));
-        }
-        let long = objects
-            .iter()
-            .find(|(_, v)| v.as_ref().is_some_and(|v| v.len() > MAX_VALUE));
-        if let Some((key, _)) = long {
-            return usage(format!(
-                "{key} is too long for etcd (leave annotations out: {} KiB at most)",
-                MAX_VALUE >> 10
-            ));
-        }
-        let mut done = Vec::new();
-        let mut keys = Vec::new();
-        for (key, value) in objects {
-            let path = SharedKey::Object(key.clone()).path();
-            let there = self.services.stored.has(&Source::Store(path.clone()));
-            done.push(AppliedObject {
-                object: key.to_string(),
-                done: match (&value, there) {
-                    (None, _) => "deleted",
-                    (Some(_), true) => "changed",
-                    (Some(_), false) => "created",
-                }
-                .into(),
-                place: format!("etcd:{path}"),
-            });
-            keys.push((path, value));
-        }
-        self.services.last_order += 1;
-        let id = self.services.last_order;
-        let Some(shared) = self.shared() else {
-            return Err(Refusal::new(ErrorKind::Internal, "this node has no store"));
-        };
-        shared
-            .order(Order { id, keys })
-            .map_err(|e| Refusal::new(ErrorKind::Waiting, e))?;
-        self.services.waiting.insert(id, (from, done));
-        Ok(())
-    }
-
-    /// Write one object into the node's own folder, as a whole; where, and what is different.
-    fn keep_object(
-        &self,
-        key: &ObjectKey,
-        json: &serde_json::Value,
-    ) -> Result<(PathBuf, &'static str), Refusal> {
-        let place = self.services.own.join(file_name(key));
-        let mut text = serde_json::to_string_pretty(json).unwrap_or_default();
-        text.push('\n');
-        let before = std::fs::read_to_string(&place).ok();
-        let done = match &before {
-            Some(before) if *before == text => return Ok((place, "unchanged")),
-            Some(_) => "changed",
-            None => "created",
-        };
-        match replace_file(&place, &[text.as_bytes()], 0o600) {
-            Ok(()) => Ok((place, done)),
-            Err(e) => {
-                let what = format!("{}: {e} (see --state-dir of the node)", place.display());
-                Err(Refusal::new(ErrorKind::Internal, what))
-            }
-        }
-    }
-
-    /// Look into the node's own folder, which may be new.
-    fn reopen_own(&mut self) {
-        if self.services.folders[1].is_none() {
-            match Folder::open(&self.services.own) {
-                Ok(folder) => self.take_folder(1, Some(folder)),
-                Err(e) => log::error!("what was applied holds after the next start only: {e}"),
-            }
-        }
-        self.reload_services();
-    }
-
-    /// Delete a Service that was applied, with the slices about it.
-    pub(super) fn delete_service(
-        &mut self,
-        from: Token,
-        name: &ServiceName,
-    ) -> Result<Option<Reply>, Refusal> {
-        let places = self.services.catalogue.places(name);
-        if places.is_empty() {
-            return Err(no_service(name));
-        }
-        let stored: Vec<_> = places
-            .iter()
-            .filter(|(source, _)| matches!(source, Source::Store(_)))
-            .collect();
-        if !stored.is_empty() {
-            let keys = stored.iter().map(|(_, key)| (key.clone(), None)).collect();
-            return self.order(from, keys).map(|()| None);
-        }
-        let own = |source: &Source| matches!(source, Source::File(path) if path.parent() == Some(&self.services.own));
-        let (ours, others): (Vec<_>, Vec<_>) = places.into_iter().partition(|(source, _)| own(source));
-        let kept = others
-            .iter()
-            .map(|(source, key)| format!("{key} stands in {source}"));
-        let kept: Vec<String> = kept.collect();
-        if ours.is_empty() {
-            let what = format!("{} (delete it there)", kept.join(", "));
-            return Err(Refusal::new(ErrorKind::Taken, what));
-        }
-        let mut objects = Vec::new();
-        for (source, key) in ours {
-            let Source::File(path) = &source else { continue };
-            match std::fs::remove_file(path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    let what = format!("{}: {e} (see --state-dir of the node)", path.display());
-                    return Err(Refusal::new(ErrorKind::Internal, what));
-                }
-                _ => objects.push(AppliedObject {
-                    object: key.to_string(),
-                    done: "deleted".into(),
-                    place: path.display().to_string(),
-                }),
-            }
-        }
-        self.reload_services();
-        let problems = kept
-            .into_iter()
-            .map(|k| format!("{k}: that stays (delete it there)"));
-        Ok(Some(Reply::Applied {
-            objects,
-            problems: problems.collect(),
-        }))
-    }
 }
 
 /// What Services must know of a pod of this node.
@@ -688,15 +505,13 @@ fn facts(record: &Record, node: &NodeName) -> PodFacts {
     }
 }
 
-/// The name of an object's file; names of objects have no slashes.
-fn file_name(key: &ObjectKey) -> String {
-    match key {
-        ObjectKey::Service(name) => format!("service.{}.{}.json", name.namespace, name.name),
-        ObjectKey::Slice(namespace, name) => format!("endpointslice.{namespace}.{name}.json"),
-    }
+fn odd_pod(path: &str) -> String {
+    format!(
+        "etcd:{path} is no pod that this podwire understands: what was known of it stays (restart its node, or delete it)"
+    )
 }
 
-fn no_service(name: &ServiceName) -> Refusal {
+pub(super) fn no_service(name: &ServiceName) -> Refusal {
     let what = format!("there is no Service {name} (`podwire service ls` lists those there are)");
     Refusal::new(ErrorKind::NotFound, what)
 }

@@ -7,7 +7,7 @@ use crate::daemon::command::Command;
 use crate::daemon::config::{given::Given, keys};
 use crate::daemon::links::Host;
 use crate::daemon::standin;
-use crate::model::TapCaps;
+use crate::model::{ServiceChange, TapCaps};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs;
 use std::io::Write;
@@ -25,6 +25,8 @@ struct Ears {
     /// How often that was the answer.
     refused: AtomicUsize,
     heard: Mutex<Vec<String>>,
+    /// Frontends it was told of, once for each time.
+    served: Mutex<Vec<String>>,
 }
 
 /// The stand-in, and what it was told.
@@ -35,6 +37,17 @@ struct Listening {
 
 impl Worker for Listening {
     fn send(&self, command: Command) -> Result<(), String> {
+        if let Command::Services(changes) = &command {
+            if self.ears.full.load(Ordering::SeqCst) {
+                self.ears.refused.fetch_add(1, Ordering::SeqCst);
+                return Err("there is no room".into());
+            }
+            let told = changes.iter().map(|c| match c {
+                ServiceChange::Set(f, what) => format!("{f} {}", what.service),
+                ServiceChange::Gone(f) => format!("{f} gone"),
+            });
+            self.ears.served.lock().unwrap().extend(told);
+        }
         if let Command::Changes(changes) = &command {
             if self.ears.full.load(Ordering::SeqCst) {
                 self.ears.refused.fetch_add(1, Ordering::SeqCst);
@@ -84,6 +97,7 @@ impl Node {
         let ears = Arc::new(Ears::default());
         let heard = ears.clone();
         let records = dir.path().join("n1.state/pods.json");
+        let own = dir.path().join("n1.state/services");
         let thread = std::thread::spawn(move || {
             let (lifeline, worker_far) = UnixStream::pair().unwrap();
             let handle = standin::spawn(&config, lifeline).unwrap();
@@ -94,6 +108,8 @@ impl Node {
                 reload: reload_far,
                 worker: worker_far,
             };
+            let mut kept = Kept::nothing(records);
+            kept.manifests.1 = own;
             let server = Server::new(
                 config,
                 &handle,
@@ -101,7 +117,7 @@ impl Node {
                 Endpoints::default(),
                 Source::File(peers),
                 wakers,
-                Kept::nothing(records),
+                kept,
             )
             .unwrap();
             let (end, mut recorder) = server.run();
@@ -510,5 +526,64 @@ fn changes_are_told_in_one_order_and_wait_while_there_is_no_room() {
     );
     until("all are told", || node.ears.heard.lock().unwrap().len() == 16_384);
     assert_eq!(node.status().problems, [""; 0]);
+    node.stop();
+}
+
+fn web(name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.96.0.10, ports: [{{port: {port}}}]}}\n---\n"
+    )
+}
+
+#[test]
+fn of_services_that_wait_the_last_word_is_told_once() {
+    let node = Node::start();
+    let mut client = node.client();
+    let text = web("web", 80);
+    client.call(&Request::Apply { text }).unwrap();
+    node.ears.full.store(true, Ordering::SeqCst);
+    node.ears.served.lock().unwrap().clear();
+    for n in 0..50 {
+        let text = web("web", 80 + n % 3);
+        client.call(&Request::Apply { text }).unwrap();
+    }
+    node.ears.full.store(false, Ordering::SeqCst);
+    until("there is room", || !node.ears.served.lock().unwrap().is_empty());
+    assert_eq!(
+        *node.ears.served.lock().unwrap(),
+        ["10.96.0.10:80/TCP gone", "10.96.0.10:81/TCP default/web"]
+    );
+    node.stop();
+}
+
+#[test]
+fn of_a_manifest_that_cannot_be_kept_nothing_is() {
+    let node = Node::start();
+    let own = node.path("n1.state/services");
+    let mut client = node.client();
+    let text = web("a", 80);
+    client.call(&Request::Apply { text }).unwrap();
+    // Nothing can be written beside the second: the name is a directory's.
+    let blocked = own.join("service.default.b.json.new");
+    fs::create_dir_all(blocked.join("x")).unwrap();
+    let text = web("a", 81) + &web("b", 82);
+    let refused = client.call(&Request::Apply { text }).unwrap_err().to_string();
+    assert!(refused.contains("service.default.b.json"), "{refused}");
+    let kept = fs::read_to_string(own.join("service.default.a.json")).unwrap();
+    assert!(kept.contains("80") && !kept.contains("81"), "{kept}");
+    // Nor can the second have its name.
+    fs::remove_dir_all(&blocked).unwrap();
+    let blocked = own.join("service.default.b.json");
+    fs::create_dir_all(blocked.join("x")).unwrap();
+    let text = web("a", 81) + &web("b", 82);
+    client.call(&Request::Apply { text }).unwrap_err();
+    let kept = fs::read_to_string(own.join("service.default.a.json")).unwrap();
+    assert!(kept.contains("80") && !kept.contains("81"), "{kept}");
+    let mut names: Vec<_> = fs::read_dir(&own)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["service.default.a.json", "service.default.b.json"]);
     node.stop();
 }

@@ -9,7 +9,7 @@ use super::fragment::fragments;
 use super::host::{Host, MouthId, Outside};
 use super::link::Scratch;
 use super::packet::{Ip, ip_len, transport_sum, write_ip, write_udp};
-use super::policy::{Closed, Limits, Policy};
+use super::policy::{Limits, Policy};
 use super::published::{self, Clients, Entrance, Names};
 use super::tcp::FlowKey;
 use super::timers::Timers;
@@ -213,11 +213,7 @@ impl Datagrams {
         let to = match judged {
             Ok(to) => to,
             Err(closed) => {
-                let trouble = match closed {
-                    Closed::NoRoute => Trouble::NetUnreachable,
-                    Closed::Denied => Trouble::Prohibited,
-                };
-                out.complain(d.port, trouble, d.packet, None);
+                out.complain(d.port, closed.trouble(), d.packet, None);
                 return Err(closed.reason());
             }
         };

@@ -3,6 +3,7 @@
 use super::datagrams::{self, MAX_MOUTHS};
 use super::tcp::{self, MAX_FLOWS};
 use crate::model::{DropReason, PortId};
+use crate::stack::Trouble;
 use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -54,6 +55,8 @@ pub struct Policy {
     pub open: bool,
     /// The pod network: what no pod or peer of it holds is nobody's, and goes nowhere else.
     pub network: Vec<IpNet>,
+    /// Where virtual addresses of Services are from: those that no Service has are nobody's.
+    pub services: Vec<IpNet>,
     /// Networks the administrator closed.
     pub denied: Vec<IpNet>,
     /// The host's own addresses, beside its loopback.
@@ -73,6 +76,8 @@ pub enum Closed {
     NoRoute,
     /// It would, but is not allowed.
     Denied,
+    /// It is an address of Services, and no Service's.
+    Unserved,
 }
 
 impl Closed {
@@ -81,6 +86,16 @@ impl Closed {
         match self {
             Closed::NoRoute => DropReason::NoRoute,
             Closed::Denied => DropReason::EgressDenied,
+            Closed::Unserved => DropReason::NoService,
+        }
+    }
+
+    /// What a sender is told that is not refused by a reset.
+    pub fn trouble(self) -> Trouble {
+        match self {
+            Closed::NoRoute => Trouble::NetUnreachable,
+            Closed::Denied => Trouble::Prohibited,
+            Closed::Unserved => Trouble::PortUnreachable,
         }
     }
 }
@@ -182,6 +197,9 @@ impl Policy {
             IpAddr::V6(six) => six.to_ipv4_mapped().map_or(ip, IpAddr::V4),
             IpAddr::V4(_) => ip,
         };
+        if self.services.iter().any(|n| n.contains(&plain)) {
+            return Err(Closed::Unserved);
+        }
         let closed = plain != ip
             || plain.is_loopback()
             || plain.is_unspecified()
@@ -202,6 +220,7 @@ mod tests {
             open: true,
             descriptors: None,
             network: vec!["10.244.0.0/16".parse().unwrap(), "fd00:1::/48".parse().unwrap()],
+            services: vec!["10.96.0.0/16".parse().unwrap()],
             denied: vec![
                 "192.168.0.0/16".parse().unwrap(),
                 "169.254.169.254/32".parse().unwrap(),
@@ -252,6 +271,7 @@ mod tests {
             ("10.244.9.9:80", Closed::NoRoute),
             ("[fd00:1:0:5::2]:80", Closed::NoRoute),
             ("10.244.1.1:80", Closed::NoRoute),
+            ("10.96.200.1:80", Closed::Unserved),
         ] {
             assert_eq!(p.judge(to.parse().unwrap()), Err(why), "{to}");
         }
@@ -266,6 +286,10 @@ mod tests {
         };
         assert_eq!(shut.judge("8.8.8.8:53".parse().unwrap()), Err(Closed::NoRoute));
         assert!(shut.judge("10.244.1.1:53".parse().unwrap()).is_ok());
+        assert_eq!(
+            p.judge_udp("10.96.200.1:53".parse().unwrap()),
+            Err(Closed::Unserved)
+        );
     }
 
     proptest::proptest! {

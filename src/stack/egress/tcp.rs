@@ -250,11 +250,11 @@ impl Flows {
         let to = match policy.judge(s.key.far) {
             Ok(to) => to,
             Err(closed) => {
-                let trouble = match closed {
-                    Closed::NoRoute => Trouble::NetUnreachable,
-                    Closed::Denied => Trouble::Prohibited,
-                };
-                out.complain(s.port, trouble, s.packet, None);
+                match closed {
+                    // As of a Service that lacks the port.
+                    Closed::Unserved => self.refuse(s.port, s.packet, now, out),
+                    _ => out.complain(s.port, closed.trouble(), s.packet, None),
+                }
                 return Err(closed.reason());
             }
         };

@@ -361,6 +361,79 @@ fn slices_stand_behind_services_without_selectors() {
 }
 
 #[test]
+fn where_an_endpoint_is_follows_from_its_address() {
+    let mut scene = Scene::new();
+    scene.pod("w", Some(pod(1, 9, "")));
+    let eps = slice(
+        "web-1",
+        "web",
+        "ports: [{name: '', port: 8080}]\nendpoints: [{addresses: [10.244.2.9], nodeName: n1}, {addresses: [10.244.1.9], nodeName: n2}, {addresses: [10.244.2.10], nodeName: n2}]",
+    );
+    let web = service("web", "{clusterIP: 10.96.0.10, ports: [{port: 80}]}");
+    scene.state("all", &(web + &eps));
+    assert_eq!(
+        scene.worker.said(),
+        ["10.96.0.10:80/TCP -> 10.244.1.9:8080! 10.244.2.9:8080 10.244.2.10:8080"]
+    );
+    scene.has_problem("nodeName of 10.244.2.9 is n1");
+    scene.has_problem("nodeName of 10.244.1.9 is n2");
+    assert_eq!(scene.problems().len(), 2, "{:?}", scene.problems());
+}
+
+#[test]
+fn an_external_address_of_a_service_stands_behind_none() {
+    let mut scene = Scene::new();
+    let eps = slice(
+        "web-1",
+        "web",
+        "ports: [{name: '', port: 8080}]\nendpoints: [{addresses: [192.0.2.7]}, {addresses: [192.0.2.8]}]",
+    );
+    let web = service("web", "{clusterIP: 10.96.0.10, ports: [{port: 80}]}");
+    scene.state("web", &(web + &eps));
+    let both = ["10.96.0.10:80/TCP -> 192.0.2.7:8080 192.0.2.8:8080"];
+    assert_eq!(scene.worker.said(), both);
+    let other = |spec: &str| {
+        service(
+            "other",
+            &format!("{{clusterIP: 10.96.0.11, {spec}ports: [{{port: 80}}]}}"),
+        )
+    };
+    scene.state("other", &other("externalIPs: [192.0.2.7], "));
+    assert_eq!(
+        scene.worker.said(),
+        [
+            "10.96.0.10:80/TCP -> 192.0.2.8:8080",
+            "10.96.0.11:80/TCP ->",
+            "192.0.2.7:80/TCP ->"
+        ]
+    );
+    scene.has_problem("192.0.2.7 is an external address of default/other");
+    // It comes back with the last Service that has it.
+    scene.state("other", &other(""));
+    assert_eq!(scene.worker.said()[..1], both);
+    assert_eq!(scene.problems(), [""; 0]);
+}
+
+#[test]
+fn of_two_slices_with_one_address_what_is_left_out_is_named() {
+    let mut scene = Scene::new();
+    let eps = |name: &str, port: &str, number: u16| {
+        let rest =
+            format!("ports: [{{name: {port}, port: {number}}}]\nendpoints: [{{addresses: [192.0.2.7]}}]");
+        slice(name, "web", &rest)
+    };
+    let web = service(
+        "web",
+        "{clusterIP: 10.96.0.10, ports: [{name: a, port: 80}, {name: b, port: 81}]}",
+    );
+    let text = web.clone() + &eps("one", "a", 8080) + &eps("two", "a", 8080);
+    scene.state("all", &text);
+    assert_eq!(scene.problems(), [""; 0], "they say the same");
+    scene.state("all", &(web + &eps("one", "a", 8080) + &eps("two", "b", 8081)));
+    scene.has_problem("192.0.2.7 stands in EndpointSlice default/one too, with other ports");
+}
+
+#[test]
 fn what_cannot_be_is_named_and_the_rest_goes_on() {
     let mut scene = Scene::new();
     let text = [

@@ -113,6 +113,20 @@ fn what_the_host_says_of_a_connection_is_told_as_it_is() {
 }
 
 #[test]
+fn addresses_of_services_that_none_has_are_refused_by_a_reset() {
+    let mut lab = Lab::new();
+    lab.egress.set_policy(Arc::new(Policy {
+        services: vec!["198.51.100.0/24".parse().unwrap()],
+        ..policy()
+    }));
+    let mut pod = Pod::new(false, 1);
+    assert_eq!(pod.send(&mut lab, SYN, b""), Err(DropReason::NoService));
+    assert!(lab.world.complaints.is_empty() && lab.world.streams.is_empty());
+    let (flags, ..) = segment(&lab.world.to_pod[0].0);
+    assert_eq!(flags, RST | ACK);
+}
+
+#[test]
 fn closed_addresses_are_told() {
     let mut lab = Lab::new();
     lab.egress.set_policy(Arc::new(Policy {
