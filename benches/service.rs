@@ -11,7 +11,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use podwire::control::services::{Catalogue, PodFacts, PodId, Rules, Source, manifest};
 use podwire::model::{
-    Backend, BackendPhase, Frontend, Instant, PodState, Scheduler, ServiceChange, Transport, VirtualServer,
+    Backend, BackendPhase, Frontend, Instant, PodState, PortId, Scheduler, ServiceChange, Transport, VirtualServer,
 };
 use podwire::service::{Limits, Services, Verdict};
 use podwire::wire::Headers;
@@ -96,7 +96,10 @@ const PARTIAL: Option<(u16, u16)> = Some((34, 16));
 fn open(s: &mut Services, client: (Ipv4Addr, u16), n: u32) -> Vec<u8> {
     let mut f = frame(client, vip(n), 2, 0);
     let h = Headers::parse(&f).expect("a good frame");
-    assert_eq!(s.forward(&mut f, &h, PARTIAL, true, now()), Verdict::Translated);
+    assert_eq!(
+        s.forward(&mut f, &h, PARTIAL, Some(PortId(0)), now()),
+        Verdict::Translated
+    );
     f
 }
 
@@ -144,7 +147,7 @@ fn pass(c: &mut Criterion) {
                 |b| {
                     b.iter(|| {
                         f[..54].copy_from_slice(&original[..54]);
-                        s.forward(black_box(&mut f), &h, PARTIAL, true, now())
+                        s.forward(black_box(&mut f), &h, PARTIAL, Some(PortId(0)), now())
                     })
                 },
             );
@@ -163,7 +166,7 @@ fn pass(c: &mut Criterion) {
                 f[30..34].copy_from_slice(&vip(at % count).octets());
                 put_be16(&mut f, 34, 1000 + (at % 50_000) as u16);
                 assert_eq!(
-                    s.forward(black_box(&mut f), &h, PARTIAL, true, now()),
+                    s.forward(black_box(&mut f), &h, PARTIAL, Some(PortId(0)), now()),
                     Verdict::Translated
                 );
             })
@@ -225,7 +228,7 @@ fn connect(c: &mut Criterion) {
                 f[30..34].copy_from_slice(&vip(n % 100).octets());
                 put_be16(&mut f, 34, 1000 + (n % 40_000) as u16);
                 assert_eq!(
-                    s.forward(black_box(&mut f), &h, PARTIAL, true, now()),
+                    s.forward(black_box(&mut f), &h, PARTIAL, Some(PortId(0)), now()),
                     Verdict::Translated
                 );
             })

@@ -6,7 +6,7 @@ use super::lab::pod;
 use super::rules::{checksum_is_partial, checksum_is_right};
 use super::seeds::{self, Seed};
 use podwire::model::{
-    Backend, BackendPhase, ConnectionFilter, DropReason, Duration, Frontend, Instant, Scheduler,
+    Backend, BackendPhase, ConnectionFilter, DropReason, Duration, Frontend, Instant, PortId, Scheduler,
     ServiceChange, Transport, VirtualServer,
 };
 use podwire::service::{Limits, Services, Verdict};
@@ -66,6 +66,9 @@ pub fn run(data: &[u8]) {
     world.end();
 }
 
+/// One of the three clients is no pod of this node.
+const OUTSIDE: PortId = PortId(2);
+
 struct World {
     services: Services,
     now: Instant,
@@ -92,6 +95,7 @@ impl World {
             }
             _ => {
                 let n = input.u8();
+                let port = PortId(u16::from(n % 3));
                 let client = pod(1, 2 + n % 3).ip4.map(IpAddr::V4);
                 let filter = ConnectionFilter {
                     client: client.filter(|_| n & 0x80 != 0),
@@ -102,8 +106,8 @@ impl World {
                 assert!(seen.len() <= count.min(5));
                 match client.filter(|_| n & 0x20 != 0) {
                     Some(client) => {
-                        self.services.forget(client);
-                        assert_eq!(self.services.connections(Some(client)), 0);
+                        self.services.forget(port);
+                        assert!(port == OUTSIDE || self.services.connections(Some(client)) == 0);
                     }
                     None => assert_eq!(self.services.kill(&filter), count),
                 }
@@ -113,7 +117,8 @@ impl World {
 
     /// A pod sends, and whatever gets through is answered.
     fn forth(&mut self, input: &mut Input<'_>) {
-        let (n, partial, local) = (input.u8(), input.u8(), input.u8());
+        let (n, partial, _) = (input.u8(), input.u8(), input.u8());
+        let pod = Some(PortId(u16::from(n % 3))).filter(|p| *p != OUTSIDE);
         let (dst4, dst6) = vip(n >> 4);
         let ends = ends(pod_at(n), (dst4, dst6));
         let Crafted { mut frame, .. } = craft::frame(input, &ends);
@@ -128,9 +133,7 @@ impl World {
         };
         let own = (201..=250).contains(&partial);
         let before = frame.clone();
-        let gone = self
-            .services
-            .forward(&mut frame, &h, claim, local < 200, self.now);
+        let gone = self.services.forward(&mut frame, &h, claim, pod, self.now);
         if gone != Verdict::Translated {
             assert_eq!(before, frame, "{gone:?} changes nothing");
             if let Verdict::Drop(reason) = gone {

@@ -32,7 +32,7 @@ impl Parsed {
     }
 
     /// Length of the largest IP packet it stands for.
-    fn packet_len(&self, frame: &[u8]) -> usize {
+    pub(super) fn packet_len(&self, frame: &[u8]) -> usize {
         let whole = self.h.end.saturating_sub(ETH_LEN);
         if self.vnet.gso == Gso::None {
             return whole;
@@ -96,6 +96,10 @@ impl Node {
         let key = FlowKey { port, mac, dst };
         if self.way(key) == Ok(Way::Service) {
             return self.serve(port, arena, &f, now, exits);
+        }
+        if let Err(reason) = self.services.pass_by(frame, &h) {
+            self.reset_beside(port, frame, &h, exits);
+            return Err(reason);
         }
         self.go(port, key, arena, &f, now, exits)
     }

@@ -15,6 +15,7 @@
 //! Nothing here knows sockets, clocks or threads: `daemon::worker` carries bytes in and out, `tests/sim` does
 //! the same for many nodes in one process.
 
+mod cut;
 mod egress;
 mod flow;
 mod from_peer;
@@ -190,15 +191,8 @@ impl Node {
 
     /// Take a pod's port out of service, and end what it has outside.
     pub fn remove_port(&mut self, pod: &PodName, exits: &mut impl Exits) -> Option<PortId> {
-        let (id, spec) = self.ports.remove(pod)?;
-        for ip in spec
-            .ip4
-            .map(IpAddr::V4)
-            .into_iter()
-            .chain(spec.ip6.map(IpAddr::V6))
-        {
-            self.services.forget(ip);
-        }
+        let (id, _) = self.ports.remove(pod)?;
+        self.services.forget(id);
         self.end_flows(id, exits);
         self.states[usize::from(id.0)] = None;
         self.flows.forget();
@@ -306,9 +300,12 @@ impl Node {
         &self.settings
     }
 
-    /// Frame counters; those of system calls are the caller's.
+    /// Frame counters; those of system calls are the caller's. What the node made, and what waits for the underlay to
+    /// take it, is counted when that does.
     pub fn counters(&self) -> NodeCounters {
-        self.counters.clone().with_drops(&self.drops)
+        let mut counters = self.counters.clone().with_drops(&self.drops);
+        counters.originated -= (self.onward.len() + self.originated.len()) as u64;
+        counters
     }
 
     /// Drops by reason.

@@ -44,6 +44,11 @@ impl Originated {
         written
     }
 
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// For how many more there is room.
     pub(super) fn room(&self) -> usize {
         WAITING - self.len

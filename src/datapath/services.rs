@@ -10,13 +10,16 @@
 //!
 //! Clients at sockets of the host are flows of `stack::egress` whose pod is the virtual address. Their packets are made
 //! while others are under way, so that what is for peers waits, as the node's own packets do ([`super::originate`]), but
-//! leaves in trains.
+//! leaves in trains. Nobody tells such a client what the path to a peer takes: segments of TCP are made to fit it, and
+//! datagrams are cut ([`super::cut`]).
 
+use super::cut::cut;
 use super::flow::FlowKey;
 use super::from_pod::{Parsed, hop};
 use super::{Exits, FRAME_ROOM, HEADROOM, Node};
 use crate::buf::{Arena, Span};
 use crate::model::{DropReason, Frontend, Instant, PeerId, PortId, ServiceChange};
+use crate::offload::{self, Segments, segment};
 use crate::service::{ServiceView, Services, Verdict};
 use crate::wire::bytes::{array, be16, be32, put, put_be16, put_be32};
 use crate::wire::checksum::{self, transport_is_right};
@@ -53,6 +56,8 @@ pub(super) struct Onward {
     whole: Vec<u8>,
     /// For flows of the host's sockets whose backend is gone.
     resets: Vec<([u8; RESET_LEN], usize)>,
+    /// The identification of the last packet that was cut.
+    ident: u32,
 }
 
 impl Onward {
@@ -65,6 +70,11 @@ impl Onward {
         let at = begin..self.bytes.len();
         self.waiting.push(Waiting { peer, vnet, at });
         Ok(())
+    }
+
+    /// How many frames wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
     }
 }
 
@@ -122,7 +132,10 @@ impl Node {
     ) -> Result<(), DropReason> {
         let frame = f.span.of_mut(arena.memory_mut());
         let gateway = self.settings.local.gateway_mac;
-        match self.services.forward(frame, &f.h, f.vnet.partial, true, now) {
+        match self
+            .services
+            .forward(frame, &f.h, f.vnet.partial, Some(port), now)
+        {
             Verdict::Translated => {
                 let dst = f.h.dst(frame);
                 let key = FlowKey {
@@ -165,6 +178,25 @@ impl Node {
             self.break_off(port, packet, now, exits);
         } else {
             self.complain(port, crate::stack::Trouble::PortUnreachable, packet, now);
+        }
+    }
+
+    /// Tell a pod's TCP that its port is taken: not as others are told, since that would be taken for what the backend
+    /// says by its virtual address.
+    pub(super) fn reset_beside(&mut self, port: PortId, frame: &[u8], h: &Headers, exits: &mut impl Exits) {
+        if h.proto != proto::TCP || flags(frame, h) & RST != 0 {
+            return;
+        }
+        let mut out = [0; RESET_LEN];
+        let len = reset(frame, h, &mut out);
+        let out = &mut out[..len];
+        put(out, 0, &array::<6>(frame, 6));
+        put(out, 6, &array::<6>(frame, 0));
+        if let Ok(h) = Headers::parse(out) {
+            let sum = checksum::pseudo(out, &h, h.end - h.l4).with(&out[h.l4..h.end]);
+            put_be16(out, h.l4 + 16, sum.finish());
+            self.counters.originated += 1;
+            self.write_own(port, out, exits);
         }
     }
 
@@ -220,7 +252,7 @@ impl Node {
     ) -> Result<(), DropReason> {
         let dst = f.h.dst(frame);
         if self.services.has_address(dst) {
-            match self.services.forward(frame, &f.h, f.vnet.partial, false, now) {
+            match self.services.forward(frame, &f.h, f.vnet.partial, None, now) {
                 Verdict::Translated => {}
                 Verdict::Drop(reason) => return Err(reason),
                 verdict => return Err(reason(verdict)),
@@ -276,18 +308,90 @@ impl Node {
         let mut onward = std::mem::take(&mut self.onward);
         for waiting in &onward.waiting {
             let frame = &onward.bytes[waiting.at.clone()];
-            if let Err(reason) = self.send_waiting(waiting, frame, arena, now, exits) {
+            let sent = match self.too_long(waiting, frame) {
+                Some(mtu) => self.send_cut(waiting, (frame, mtu, &mut onward.ident), arena, now, exits),
+                None => self.send_waiting((waiting.peer, waiting.vnet), frame, arena, now, exits),
+            };
+            if let Err(reason) = sent {
                 self.drops.add(reason, 1);
+                self.tell_opening(reason, frame);
             }
         }
         onward.waiting.clear();
         onward.bytes.clear();
+        onward.resets.append(&mut self.onward.resets);
         self.onward = onward;
+    }
+
+    /// A frame went nowhere for lack of a way: a client that begins is told.
+    fn tell_opening(&mut self, reason: DropReason, frame: &[u8]) {
+        if let DropReason::PeerSilent | DropReason::NoUnderlay | DropReason::NoRoute = reason
+            && let Ok(h) = Headers::parse(frame)
+            && flags(frame, &h) & SYN != 0
+        {
+            self.reset_later(frame, &h);
+        }
+    }
+
+    /// What the path to a peer takes, if a datagram is longer.
+    fn too_long(&self, waiting: &Waiting, frame: &[u8]) -> Option<usize> {
+        let h = Headers::parse(frame).ok().filter(|h| h.proto == proto::UDP)?;
+        let own = self.settings.local.underlay_mtu;
+        let mtu = self.peer(waiting.peer)?.pod_mtu(h.l3 == L3::Ipv6, own).0;
+        let (span, vnet) = (Span::new(0, frame.len()), waiting.vnet);
+        (Parsed { span, h, vnet }.packet_len(frame) > usize::from(mtu)).then_some(mtu.into())
+    }
+
+    /// Send datagrams in fragments. The first one stands for the frame, the others are the node's own.
+    fn send_cut(
+        &mut self,
+        waiting: &Waiting,
+        (frame, mtu, ident): (&[u8], usize, &mut u32),
+        arena: &mut Arena,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
+        let mut results = Vec::new();
+        let mut whole = |packet: &[u8]| {
+            let Ok(h) = Headers::parse(packet) else { return };
+            *ident = ident.wrapping_add(1);
+            cut(packet, &h, mtu, *ident, |part| {
+                let to = (waiting.peer, VnetHdr::default());
+                results.push(self.send_waiting(to, part, arena, now, exits));
+            });
+        };
+        let h = Headers::parse(frame)?;
+        if waiting.vnet.gso == Gso::None {
+            let mut packet = frame.to_vec();
+            if let Some(partial) = waiting.vnet.partial {
+                offload::complete(&mut packet, &h, partial)?;
+            }
+            whole(&packet);
+        } else {
+            let segments = Segments::checked(frame, &h, &waiting.vnet)?;
+            let mut packet = vec![0; segment::MAX_HEADER];
+            for i in 0..segments.count() {
+                packet.resize(segment::MAX_HEADER, 0);
+                let header = segments.header(frame, i, &mut packet);
+                packet.truncate(header);
+                packet.extend_from_slice(&frame[segments.payload(i)]);
+                whole(&packet);
+            }
+        }
+        let mut results = results.into_iter();
+        let first = results.next().unwrap_or(Err(DropReason::TooBig));
+        for other in results {
+            self.counters.originated += 1;
+            if let Err(reason) = other {
+                self.drops.add(reason, 1);
+            }
+        }
+        first
     }
 
     fn send_waiting(
         &mut self,
-        waiting: &Waiting,
+        (peer, vnet): (PeerId, VnetHdr),
         frame: &[u8],
         arena: &mut Arena,
         now: Instant,
@@ -306,16 +410,15 @@ impl Node {
         put(arena.free_mut(), 0, frame);
         let span = arena.take(frame.len());
         let h = Headers::parse(span.of(arena.memory()))?;
-        let vnet = self.fitting(waiting, frame, &h);
+        let vnet = self.fitting(peer, vnet, frame, &h);
         let f = Parsed { span, h, vnet };
-        self.tunnel(Some(PortId::SERVICES), waiting.peer, arena, &f, now, exits)
+        self.tunnel(Some(PortId::SERVICES), peer, arena, &f, now, exits)
     }
 
     /// The virtio-net header of a frame that waits, with segments that fit the path: a flow of the host's knows no other
     /// size than its backend's, and nobody could tell it.
-    fn fitting(&self, waiting: &Waiting, frame: &[u8], h: &Headers) -> VnetHdr {
-        let vnet = waiting.vnet;
-        let Some(state) = self.peer(waiting.peer) else {
+    fn fitting(&self, peer: PeerId, vnet: VnetHdr, frame: &[u8], h: &Headers) -> VnetHdr {
+        let Some(state) = self.peer(peer) else {
             return vnet;
         };
         if h.proto != proto::TCP || vnet.partial.is_none() {

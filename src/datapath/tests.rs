@@ -1,6 +1,7 @@
 //! The node as a whole, with frames in vectors. Stories over many nodes are in `tests/sim`.
 
 mod many_peers;
+mod node_ports;
 mod pings;
 mod refused;
 mod services;

@@ -84,7 +84,7 @@ reasons! {
     EgressDenied = "egress_denied",
     /// Only TCP, UDP and echo requests leave by the host's sockets.
     EgressProtocol = "egress_protocol",
-    /// The pod, or the node, has as many flows to the outside as it may.
+    /// The pod, the Service's port at the host, or the node has as many flows to the outside as it may.
     FlowLimit = "flow_limit",
     /// The host has no more sockets, or descriptors, for a new flow.
     HostSockets = "host_sockets",
@@ -96,6 +96,8 @@ reasons! {
     BadFragment = "bad_fragment",
     /// A datagram from outside that no pod had asked for.
     UnaskedDatagram = "unasked_datagram",
+    /// An ICMP error about what somebody outside had sent, whom no socket of the host can tell.
+    UntoldError = "untold_error",
     // Services.
     /// No Service has this address of their range, or this port of it; the sender is told at once.
     NoService = "no_service",
@@ -103,8 +105,11 @@ reasons! {
     NoBackend = "no_backend",
     /// The node has as many connections to Services as it may, and none of them gives way.
     ConntrackFull = "conntrack_full",
-    /// The client has as many connections to Services as it may, and none of them gives way.
+    /// The pod, or the client outside, has as many connections to Services as it may, and none of them gives way.
     ConntrackLimit = "conntrack_limit",
+    /// A packet straight to a backend from the port by which the client is connected to it through a Service; TCP is
+    /// answered by a reset.
+    PortTaken = "port_taken",
     /// The gateway has no port left to stand for a client of a Service.
     GatewayPorts = "gateway_ports",
     /// Only TCP, UDP, SCTP (not in fragments) and echo requests go to a Service.

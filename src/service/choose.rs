@@ -27,14 +27,9 @@ impl Choice {
         self.scheduler = scheduler;
         self.usable = usable;
         match scheduler {
-            Scheduler::Maglev => {
-                let ends: Vec<_> = self
-                    .usable
-                    .iter()
-                    .filter_map(|n| Some(slots.get(*n)?.at))
-                    .collect();
-                self.maglev = maglev.or_else(|| Maglev::new(ends.into_iter()));
-            }
+            // One for other backends is made when a flow asks for it: a change of a thousand Services makes a thousand of
+            // them otherwise, 33 us each for 10 backends, while nothing is forwarded.
+            Scheduler::Maglev => self.maglev = maglev,
             Scheduler::LeastConnections => {
                 for (place, n) in self.usable.iter().enumerate() {
                     if let Some(slot) = slots.get_mut(*n) {
@@ -81,7 +76,7 @@ impl Choice {
             Scheduler::LeastConnections => 0,
             Scheduler::Maglev => {
                 let port = if sticky { 0 } else { client.port };
-                self.maglev.as_ref()?.choose(client.ip, port)
+                self.table(slots)?.choose(client.ip, port)
             }
         };
         let n = *self.usable.get(place)?;
@@ -90,6 +85,16 @@ impl Choice {
         }
         self.moved(slots, n);
         Some(n)
+    }
+
+    /// Maglev's table of the usable backends.
+    fn table(&mut self, slots: &Slab<Slot>) -> Option<&Maglev> {
+        if self.maglev.is_none() {
+            let ends = self.usable.iter().filter_map(|n| Some(slots.get(*n)?.at));
+            let ends: Vec<_> = ends.collect();
+            self.maglev = Maglev::new(ends.into_iter());
+        }
+        self.maglev.as_ref()
     }
 
     /// What the heap is ordered by: the fewest flows, and among equals the one whose turn is longest ago, so that flows

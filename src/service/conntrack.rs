@@ -1,14 +1,14 @@
 //! Connections, found by their packets in both directions.
 //!
 //! Each is in two hash tables (by what the client sends, by what the backend sends), on the [`Wheel`], in the list of
-//! its client and in that of its backend. All of these are numbers within it: opening, finding and closing one costs the
+//! its holder (a pod, or a client outside) and in that of its backend. All of these are numbers within it: opening, finding and closing one costs the
 //! same however many there are, and takes memory only where the slab grows by a piece.
 
 use super::hash::Keyed;
 use super::slab::{Link, Linked, List, NONE, Slab};
 use super::state::{Course, Direction, Signal};
 use super::wheel::Wheel;
-use crate::model::{ConnState, DropReason, Duration, Instant, Transport};
+use crate::model::{ConnState, DropReason, Duration, Instant, PortId, Transport};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -60,11 +60,20 @@ impl Tuple {
     }
 }
 
+/// Whose connections are counted together.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Holder {
+    /// A pod of this node, whatever address of its own it sends from.
+    Pod(PortId),
+    /// A client outside.
+    Address(IpAddr),
+}
+
 /// The list a connection waits in to be looked at.
 pub(super) const WHEEL: usize = 0;
 /// That of connections that give way when the table is full, oldest first.
 pub(super) const GIVING: usize = 1;
-/// That of its client: of those that give way, or of those that do not.
+/// That of its holder: of those that give way, or of those that do not.
 pub(super) const CLIENT: usize = 2;
 /// That of its backend.
 pub(super) const BACKEND: usize = 3;
@@ -76,6 +85,8 @@ pub(super) struct Conn {
     pub original: Tuple,
     /// What the backend sends: itself, and the client or what stands for it.
     pub reply: Tuple,
+    /// The client's port, where it is a pod of this node.
+    pub pod: Option<PortId>,
     /// The backend's number in the table.
     pub backend: u32,
     pub course: Course,
@@ -108,21 +119,28 @@ impl Conn {
         self.seen.saturating_add(patience.secs() as u32)
     }
 
+    fn holder(&self) -> Holder {
+        match self.pod {
+            Some(port) => Holder::Pod(port),
+            None => Holder::Address(self.original.src.ip),
+        }
+    }
+
     /// Another source than the client's stands in what the backend sees.
     pub fn is_masked(&self) -> bool {
         self.reply.dst != self.original.src
     }
 }
 
-/// What one client has.
+/// What one holder has.
 #[derive(Debug, Default)]
-struct Client {
+struct Held {
     open: u32,
     giving: List,
     lasting: List,
 }
 
-impl Client {
+impl Held {
     fn list(&mut self, gives_way: bool) -> &mut List {
         match gives_way {
             true => &mut self.giving,
@@ -146,35 +164,39 @@ pub(super) struct Conntrack {
     keys: Keyed,
     wheel: Option<Wheel>,
     giving: List,
-    clients: HashMap<IpAddr, Client, Keyed>,
+    holders: HashMap<Holder, Held, Keyed>,
+    /// Connections of each client's address.
+    clients: HashMap<IpAddr, u32, Keyed>,
     /// Those with another source than the client's.
     masked: usize,
     capacity: usize,
-    per_client: u32,
+    per_holder: u32,
 }
 
 impl Conntrack {
     /// None yet, and no memory either.
-    pub fn new(capacity: usize, per_client: usize, keys: Keyed) -> Conntrack {
+    pub fn new(capacity: usize, per_holder: usize, keys: Keyed) -> Conntrack {
         Conntrack {
             conns: Slab::default(),
             buckets: [Vec::new(), Vec::new()],
             keys,
             wheel: None,
             giving: List::default(),
+            holders: HashMap::with_hasher(keys),
             clients: HashMap::with_hasher(keys),
             masked: 0,
             // Numbers are of 32 bits, and the last one stands for none.
             capacity: capacity.clamp(1, 1 << 30),
-            per_client: per_client.clamp(1, 1 << 30) as u32,
+            per_holder: per_holder.clamp(1, 1 << 30) as u32,
         }
     }
 
     /// Bytes allocated.
     pub fn memory(&self) -> usize {
         let buckets: usize = self.buckets.iter().map(|b| b.len() * size_of::<u32>()).sum();
-        let clients = self.clients.capacity() * size_of::<(IpAddr, Client)>();
-        self.conns.memory() + buckets + clients
+        let holders = self.holders.capacity() * size_of::<(Holder, Held)>();
+        let clients = self.clients.capacity() * size_of::<(IpAddr, u32)>();
+        self.conns.memory() + buckets + holders + clients
     }
 
     /// Whether packets to an address may be of a connection: it is a client's, or the gateway's while something is
@@ -184,10 +206,10 @@ impl Conntrack {
         self.conns.len() > 0 && (self.masked > 0 && gateway == Some(ip) || self.clients.contains_key(&ip))
     }
 
-    /// A connection of a client.
-    pub fn any_of(&self, ip: IpAddr) -> Option<u32> {
-        let client = self.clients.get(&ip)?;
-        client.giving.first().or(client.lasting.first())
+    /// A connection of a pod.
+    pub fn any_of(&self, pod: PortId) -> Option<u32> {
+        let held = self.holders.get(&Holder::Pod(pod))?;
+        held.giving.first().or(held.lasting.first())
     }
 
     /// Whether some client is masked.
@@ -196,9 +218,9 @@ impl Conntrack {
         self.masked > 0
     }
 
-    /// Connections of a client.
+    /// Connections of a client's address.
     pub fn of_client(&self, ip: IpAddr) -> usize {
-        self.clients.get(&ip).map_or(0, |c| c.open as usize)
+        self.clients.get(&ip).map_or(0, |n| *n as usize)
     }
 
     /// The connection of a packet.
@@ -218,13 +240,14 @@ impl Conntrack {
         None
     }
 
-    /// Which connection must go, if any, before a client may have another one.
+    /// Which connection must go, if any, before a client may have another one: a pod of this node, or an address outside.
     ///
     /// # Errors
     /// There is none that would give way.
-    pub fn room(&self, client: IpAddr) -> Result<Option<u32>, DropReason> {
-        let known = self.clients.get(&client);
-        if known.is_some_and(|c| c.open >= self.per_client) {
+    pub fn room(&self, pod: Option<PortId>, client: IpAddr) -> Result<Option<u32>, DropReason> {
+        let holder = pod.map_or(Holder::Address(client), Holder::Pod);
+        let known = self.holders.get(&holder);
+        if known.is_some_and(|c| c.open >= self.per_holder) {
             let own = known.and_then(|c| c.giving.first());
             return own.map(Some).ok_or(DropReason::ConntrackLimit);
         }
@@ -236,15 +259,23 @@ impl Conntrack {
     }
 
     /// Put one in. There is [room](Conntrack::room), and none with these tuples.
-    pub fn insert(&mut self, original: Tuple, reply: Tuple, backend: u32, first: Signal, now: u32) -> u32 {
+    pub fn insert(
+        &mut self,
+        (original, reply): (Tuple, Tuple),
+        pod: Option<PortId>,
+        backend: u32,
+        first: Signal,
+        now: u32,
+    ) -> u32 {
         if self.buckets[0].is_empty() {
             let n = self.capacity.next_power_of_two();
             self.buckets = [vec![0; n], vec![0; n]];
         }
         let course = Course::new(first);
-        let n = self.conns.insert(Conn {
+        let conn = Conn {
             original,
             reply,
+            pod,
             backend,
             course,
             since: now,
@@ -252,19 +283,17 @@ impl Conntrack {
             due: 0,
             links: [Link::default(); 4],
             chain: [NONE; 2],
-        });
-        for (direction, tuple) in [(Direction::Original, original), (Direction::Reply, reply)] {
-            let bucket = self.bucket(&tuple);
-            let head = std::mem::replace(&mut self.buckets[direction as usize][bucket], n + 1);
-            if let Some(conn) = self.conns.get_mut(n) {
-                conn.chain[direction as usize] = head.wrapping_sub(1);
-            }
-        }
+        };
+        let holder = conn.holder();
+        let n = self.conns.insert(conn);
+        self.chain(Direction::Original, &original, n);
+        self.chain(Direction::Reply, &reply, n);
         self.masked += usize::from(original.src != reply.dst);
         self.giving.push(&mut self.conns, n, GIVING);
-        let client = self.clients.entry(original.src.ip).or_default();
-        client.open += 1;
-        client.giving.push(&mut self.conns, n, CLIENT);
+        *self.clients.entry(original.src.ip).or_default() += 1;
+        let held = self.holders.entry(holder).or_default();
+        held.open += 1;
+        held.giving.push(&mut self.conns, n, CLIENT);
         self.schedule(n, now);
         n
     }
@@ -273,7 +302,7 @@ impl Conntrack {
     pub fn remove(&mut self, n: u32) -> Option<Conn> {
         let conn = self.conns.get(n)?;
         let (original, reply, due) = (conn.original, conn.reply, conn.due);
-        let gives_way = conn.course.gives_way();
+        let (gives_way, holder) = (conn.course.gives_way(), conn.holder());
         for (direction, tuple) in [(Direction::Original, original), (Direction::Reply, reply)] {
             self.unchain(direction, &tuple, n);
         }
@@ -281,10 +310,16 @@ impl Conntrack {
         if gives_way {
             self.giving.remove(&mut self.conns, n, GIVING);
         }
-        if let Some(client) = self.clients.get_mut(&original.src.ip) {
-            client.list(gives_way).remove(&mut self.conns, n, CLIENT);
-            client.open -= 1;
-            if client.open == 0 {
+        if let Some(held) = self.holders.get_mut(&holder) {
+            held.list(gives_way).remove(&mut self.conns, n, CLIENT);
+            held.open -= 1;
+            if held.open == 0 {
+                self.holders.remove(&holder);
+            }
+        }
+        if let Some(open) = self.clients.get_mut(&original.src.ip) {
+            *open -= 1;
+            if *open == 0 {
                 self.clients.remove(&original.src.ip);
             }
         }
@@ -292,6 +327,20 @@ impl Conntrack {
             wheel.remove(&mut self.conns, n, WHEEL, due);
         }
         self.conns.remove(n)
+    }
+
+    /// The backend sees the client as another one from now on; no connection has this tuple.
+    pub fn readdress(&mut self, n: u32, reply: Tuple) {
+        let Some(before) = self.conns.get(n).map(|c| c.reply) else {
+            return;
+        };
+        self.unchain(Direction::Reply, &before, n);
+        if let Some(conn) = self.conns.get_mut(n) {
+            self.masked -= usize::from(conn.is_masked());
+            conn.reply = reply;
+            self.masked += usize::from(conn.is_masked());
+        }
+        self.chain(Direction::Reply, &reply, n);
     }
 
     /// A packet of it passes. Its backend, if it is closing from now on.
@@ -312,7 +361,7 @@ impl Conntrack {
     /// Its state is another one: it waits for another time, and gives way or does not.
     fn moved_on(&mut self, n: u32, gave_way: bool, now: u32) {
         let Some(conn) = self.conns.get(n) else { return };
-        let (gives_way, due, ip) = (conn.course.gives_way(), conn.due, conn.original.src.ip);
+        let (gives_way, due, holder) = (conn.course.gives_way(), conn.due, conn.holder());
         if let Some(wheel) = &mut self.wheel {
             wheel.remove(&mut self.conns, n, WHEEL, due);
         }
@@ -324,9 +373,9 @@ impl Conntrack {
             true => self.giving.push(&mut self.conns, n, GIVING),
             false => self.giving.remove(&mut self.conns, n, GIVING),
         }
-        if let Some(client) = self.clients.get_mut(&ip) {
-            client.list(gave_way).remove(&mut self.conns, n, CLIENT);
-            client.list(gives_way).push(&mut self.conns, n, CLIENT);
+        if let Some(held) = self.holders.get_mut(&holder) {
+            held.list(gave_way).remove(&mut self.conns, n, CLIENT);
+            held.list(gives_way).push(&mut self.conns, n, CLIENT);
         }
     }
 
@@ -370,6 +419,15 @@ impl Conntrack {
         }
     }
 
+    fn chain(&mut self, direction: Direction, tuple: &Tuple, n: u32) {
+        let kind = direction as usize;
+        let bucket = self.bucket(tuple);
+        let head = std::mem::replace(&mut self.buckets[kind][bucket], n + 1);
+        if let Some(conn) = self.conns.get_mut(n) {
+            conn.chain[kind] = head.wrapping_sub(1);
+        }
+    }
+
     fn unchain(&mut self, direction: Direction, tuple: &Tuple, n: u32) {
         let kind = direction as usize;
         let bucket = self.bucket(tuple);
@@ -389,10 +447,16 @@ impl Conntrack {
     }
 
     #[inline]
-    fn bucket(&self, t: &Tuple) -> usize {
+    fn bucket(&self, tuple: &Tuple) -> usize {
+        (self.hash(tuple) as usize) & (self.buckets[0].len() - 1)
+    }
+
+    /// A hash of a tuple that nobody can foresee.
+    #[inline]
+    pub fn hash(&self, t: &Tuple) -> u64 {
         let ports = u64::from(t.src.port) << 32 | u64::from(t.dst.port) << 8 | t.transport as u64;
         let hash = self.keys.address(self.keys.address(ports, t.src.ip), t.dst.ip);
-        (self.keys.done(hash) as usize) & (self.buckets[0].len() - 1)
+        self.keys.done(hash)
     }
 }
 

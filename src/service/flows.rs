@@ -6,7 +6,7 @@ use super::icmp::{self, Message};
 use super::state::{Direction, Signal};
 use super::translate::{self, transport, tuple};
 use super::{Services, Verdict};
-use crate::model::{ConnState, DropReason, Frontend, Instant, Scheduler, Transport};
+use crate::model::{ConnState, DropReason, Frontend, Instant, PortId, Scheduler, Transport};
 use crate::wire::{Headers, L3};
 use std::net::IpAddr;
 
@@ -20,14 +20,14 @@ type Partial = Option<(u16, u16)>;
 
 impl Services {
     /// Take a frame to a virtual address. `partial` is its virtio-net header's; the frame is changed in place only when
-    /// it is [translated](Verdict::Translated). A client that is not a pod of this node is masked where the
-    /// backend is not one either, since its answers would not pass here otherwise.
+    /// it is [translated](Verdict::Translated). A client that is not a `pod` of this node is masked where the backend is
+    /// not one either, since its answers would not pass here otherwise.
     pub fn forward(
         &mut self,
         frame: &mut [u8],
         h: &Headers,
         partial: Partial,
-        is_local_client: bool,
+        pod: Option<PortId>,
         now: Instant,
     ) -> Verdict {
         let now = second(now);
@@ -50,11 +50,12 @@ impl Services {
         let signal = Signal::of(transport, frame, h);
         let known = self.conntrack.find(Direction::Original, &from);
         let n = match known.filter(|n| !self.is_over(*n, signal)) {
+            Some(n) if self.spares_another(n, signal) => return Verdict::Drop(DropReason::UnknownConnection),
             Some(n) => {
                 self.touch(n, Direction::Original, signal, now);
                 n
             }
-            None => match self.begin(known, &from, signal, is_local_client, now) {
+            None => match self.begin(known, &from, signal, pod, now) {
                 Ok(n) => n,
                 Err(verdict) => return verdict,
             },
@@ -77,6 +78,46 @@ impl Services {
         }
         let dst = h.dst(frame);
         self.conntrack.concerns(dst, self.gateway(dst)) && self.back(frame, h, partial, second(now))
+    }
+
+    /// Take notice of a pod's packet that is to no virtual address. It may go straight to a backend from the port by which
+    /// the pod is connected to it through a Service, and the backend could not tell the two apart: of UDP the one through
+    /// the Service is masked from now on.
+    ///
+    /// # Errors
+    /// Both have a handshake with the backend, or no port is left to tell them apart: this one is to be refused.
+    #[inline]
+    pub fn pass_by(&mut self, frame: &[u8], h: &Headers) -> Result<(), DropReason> {
+        if self.is_idle() || h.l3 == L3::Arp || !self.conntrack.concerns(h.src(frame), None) {
+            return Ok(());
+        }
+        self.beside(frame, h)
+    }
+
+    fn beside(&mut self, frame: &[u8], h: &Headers) -> Result<(), DropReason> {
+        let Some(transport) = transport(h.proto).filter(|_| !h.later_fragment) else {
+            return Ok(());
+        };
+        let Ok(sent) = tuple(frame, h, transport) else {
+            return Ok(());
+        };
+        let Some(n) = self.conntrack.find(Direction::Reply, &sent.flipped()) else {
+            return Ok(());
+        };
+        let signal = Signal::of(transport, frame, h);
+        let state = self.conntrack.conns.get(n).map(|c| c.course.state);
+        match (transport, state) {
+            _ if self.is_over(n, Signal::default()) => Ok(()),
+            (Transport::Udp, _) => {
+                let masked = self.masked(sent.flipped())?;
+                self.conntrack.readdress(n, masked);
+                Ok(())
+            }
+            (_, Some(ConnState::Open)) => Err(DropReason::PortTaken),
+            // While that one has no answer yet, what this one says shows that it was there before.
+            (_, Some(ConnState::Opening)) if signal.opens => Err(DropReason::PortTaken),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a packet to the gateway is for a client that is masked by it: [`Services::reverse`] then changes it.
@@ -132,6 +173,25 @@ impl Services {
         }
     }
 
+    /// Whether a packet would break off a connection that the client has to the backend itself, from the same port: then
+    /// the next try at this one is masked.
+    fn spares_another(&mut self, n: u32, signal: Signal) -> bool {
+        let conn = self.conntrack.conns.get(n);
+        let Some(conn) = conn.filter(|c| c.pod.is_some() && !c.is_masked()) else {
+            return false;
+        };
+        if !conn.course.breaks_another(signal) {
+            return false;
+        }
+        if let Ok(masked) = self.masked(conn.reply) {
+            self.conntrack.readdress(n, masked);
+        }
+        if let Some(conn) = self.conntrack.conns.get_mut(n) {
+            conn.course.begin_again();
+        }
+        true
+    }
+
     /// Whether a known connection is none for this packet: its backend is gone, or it is over and the client begins
     /// another one from the same port.
     fn is_over(&self, n: u32, signal: Signal) -> bool {
@@ -152,7 +212,7 @@ impl Services {
         old: Option<u32>,
         from: &Tuple,
         signal: Signal,
-        is_local: bool,
+        pod: Option<PortId>,
         now: u32,
     ) -> Result<u32, Verdict> {
         if let Some(old) = old {
@@ -172,20 +232,25 @@ impl Services {
                 return Err(Verdict::Drop(DropReason::UnknownConnection));
             }
             // Maglev finds the backend of a connection that another node, or this one before it was started anew, had
-            // opened.
-            if old.is_some() || server.what.scheduler != Scheduler::Maglev {
+            // opened; but not of one that somebody has ended.
+            if old.is_some()
+                || server.what.scheduler != Scheduler::Maglev
+                || self.ended.knows(self.conntrack.hash(from), now)
+            {
                 return Err(Verdict::Reset);
             }
         }
-        let victim = self.conntrack.room(from.src.ip).map_err(Verdict::Drop)?;
+        let victim = self.conntrack.room(pod, from.src.ip);
+        let victim = victim.map_err(Verdict::Drop)?;
         let slot = self.choose(&frontend, from.src, now)?;
         let it = self.table.slots.get(slot).ok_or(Verdict::NoBackend)?;
-        let (backend, is_local): (End, bool) = (it.at.into(), is_local || it.local);
+        let (backend, is_local): (End, bool) = (it.at.into(), pod.is_some() || it.local);
         let reply = self.reply(from, backend, is_local).map_err(Verdict::Drop)?;
         if let Some(victim) = victim {
             self.close(victim, true);
         }
-        let n = self.conntrack.insert(*from, reply, slot, signal, now);
+        self.ended.forget(self.conntrack.hash(from));
+        let n = self.conntrack.insert((*from, reply), pod, slot, signal, now);
         if let Some(it) = self.table.slots.get_mut(slot) {
             it.conns.push(&mut self.conntrack.conns, n, BACKEND);
         }
@@ -223,7 +288,12 @@ impl Services {
                 Some(_) => {}
             }
         }
-        let ip = self.gateway(backend.ip).ok_or(DropReason::GatewayPorts)?;
+        self.masked(plain)
+    }
+
+    /// The same with the gateway, at a port of its own, in the client's place.
+    fn masked(&mut self, plain: Tuple) -> Result<Tuple, DropReason> {
+        let ip = self.gateway(plain.src.ip).ok_or(DropReason::GatewayPorts)?;
         // They go round, so that one that ended is not met by the next: the backend may still remember it (TIME-WAIT).
         let mut closing = None;
         for attempt in 0..2 * TRIES {

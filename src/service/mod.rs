@@ -8,8 +8,8 @@
 //!
 //! It happens on the client's node, where frames of both directions pass, once for each super-frame. A backend sees the
 //! client's own address, with two exceptions: a pod that reaches itself through a virtual address would answer itself
-//! past the node, and two connections of a client that would look alike to the backend. Then the gateway's address and a
-//! port of its own stand for the client (it is *masked*).
+//! past the node, and two connections of a client that would look alike to the backend, also where one of them goes
+//! straight to it. Then the gateway's address and a port of its own stand for the client (it is *masked*).
 //!
 //! No socket, clock or thread is in here, and every table is bounded by [`Limits`].
 
@@ -17,6 +17,7 @@ mod affinity;
 mod choose;
 mod conntrack;
 mod crc32c;
+mod ended;
 mod flows;
 mod fragment;
 mod hash;
@@ -37,6 +38,7 @@ pub use view::{BackendView, ServiceView};
 use crate::model::{DropReason, Instant, ServiceChange};
 use affinity::Affinity;
 use conntrack::Conntrack;
+use ended::Ended;
 use fragment::Fragments;
 use hash::{Keyed, Rng};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -47,7 +49,7 @@ use table::Table;
 pub struct Limits {
     /// Connections through virtual addresses.
     pub connections: usize,
-    /// Those of one client.
+    /// Those of one pod, by all its addresses, or of one client outside.
     pub per_client: usize,
     /// Clients whose backend is remembered, of all Services with session affinity.
     pub affinities: usize,
@@ -90,6 +92,7 @@ pub struct Services {
     conntrack: Conntrack,
     affinity: Affinity,
     fragments: Fragments,
+    ended: Ended,
     rng: Rng,
     /// The gateway's port for the next masked client.
     next_port: u16,
@@ -112,6 +115,7 @@ impl Services {
             conntrack: Conntrack::new(limits.connections, limits.per_client, keys),
             affinity: Affinity::new(limits.affinities, keys),
             fragments: Fragments::new(limits.fragments, keys),
+            ended: Ended::new(limits.connections, keys),
             rng: Rng::new(seed ^ 0x5e55_1011),
             next_port: flows::FIRST_PORT,
             gateway4: gateway4.map(IpAddr::V4),
@@ -155,6 +159,7 @@ impl Services {
     /// Close connections whose backend is gone or whose time is up, some hundred at most. True: there are more.
     pub fn turn(&mut self, now: Instant) -> bool {
         let second = conntrack::second(now);
+        self.ended.turn(second);
         let mut budget = BUDGET;
         while budget > 0
             && let Some(gone) = self.table.gone.last().copied()
@@ -183,7 +188,11 @@ impl Services {
 
     /// Bytes allocated for all of it.
     pub fn memory(&self) -> usize {
-        self.table.memory() + self.conntrack.memory() + self.affinity.memory() + self.fragments.memory()
+        self.table.memory()
+            + self.conntrack.memory()
+            + self.affinity.memory()
+            + self.fragments.memory()
+            + self.ended.memory()
     }
 
     fn gateway(&self, of: IpAddr) -> Option<IpAddr> {

@@ -77,6 +77,10 @@ pub(super) struct Course {
     pub state: ConnState,
     /// The backend has said something.
     pub answered: bool,
+    /// It was seen from its beginning.
+    requested: bool,
+    /// The first answer was one of another connection.
+    challenged: bool,
     /// The client is done, the backend is.
     ended: [bool; 2],
 }
@@ -87,6 +91,8 @@ impl Course {
         let mut course = Course {
             state: ConnState::Opening,
             answered: false,
+            requested: signal.opens,
+            challenged: false,
             ended: [false; 2],
         };
         course.ended[0] = signal.ends;
@@ -105,6 +111,8 @@ impl Course {
         self.ended[usize::from(reply)] |= signal.ends;
         match self.state {
             ConnState::Opening if reply => {
+                let other = self.requested && !self.answered && transport == Transport::Tcp;
+                self.challenged = (self.challenged || other) && !signal.accepts && !signal.opens;
                 self.answered = true;
                 if transport == Transport::Udp {
                     self.state = ConnState::Open;
@@ -118,6 +126,17 @@ impl Course {
             self.state = ConnState::Closing;
         }
         before != self.state
+    }
+
+    /// Whether the backend has answered by what it says on another connection of the same ends, which was there before
+    /// (RFC 5961 section 4.2), and the client now breaks that off without knowing.
+    pub fn breaks_another(&self, signal: Signal) -> bool {
+        signal.breaks && self.challenged && self.state == ConnState::Opening
+    }
+
+    /// The client's next try is its first one.
+    pub fn begin_again(&mut self) {
+        (self.answered, self.challenged) = (false, false);
     }
 
     /// For how long it is kept when nothing passes.

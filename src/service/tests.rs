@@ -7,7 +7,7 @@ mod translation;
 
 use super::*;
 use crate::model::{
-    Backend, BackendPhase, ConnState, ConnectionFilter, Frontend, Scheduler, Transport, VirtualServer,
+    Backend, BackendPhase, ConnState, ConnectionFilter, Frontend, PortId, Scheduler, Transport, VirtualServer,
 };
 use crate::wire::bytes::{be16, put, put_be16};
 use crate::wire::{ETH_LEN, Headers, L3, proto};
@@ -250,9 +250,18 @@ pub fn ends(f: &[u8]) -> (SocketAddr, SocketAddr) {
     (SocketAddr::new(h.src(f), src), SocketAddr::new(h.dst(f), dst))
 }
 
+/// The port of the pod with an address: its last part.
+pub fn port_of(ip: IpAddr) -> PortId {
+    match ip {
+        IpAddr::V4(ip) => PortId(ip.octets()[3].into()),
+        IpAddr::V6(ip) => PortId(ip.segments()[7]),
+    }
+}
+
 pub fn forward(s: &mut Services, f: &mut [u8], now: Instant) -> Verdict {
     let h = Headers::parse(f).unwrap();
-    s.forward(f, &h, None, true, now)
+    let pod = port_of(h.src(f));
+    s.forward(f, &h, None, Some(pod), now)
 }
 
 pub fn reverse(s: &mut Services, f: &mut [u8], now: Instant) -> bool {

@@ -3,7 +3,10 @@
 use super::Services;
 use super::conntrack::{Conn, age, second};
 use super::table::Server;
-use crate::model::{Backend, ConnectionFilter, Frontend, Instant, ServiceConnection, ServiceName};
+use crate::model::{
+    Backend, ConnectionFilter, Frontend, Instant, PortId, Scheduler, ServiceConnection, ServiceName,
+    Transport,
+};
 use std::net::IpAddr;
 
 /// A Service's port, for people and metrics.
@@ -67,21 +70,30 @@ impl Services {
         let all = self.conntrack.conns.iter();
         let meant = all.filter(|(_, c)| self.server_of(c).is_some_and(|s| matches(filter, c, s)));
         let meant: Vec<u32> = meant.map(|(n, _)| n).collect();
-        meant.iter().for_each(|n| self.close(*n, false));
+        for n in &meant {
+            if let Some(conn) = self.conntrack.conns.get(*n)
+                && conn.original.transport == Transport::Tcp
+                && self.server_of(conn).map(|s| s.what.scheduler) == Some(Scheduler::Maglev)
+            {
+                let (hash, until) = (self.conntrack.hash(&conn.original), conn.ends_at());
+                self.ended.remember(hash, until);
+            }
+            self.close(*n, false);
+        }
         meant.len()
     }
 
-    /// A pod is gone: close its connections, so that whoever gets its address next hears nothing of them. How many.
-    pub fn forget(&mut self, client: IpAddr) -> usize {
+    /// A pod is gone: close its connections, so that whoever gets its addresses next hears nothing of them. How many.
+    pub fn forget(&mut self, pod: PortId) -> usize {
         let mut count = 0;
-        while let Some(n) = self.conntrack.any_of(client) {
+        while let Some(n) = self.conntrack.any_of(pod) {
             self.close(n, false);
             count += 1;
         }
         count
     }
 
-    /// How many connections there are, or of a client.
+    /// How many connections there are, or of a client's address.
     pub fn connections(&self, client: Option<IpAddr>) -> usize {
         match client {
             None => self.conntrack.conns.len(),

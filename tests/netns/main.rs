@@ -52,6 +52,7 @@ mod traffic;
 mod tunnel;
 mod underlay;
 mod vde;
+mod vips;
 mod ways;
 mod world;
 
@@ -92,6 +93,7 @@ fn suite() -> ExitCode {
         interop::CASES,
         ovs::CASES,
         vde::CASES,
+        vips::CASES,
         metrics::CASES,
         measure::CASES,
     ]

@@ -35,9 +35,9 @@ pub const CASES: &[Case] = &[
     Case::new("bulk_through_a_virtual_address_arrives_whole", bulk),
 ];
 
-const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 7);
+pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 7);
 /// The servers' port in the pods.
-const POD_PORT: u16 = 8000;
+pub const POD_PORT: u16 = 8000;
 
 /// An HTTP server of HTTP/1.1 that tells a name and who asks, and on SIGTERM ends connections in good order.
 const SERVER: &str = r#"
@@ -106,7 +106,7 @@ print(json.dumps({"asked": asked[0], "failed": failed, "names": names}), flush=T
 "#;
 
 /// A program that is killed when dropped.
-struct Program(Child);
+pub struct Program(pub Child);
 
 impl Drop for Program {
     fn drop(&mut self) {
@@ -115,14 +115,14 @@ impl Drop for Program {
     }
 }
 
-fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
+pub fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, text).expect("a script");
     path
 }
 
 /// A server in a pod, at one of its addresses.
-fn serve(pod: &Pod, ip: IpAddr, dir: &Path) -> Program {
+pub fn serve(pod: &Pod, ip: IpAddr, dir: &Path) -> Program {
     let path = script(dir, "server.py", SERVER);
     let mut python = Command::new("python3");
     python
@@ -139,7 +139,7 @@ fn serve(pod: &Pod, ip: IpAddr, dir: &Path) -> Program {
 }
 
 /// What a GET of the root tells.
-fn get(from: &Netns, at: SocketAddr) -> std::io::Result<String> {
+pub fn get(from: &Netns, at: SocketAddr) -> std::io::Result<String> {
     from.within(|| {
         let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -155,14 +155,14 @@ fn get(from: &Netns, at: SocketAddr) -> std::io::Result<String> {
 
 /// Apply manifests at a node.
 #[track_caller]
-fn apply(node: &Node, dir: &Path, text: &str) {
+pub fn apply(node: &Node, dir: &Path, text: &str) {
     let path = script(dir, "manifest.yaml", text);
     let out = node.podwire(&["service", "apply", "-f", &path.to_string_lossy()]);
     let wrong = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{wrong}\n{text}");
 }
 
-fn say(node: &Node, args: &[&str]) -> String {
+pub fn say(node: &Node, args: &[&str]) -> String {
     let out = node.podwire(args);
     let wrong = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{args:?}: {wrong}");
@@ -170,7 +170,7 @@ fn say(node: &Node, args: &[&str]) -> String {
 }
 
 /// A Service at a virtual address without a selector, port 80, with `more` in its spec; and its backends.
-fn with_backends(vip: IpAddr, protocol: &str, more: &str, backends: &[IpAddr]) -> String {
+pub fn with_backends(vip: IpAddr, protocol: &str, more: &str, backends: &[IpAddr]) -> String {
     let (family, kind) = match vip {
         IpAddr::V4(_) => ("IPv4", "IPv4"),
         IpAddr::V6(_) => ("IPv6", "IPv6"),
@@ -534,7 +534,7 @@ fn held(w: &mut World) {
 }
 
 /// A Service of the pods with the label `app=web`.
-fn of_label() -> String {
+pub fn of_label() -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  clusterIP: {VIP}\n  selector: {{app: web}}\n  \
          ports:\n  - {{port: 80, targetPort: {POD_PORT}}}\n"

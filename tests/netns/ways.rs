@@ -44,7 +44,7 @@ const HOLE: Impairment = Impairment {
 
 const CUT: Impairment = Impairment { cut: true, ..PERFECT };
 
-const PERFECT: Impairment = Impairment {
+pub const PERFECT: Impairment = Impairment {
     loss: 0,
     duplicate: 0,
     reorder: 0,

@@ -259,7 +259,7 @@ fn warm_services_take_no_memory() {
                     f[..54].copy_from_slice(&original[..54]);
                     put_be16(&mut f, 34, 1000 + port);
                     f[47] = flags;
-                    let verdict = s.forward(&mut f, &h, Some((34, 16)), true, now);
+                    let verdict = s.forward(&mut f, &h, Some((34, 16)), Some(PortId(0)), now);
                     assert_eq!(verdict, Verdict::Translated);
                     // The answer: addresses and ports the other way.
                     let (src, dst): ([u8; 4], [u8; 4]) =

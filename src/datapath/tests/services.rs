@@ -4,7 +4,7 @@ use super::*;
 use crate::model::{Backend, BackendPhase, Frontend, Scheduler, ServiceChange, Transport, VirtualServer};
 
 /// What node 2's pod at `.2` answers to a segment from port 80: `flags`, and everything acknowledged.
-fn answer(to: &[u8], flags: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn answer(to: &[u8], flags: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
     let h = Headers::parse(to).unwrap();
     let mut tcp = vec![0; 20];
     tcp[0..2].copy_from_slice(&to[h.l4 + 2..h.l4 + 4]);
@@ -34,7 +34,7 @@ fn answer(to: &[u8], flags: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Carry what node `from` sent to the peer over to `to`.
-fn carry(from: &mut Lab, n: u8, to: &mut Lab) {
+pub(super) fn carry(from: &mut Lab, n: u8, to: &mut Lab) {
     for (_, datagrams) in std::mem::take(&mut from.out.to_peers) {
         to.receive(n, &datagrams);
     }
@@ -89,10 +89,10 @@ fn a_pod_of_a_peer_serves_a_client_of_a_socket_here() {
     b.balanced();
 }
 
-const VIP: [u8; 4] = [10, 96, 0, 1];
+pub(super) const VIP: [u8; 4] = [10, 96, 0, 1];
 
 /// A Service at [`VIP`] with these backends, port 80 to port 8080.
-fn service(backends: &[(Ipv4Addr, bool)]) -> ServiceChange {
+pub(super) fn service(backends: &[(Ipv4Addr, bool)]) -> ServiceChange {
     let frontend = Frontend {
         at: (VIP, 80).into(),
         transport: Transport::Tcp,
@@ -117,7 +117,7 @@ fn service(backends: &[(Ipv4Addr, bool)]) -> ServiceChange {
 }
 
 /// A super-frame of pod `2` of node 1 to `dst`, with the flags of an opening segment if it is to open.
-fn to_service(lab: &Lab, payload: usize, opens: bool) -> (VnetHdr, Vec<u8>) {
+pub(super) fn to_service(lab: &Lab, payload: usize, opens: bool) -> (VnetHdr, Vec<u8>) {
     let (vnet, mut frame) = bulk(lab.gateway(), VIP.into(), payload);
     if opens {
         frame[34 + 13] = 2;
@@ -125,7 +125,7 @@ fn to_service(lab: &Lab, payload: usize, opens: bool) -> (VnetHdr, Vec<u8>) {
     (vnet, frame)
 }
 
-fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
+pub(super) fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
     let h = Headers::parse(frame).unwrap();
     let (from, to) = h.ports(frame);
     (
@@ -134,12 +134,12 @@ fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
     )
 }
 
-fn at(ip: Ipv4Addr, port: u16) -> SocketAddr {
+pub(super) fn at(ip: Ipv4Addr, port: u16) -> SocketAddr {
     (ip, port).into()
 }
 
 /// What the pod with `mac`, on the node with `gateway`, answers to a frame, with a checksum left to the device.
-fn reply(frame: &[u8], gateway: Mac, mac: Mac, flags: u8) -> (VnetHdr, Vec<u8>) {
+pub(super) fn reply(frame: &[u8], gateway: Mac, mac: Mac, flags: u8) -> (VnetHdr, Vec<u8>) {
     let (client, backend) = ends(frame);
     let (IpAddr::V4(client_ip), IpAddr::V4(backend_ip)) = (client.ip(), backend.ip()) else {
         panic!("IPv4")
@@ -323,7 +323,7 @@ fn a_client_of_a_socket_is_told_when_its_backend_is_gone() {
 }
 
 /// A UDP Service at [`VIP`], with a backend of a peer.
-fn udp_service(backend: Ipv4Addr) -> ServiceChange {
+pub(super) fn udp_service(backend: Ipv4Addr) -> ServiceChange {
     match service(&[(backend, false)]) {
         ServiceChange::Set(frontend, what) => ServiceChange::Set(
             Frontend {
@@ -368,7 +368,7 @@ fn what_is_open_to_pods_here_is_not_open_to_those_of_peers() {
 }
 
 /// Make the checksum of an IPv4 header right again.
-fn sum_again(f: &mut [u8]) {
+pub(super) fn sum_again(f: &mut [u8]) {
     put_be16(f, 24, 0);
     let sum = Sum::default().with(&f[14..34]).finish();
     put_be16(f, 24, sum);
@@ -394,7 +394,7 @@ fn fragments_of_an_answer_come_in_one_batch() {
     asked[26..30].copy_from_slice(&[198, 51, 100, 9]);
     sum_again(&mut asked);
     let h = Headers::parse(&asked).unwrap();
-    let verdict = a.node.services.forward(&mut asked, &h, None, false, NOW);
+    let verdict = a.node.services.forward(&mut asked, &h, None, None, NOW);
     assert_eq!(verdict, crate::service::Verdict::Translated);
     let (masked, _) = ends(&asked);
     assert_eq!(masked.ip(), IpAddr::from([10, 244, 1, 1]));

@@ -257,3 +257,32 @@ fn nonsense_in_a_change_is_left_out() {
         at(0),
     );
 }
+
+/// A table of Maglev takes its time: a change of many Services makes none, and the first flow of each its own.
+#[test]
+fn changes_make_no_tables() {
+    let vip = |n: u16| format!("10.96.0.1:{n}");
+    let story = |scheduler| {
+        let mut s = services(Limits::default());
+        for backends in [&THREE[..2], &THREE[..]] {
+            for n in 1..=100 {
+                let spec = Spec::by(scheduler, backends);
+                set(&mut s, frontend(&vip(n), Transport::Tcp), &spec, at(0));
+            }
+        }
+        let before = s.memory();
+        connect(&mut s, "10.244.1.2:5000", &vip(7), at(0)).unwrap();
+        (before, s.memory(), s)
+    };
+    let (before, after, mut s) = story(Scheduler::Maglev);
+    let (without, and_after, _) = story(Scheduler::Random);
+    assert_eq!(before, without);
+    assert_eq!(after - and_after, 2 * 2039, "one table");
+    // It is the same one as ever, whenever it is made.
+    let mut chosen = (1..=100).map(|n| {
+        let sent = send(&mut s, Transport::Tcp, "10.244.1.2:6000", &vip(n), SYN, at(0));
+        sent.unwrap()
+    });
+    let first = chosen.next();
+    assert!(chosen.all(|b| Some(b) == first));
+}

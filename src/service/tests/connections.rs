@@ -390,6 +390,51 @@ fn one_client_cannot_take_all() {
     );
 }
 
+/// A pod has three addresses: they are one client.
+#[test]
+fn a_pods_addresses_share_what_it_may_have() {
+    let limits = Limits {
+        connections: 100,
+        per_client: 6,
+        ..Limits::default()
+    };
+    let mut s = with(Transport::Udp, &[A], limits);
+    let vip6 = "[fd00:96::1]:80";
+    set(
+        &mut s,
+        frontend(vip6, Transport::Udp),
+        &Spec::of(&["[fd00:2::a]:8080"]),
+        at(0),
+    );
+    for port in 1..=9 {
+        for (from, to) in [
+            (format!("10.244.1.2:{port}"), VIP),
+            (format!("[fd00:1::2]:{port}"), vip6),
+            (format!("[fe80::2]:{port}"), vip6),
+            (format!("10.244.1.3:{port}"), VIP),
+        ] {
+            send(&mut s, Transport::Udp, &from, to, 0, at(0)).unwrap();
+        }
+    }
+    assert_eq!(s.connections(None), 12, "six of each of the two pods");
+    assert_eq!(s.forget(PortId(2)), 6);
+    let left: Vec<IpAddr> = s
+        .list(&ConnectionFilter::default(), 9, at(0))
+        .0
+        .iter()
+        .map(|c| c.client.ip())
+        .collect();
+    assert_eq!(left, ["10.244.1.3".parse::<IpAddr>().unwrap(); 6]);
+    // Clients outside are told apart by their addresses.
+    for n in 0..20 {
+        let from = format!("198.51.100.{}:7", 1 + n % 2 + 10 * n);
+        let mut f = packet(Transport::Udp, end(&from), end(VIP), 0, b"", Check::Complete);
+        let h = Headers::parse(&f).unwrap();
+        assert_eq!(s.forward(&mut f, &h, None, None, at(0)), Verdict::Translated);
+    }
+    assert_eq!(s.connections(None), 26);
+}
+
 #[test]
 fn a_hundred_thousand() {
     let mut s = with(Transport::Udp, &[A, B], Limits::default());
@@ -522,6 +567,52 @@ fn filters_and_kills() {
     assert_eq!(resets.count(), 2);
 }
 
+/// With maglev a connection in its midst is known to lead on, so that it outlives its node; one that was ended must not.
+#[test]
+fn what_was_ended_does_not_go_on_whatever_the_scheduler() {
+    let f = frontend(VIP, Transport::Tcp);
+    for scheduler in [
+        Scheduler::Random,
+        Scheduler::RoundRobin,
+        Scheduler::LeastConnections,
+        Scheduler::Maglev,
+    ] {
+        let mut s = services(Limits::default());
+        set(&mut s, f, &Spec::by(scheduler, &[A, B]), at(0));
+        connect(&mut s, CLIENT, VIP, at(0)).unwrap();
+        assert_eq!(s.kill(&ConnectionFilter::default()), 1);
+        for later in [1, 60, 3600, 7439] {
+            let sent = send(&mut s, Transport::Tcp, CLIENT, VIP, ACK, at(later));
+            assert_eq!(sent, Err(Verdict::Reset), "{scheduler:?} after {later} s");
+        }
+        // From the same port it begins anew, and goes on.
+        connect(&mut s, CLIENT, VIP, at(7439)).unwrap();
+        send(&mut s, Transport::Tcp, CLIENT, VIP, ACK, at(7439)).unwrap();
+        // Others that no node knows of are taken on by maglev, and by nothing else.
+        let sent = send(&mut s, Transport::Tcp, "10.244.1.2:5009", VIP, ACK, at(7439));
+        assert_eq!(sent.is_ok(), scheduler == Scheduler::Maglev, "{scheduler:?}");
+    }
+}
+
+#[test]
+fn what_is_remembered_of_ended_connections_is_bounded() {
+    let limits = Limits {
+        connections: 64,
+        ..Limits::default()
+    };
+    let mut s = services(limits);
+    let f = frontend(VIP, Transport::Tcp);
+    set(&mut s, f, &Spec::by(Scheduler::Maglev, &[A, B]), at(0));
+    let client = |n: u32| format!("10.244.1.2:{}", 1000 + n);
+    for n in 0..1000 {
+        connect(&mut s, &client(n), VIP, at(0)).unwrap();
+        s.kill(&ConnectionFilter::default());
+    }
+    let mut ended = |n| send(&mut s, Transport::Tcp, &client(n), VIP, ACK, at(1)) == Err(Verdict::Reset);
+    assert!((1000 - 64..1000).all(&mut ended), "the last ones are known");
+    assert!(!ended(0), "the first one is not");
+}
+
 #[test]
 fn what_is_closing_is_no_load() {
     let mut s = services(Limits::default());
@@ -558,8 +649,8 @@ fn a_pod_that_is_gone_leaves_nothing() {
     }
     answer(&mut s, Transport::Udp, end(A), "10.244.1.2:1", 0, at(0));
     send(&mut s, Transport::Udp, "10.244.1.3:1", VIP, 0, at(0)).unwrap();
-    assert_eq!(s.forget("10.244.1.2".parse().unwrap()), 4);
-    assert_eq!(s.forget("10.244.1.2".parse().unwrap()), 0);
+    assert_eq!(s.forget(PortId(2)), 4);
+    assert_eq!(s.forget(PortId(2)), 0);
     assert_eq!(s.connections(None), 1);
 }
 

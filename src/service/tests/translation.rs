@@ -76,7 +76,7 @@ proptest! {
         let mut f = original.clone();
         let h = Headers::parse(&f).unwrap();
         let partial = claim(&f, check);
-        prop_assert_eq!(s.forward(&mut f, &h, partial, true, at(0)), Verdict::Translated);
+        prop_assert_eq!(s.forward(&mut f, &h, partial, Some(PortId(2)), at(0)), Verdict::Translated);
         prop_assert!(is_right(&f, check), "{:?}", check);
         prop_assert_eq!(Headers::parse(&f), Ok(h));
         let (src, dst) = ends(&f);
@@ -159,7 +159,7 @@ proptest! {
         if let Ok(h) = Headers::parse(&f) {
             s.wants_gateway(&f, &h, at(0));
             let before = f.clone();
-            if s.forward(&mut f, &h, partial, true, at(0)) != Verdict::Translated {
+            if s.forward(&mut f, &h, partial, Some(PortId(2)), at(0)) != Verdict::Translated {
                 prop_assert_eq!(&before, &f);
             }
             prop_assert_eq!(Headers::parse(&f), Ok(h));
@@ -189,7 +189,10 @@ fn checksums_that_are_not_of_this_packet_are_left_to_their_device() {
     );
     let h = Headers::parse(&f).unwrap();
     let inside = Some((h.l4 as u16 + 50, 16));
-    assert_eq!(s.forward(&mut f, &h, inside, true, at(0)), Verdict::Translated);
+    assert_eq!(
+        s.forward(&mut f, &h, inside, Some(PortId(2)), at(0)),
+        Verdict::Translated
+    );
     assert!(is_right(&f, Check::Complete));
 }
 
@@ -280,7 +283,7 @@ fn strangers_are_masked() {
         Check::Complete,
     );
     let h = Headers::parse(&f).unwrap();
-    assert_eq!(s.forward(&mut f, &h, None, false, at(0)), Verdict::Translated);
+    assert_eq!(s.forward(&mut f, &h, None, None, at(0)), Verdict::Translated);
     let (masked, _) = ends(&f);
     let mut back = packet(Transport::Udp, end(backend), masked, 0, b"", Check::Complete);
     assert!(reverse(&mut s, &mut back, at(0)));

@@ -7,11 +7,11 @@
 
 use super::fragment::fragments;
 use super::host::{Host, MouthId, Outside};
+use super::key::FlowKey;
 use super::link::Scratch;
 use super::packet::{Ip, ip_len, transport_sum, write_ip, write_udp};
-use super::policy::{Limits, Policy};
-use super::published::{self, Clients, Entrance, Names};
-use super::tcp::FlowKey;
+use super::policy::{Closed, Limits, Policy};
+use super::published::{self, Clients, Entrance, Fars, Names};
 use super::timers::Timers;
 use crate::model::{DropReason, Duration, Heard, HostError, Instant, LocalEnd, MouthKind, Outward, PortId};
 use crate::stack::Trouble;
@@ -113,6 +113,7 @@ pub struct Datagrams {
     ports: HashMap<PortId, OfPort>,
     published: published::Mouths,
     names: Names,
+    fars: Fars,
     timers: Timers,
     busy: VecDeque<MouthId>,
     scratch: Scratch,
@@ -129,6 +130,7 @@ impl Datagrams {
             ports: HashMap::new(),
             published: published::Mouths::new(),
             names: Names::default(),
+            fars: Fars::default(),
             timers: Timers::default(),
             busy: VecDeque::new(),
             scratch: Scratch::default(),
@@ -383,6 +385,9 @@ impl Datagrams {
             return;
         };
         out.close_mouth(id);
+        for far in mouth.public.iter().flat_map(|c| c.seen()) {
+            self.fars.remove(mouth.port, far);
+        }
         let key = (mouth.kind, mouth.pod, mouth.six);
         if self.keys.get(&key) == Some(&id) {
             self.keys.remove(&key);
@@ -555,10 +560,11 @@ impl Datagrams {
     ) -> Option<SocketAddr> {
         let mut names = self.names;
         let mouth = self.table.get(id as usize)?.as_ref()?;
-        let pod = mouth.pod;
+        let (pod, port) = (mouth.pod, mouth.port);
         let gateway = mouth.public.as_ref()?.entrance.gateway;
-        let taken = |far| self.clients_of(pod).any(|(_, clients)| clients.knows(&far));
-        let far = names.far(client, gateway, policy, taken)?;
+        let is_others = |far| self.fars.is_others(port, far);
+        let taken = |far| is_others(far) || self.clients_of(pod).any(|(_, clients)| clients.knows(&far));
+        let far = names.far(client, gateway, policy, is_others, taken)?;
         self.names = names;
         let mouths = self.published.values().map(Vec::len).sum();
         let mouth = self.table.get_mut(id as usize)?.as_mut()?;
@@ -566,6 +572,11 @@ impl Datagrams {
         clients.on_time(now);
         self.timers.set(id, now + SWEEP);
         clients.insert(client, far, mouths, now);
+        self.fars.add(port, far);
+        clients
+            .forgotten()
+            .into_iter()
+            .for_each(|far| self.fars.remove(port, far));
         clients.heard(client, here, now);
         Some(far)
     }
@@ -583,6 +594,8 @@ impl Datagrams {
             };
             if let Some(clients) = &mut mouth.public {
                 clients.on_time(now);
+                let forgotten = clients.forgotten().into_iter();
+                forgotten.for_each(|far| self.fars.remove(mouth.port, far));
                 if clients.len() > 0 {
                     self.timers.set(id, now + SWEEP);
                 }

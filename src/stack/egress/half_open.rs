@@ -1,12 +1,34 @@
-//! Flows of a pod that are there on one side only: how many there may be.
+//! How many flows there may be whose share of them all is one, and how many that are there on one side only.
 
 use super::host::FlowId;
+use super::key::FlowKey;
+use crate::model::PortId;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 /// Flows of one pod that the host has not connected yet, and as many that the pod has not taken yet: beyond that the
 /// oldest gives way, so that a flood of SYNs hurts only itself, and one of clients at a pod that does not answer only
 /// them.
 pub const MAX_HALF_OPEN: usize = 1024;
+
+/// Whose flows are counted together.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Share {
+    /// A pod's.
+    Pod(PortId),
+    /// Those of clients at one port of a Service. All Services have one port of the node.
+    Service(SocketAddr),
+}
+
+impl Share {
+    /// Where a flow is counted.
+    pub fn of(port: PortId, key: &FlowKey) -> Share {
+        match port {
+            PortId::SERVICES => Share::Service(key.pod),
+            _ => Share::Pod(port),
+        }
+    }
+}
 
 /// Whose answer a flow waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,7 +40,7 @@ pub(super) enum Awaited {
     Pod,
 }
 
-/// How many flows a port has, and which of them are not there on both sides yet.
+/// How many flows a share has, and which of them are not there on both sides yet.
 #[derive(Default)]
 pub(super) struct OfPort {
     /// All of them.

@@ -13,6 +13,7 @@ pub mod datagrams;
 pub mod fragment;
 pub mod half_open;
 pub mod host;
+mod key;
 mod link;
 mod packet;
 pub mod policy;
@@ -23,19 +24,20 @@ mod tests;
 mod timers;
 
 pub use host::{Failure, FlowId, Host, MouthId, Outside};
+pub use key::FlowKey;
 pub use policy::{Closed, Mapping, Own, Policy};
 pub use published::Entrance;
-pub use tcp::FlowKey;
 
 use crate::model::{DropReason, Instant, MouthKind, PortId};
 use crate::wire::bytes::be16;
 use crate::wire::proto;
 use datagrams::{Datagram, Datagrams};
 use fragment::Reassembly;
+use key::key_of;
 use published::Names;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use tcp::{Flows, Segment, key_of};
+use tcp::{Flows, Segment};
 
 /// A packet of a pod for the world.
 #[derive(Clone, Copy, Debug)]
@@ -175,7 +177,7 @@ impl Egress {
                 };
                 (MouthKind::Echo, ends)
             }
-            _ => return Err(DropReason::EgressProtocol),
+            _ => return self.told(p, out),
         };
         let dont_fragment = p.ends.0.is_ipv6() || be16(p.bytes, 6) & 0x4000 != 0;
         let datagram = Datagram {
@@ -192,6 +194,16 @@ impl Egress {
         self.datagrams.input(&datagram, &self.policy, now, out)
     }
 
+    /// Anything else of a pod. An ICMP error is about what somebody outside had sent: no socket can tell it, but a client
+    /// need not wait for what cannot be reached.
+    fn told(&mut self, p: &Packet<'_>, out: &mut impl Host) -> Result<(), DropReason> {
+        let told = key::told(p.bytes, p.proto, p.l4).ok_or(DropReason::EgressProtocol)?;
+        match Some(told.key).filter(|_| told.ends_tcp) {
+            Some(key) if self.flows.unreachable(p.port, &key, out) => Ok(()),
+            _ => Err(DropReason::UntoldError),
+        }
+    }
+
     /// A client from outside connected to a pod's published port; see [`Flows::accept`]. `gateway` stands for clients
     /// that the pod cannot know by their own address.
     ///
@@ -206,8 +218,9 @@ impl Egress {
         out: &mut impl Host,
     ) -> Result<FlowId, DropReason> {
         let (flows, policy) = (&self.flows, &self.policy);
-        let taken = |far| flows.knows(&FlowKey { pod, far });
-        let far = self.names.far(client, gateway, policy, taken);
+        let is_others = |far| flows.fars.is_others(port, far);
+        let taken = |far| is_others(far) || flows.knows(&FlowKey { pod, far });
+        let far = self.names.far(client, gateway, policy, is_others, taken);
         let far = far.ok_or(DropReason::FlowLimit)?;
         (self.busy, self.entered) = (true, true);
         self.flows

@@ -1,6 +1,7 @@
 //! Where pods may go outside of the pod network: decided by address alone.
 
 use super::datagrams::{self, MAX_MOUTHS};
+use super::half_open::Share;
 use super::tcp::{self, MAX_FLOWS};
 use crate::model::{DropReason, PortId};
 use crate::stack::Trouble;
@@ -105,12 +106,23 @@ impl Closed {
 pub struct Limits {
     /// TCP flows of all pods.
     pub flows: usize,
-    /// Of one.
+    /// Of one, or of one port of a Service.
     pub flows_per_pod: usize,
     /// Datagram sockets of all pods.
     pub mouths: usize,
     /// Of one.
     pub mouths_per_pod: usize,
+}
+
+impl Limits {
+    /// Flows that one may have while there are so many of all. Clients at a port of a Service are strangers: they leave as
+    /// many to all others as they take.
+    pub(super) fn flows_of(&self, share: Share, open: usize) -> usize {
+        match share {
+            Share::Pod(_) => self.flows_per_pod,
+            Share::Service(_) => self.flows_per_pod.min(self.flows.saturating_sub(open)),
+        }
+    }
 }
 
 impl Policy {

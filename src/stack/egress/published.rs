@@ -6,7 +6,7 @@
 
 use super::host::MouthId;
 use super::policy::Policy;
-use crate::model::{Duration, Instant, LocalEnd};
+use crate::model::{Duration, Instant, LocalEnd, PortId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
@@ -63,17 +63,20 @@ impl Default for Names {
 }
 
 impl Names {
-    /// What a pod is to see of a client; none when the gateway's next ports are all `taken`.
+    /// What a pod is to see of a client: its own address, unless that [is another's](Fars::is_others); none when the
+    /// gateway's next ports are all `taken`.
     pub fn far(
         &mut self,
         client: SocketAddr,
         gateway: IpAddr,
         policy: &Policy,
+        is_others: impl Fn(SocketAddr) -> bool,
         taken: impl Fn(SocketAddr) -> bool,
     ) -> Option<SocketAddr> {
-        if is_presentable(client.ip(), policy) {
-            // Without scope and flow label, which the pod cannot tell.
-            return Some(SocketAddr::new(client.ip(), client.port()));
+        // Without scope and flow label, which the pod cannot tell.
+        let plain = SocketAddr::new(client.ip(), client.port());
+        if is_presentable(client.ip(), policy) && !is_others(plain) {
+            return Some(plain);
         }
         for _ in 0..TRIES {
             let far = SocketAddr::new(gateway, self.next);
@@ -83,6 +86,38 @@ impl Names {
             }
         }
         None
+    }
+}
+
+/// How many flows each far end has, with pods and with Services. The backend of a Service may be the pod of another flow:
+/// from a far end that has both, it could not tell whose packets are whose.
+#[derive(Debug, Default)]
+pub(super) struct Fars(HashMap<SocketAddr, [u32; 2]>);
+
+impl Fars {
+    fn kind(port: PortId) -> usize {
+        usize::from(port == PortId::SERVICES)
+    }
+
+    /// Whether a far end has flows of the other kind than such a port's.
+    pub fn is_others(&self, port: PortId, far: SocketAddr) -> bool {
+        let flows = self.0.get(&far);
+        flows.is_some_and(|f| f[1 - Fars::kind(port)] > 0)
+    }
+
+    /// It has another flow.
+    pub fn add(&mut self, port: PortId, far: SocketAddr) {
+        self.0.entry(far).or_default()[Fars::kind(port)] += 1;
+    }
+
+    /// One of its flows ended.
+    pub fn remove(&mut self, port: PortId, far: SocketAddr) {
+        let Some(flows) = self.0.get_mut(&far) else { return };
+        let of_kind = &mut flows[Fars::kind(port)];
+        *of_kind = of_kind.saturating_sub(1);
+        if *flows == [0; 2] {
+            self.0.remove(&far);
+        }
     }
 }
 
@@ -104,6 +139,8 @@ pub(super) struct Clients {
     /// What the pod sees of them.
     fars: HashMap<SocketAddr, SocketAddr>,
     timers: BTreeSet<(Instant, SocketAddr)>,
+    /// What was seen of those that are forgotten, until [`Clients::forgotten`].
+    gone: Vec<SocketAddr>,
     /// Datagrams that began a conversation.
     pub begun: u64,
 }
@@ -115,6 +152,7 @@ impl Clients {
             table: HashMap::new(),
             fars: HashMap::new(),
             timers: BTreeSet::new(),
+            gone: Vec::new(),
             begun: 0,
         }
     }
@@ -179,7 +217,18 @@ impl Clients {
         if let Some(client) = self.table.remove(&far) {
             self.fars.remove(&client.at);
             self.timers.remove(&(client.timer, far));
+            self.gone.push(far);
         }
+    }
+
+    /// What was seen of those that were forgotten since this was asked last.
+    pub fn forgotten(&mut self) -> Vec<SocketAddr> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// What is seen of all of them.
+    pub fn seen(&self) -> impl Iterator<Item = SocketAddr> {
+        self.table.keys().copied()
     }
 
     /// Forget who was silent for too long.
@@ -232,7 +281,10 @@ mod tests {
         let gateway: IpAddr = "10.244.1.1".parse().unwrap();
         let mut names = Names::default();
         for kept in ["198.51.100.1:4000", "192.168.1.9:80", "[2001:db8::8]:1"] {
-            assert_eq!(names.far(at(kept), gateway, &policy, |_| true), Some(at(kept)));
+            assert_eq!(
+                names.far(at(kept), gateway, &policy, |_| false, |_| true),
+                Some(at(kept))
+            );
         }
         for (n, told) in [
             "127.0.0.1:4000",
@@ -248,28 +300,65 @@ mod tests {
         .iter()
         .enumerate()
         {
-            let far = names.far(at(told), gateway, &policy, |_| false);
+            let far = names.far(at(told), gateway, &policy, |_| false, |_| false);
             assert_eq!(far, Some(SocketAddr::new(gateway, FIRST + n as u16)), "{told}");
         }
-        assert_eq!(names.far(at("127.0.0.1:1"), gateway, &policy, |_| true), None);
+        assert_eq!(
+            names.far(at("127.0.0.1:1"), gateway, &policy, |_| false, |_| true),
+            None
+        );
         let one = at("10.244.1.1:32767");
         let tried = std::cell::Cell::new(0);
         let found = (0..=u16::MAX).find_map(|_| {
-            names.far(at("127.0.0.1:1"), gateway, &policy, |far| {
-                tried.set(tried.get() + 1);
-                far != one
-            })
+            names.far(
+                at("127.0.0.1:1"),
+                gateway,
+                &policy,
+                |_| false,
+                |far| {
+                    tried.set(tried.get() + 1);
+                    far != one
+                },
+            )
         });
         assert_eq!(found, Some(one));
         tried.set(0);
         assert_eq!(
-            names.far(at("127.0.0.1:1"), gateway, &policy, |_| {
-                tried.set(tried.get() + 1);
-                true
-            }),
+            names.far(
+                at("127.0.0.1:1"),
+                gateway,
+                &policy,
+                |_| false,
+                |_| {
+                    tried.set(tried.get() + 1);
+                    true
+                }
+            ),
             None
         );
         assert!(tried.get() <= TRIES, "a stranger costs {} look-ups", tried.get());
+    }
+
+    #[test]
+    fn far_ends_are_known_by_the_kind_of_their_flows() {
+        let mut fars = Fars::default();
+        let (pod, services) = (PortId(3), PortId::SERVICES);
+        fars.add(pod, at("198.51.100.1:1"));
+        fars.add(PortId(4), at("198.51.100.1:1"));
+        fars.add(services, at("198.51.100.1:2"));
+        for (far, of_pod, of_service) in [("1", false, true), ("2", true, false), ("3", false, false)] {
+            let far = at(&format!("198.51.100.1:{far}"));
+            assert_eq!(
+                (fars.is_others(pod, far), fars.is_others(services, far)),
+                (of_pod, of_service)
+            );
+        }
+        fars.remove(pod, at("198.51.100.1:1"));
+        assert!(fars.is_others(services, at("198.51.100.1:1")));
+        fars.remove(pod, at("198.51.100.1:1"));
+        fars.remove(services, at("198.51.100.1:2"));
+        fars.remove(services, at("198.51.100.1:2"));
+        assert!(fars.0.is_empty());
     }
 
     fn clients() -> Clients {

@@ -11,14 +11,15 @@
 //! nothing. Bytes are copied once in user space, into the ring. Back-pressure is TCP's own: a host that takes nothing
 //! leaves the ring full, and the pod sees its window close.
 
-use super::half_open::{Awaited, OfPort};
+use super::half_open::{Awaited, OfPort, Share};
 use super::host::{Failure, FlowId, Host, Outside};
+use super::key::FlowKey;
 use super::link::{Link, Scratch, mss_of, segment_size};
 use super::policy::{Closed, Limits, Policy};
+use super::published::Fars;
 use super::timers::Timers;
 use crate::model::{DropReason, Duration, HostError, Instant, Moved, PortId};
 use crate::stack::Trouble;
-use crate::wire::bytes::array;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
@@ -27,7 +28,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Flows of all pods.
 pub const MAX_FLOWS: usize = 65_536;
-/// Flows of one pod.
+/// Flows of one pod, or of clients at one port of a Service.
 pub const MAX_PER_PORT: usize = 16_384;
 /// Ring of a flow, each way, that begins beside fewer than [`FEW`]. Pages of a ring that were never used are not there:
 /// what counts is not how many flows there are but what they could all fill at once, some 13 GiB.
@@ -59,15 +60,6 @@ const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
-
-/// The two ends of a flow as the pod sees them.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct FlowKey {
-    /// The pod's end.
-    pub pod: SocketAddr,
-    /// The other end.
-    pub far: SocketAddr,
-}
 
 struct Flow {
     key: FlowKey,
@@ -123,7 +115,8 @@ pub struct Flows {
     table: Vec<Option<Box<Flow>>>,
     free: Vec<FlowId>,
     keys: HashMap<FlowKey, FlowId>,
-    ports: HashMap<PortId, OfPort>,
+    shares: HashMap<Share, OfPort>,
+    pub(super) fars: Fars,
     four: Interface,
     six: Interface,
     nobody: SocketSet<'static>,
@@ -175,7 +168,8 @@ impl Flows {
             table: Vec::new(),
             free: Vec::new(),
             keys: HashMap::new(),
-            ports: HashMap::new(),
+            shares: HashMap::new(),
+            fars: Fars::default(),
             // RFC 7600, and the discard prefix of RFC 6666.
             four: interface(Ipv4Addr::new(192, 0, 0, 8).into()),
             six: interface(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 8).into()),
@@ -202,9 +196,16 @@ impl Flows {
         self.keys.contains_key(key)
     }
 
-    /// How many a port has.
+    /// How many a pod's port has.
     pub fn of_port(&self, port: PortId) -> usize {
-        self.ports.get(&port).map_or(0, |p| p.flows)
+        self.shares.get(&Share::Pod(port)).map_or(0, |s| s.flows)
+    }
+
+    /// Whether there may be one more.
+    fn has_room(&self, port: PortId, key: &FlowKey, limits: Limits) -> bool {
+        let (share, all) = (Share::of(port, key), self.keys.len());
+        let own = self.shares.get(&share).map_or(0, |s| s.flows);
+        own < limits.flows_of(share, all) && all < limits.flows
     }
 
     /// Take a TCP segment of a pod. Answers go out with [`Flows::turn`].
@@ -278,8 +279,7 @@ impl Flows {
         if s.key.far.port() == 0 || s.key.pod.port() == 0 {
             return Err(DropReason::BadL4Header);
         }
-        let of_port = self.ports.entry(s.port).or_default();
-        if of_port.flows >= limits.flows_per_pod || self.keys.len() >= limits.flows {
+        if !self.has_room(s.port, &s.key, limits) {
             return Err(DropReason::FlowLimit);
         }
         let six = s.key.far.is_ipv6();
@@ -324,11 +324,7 @@ impl Flows {
         now: Instant,
         out: &mut impl Host,
     ) -> Result<FlowId, DropReason> {
-        let of_port = self.ports.entry(port).or_default();
-        if of_port.flows >= limits.flows_per_pod
-            || self.keys.len() >= limits.flows
-            || self.keys.contains_key(&key)
-        {
+        if !self.has_room(port, &key, limits) || self.keys.contains_key(&key) {
             return Err(DropReason::FlowLimit);
         }
         let mut socket = self.socket();
@@ -395,7 +391,8 @@ impl Flows {
             None => self.table.push(Some(flow)),
         }
         self.keys.insert(key, id);
-        self.ports.entry(port).or_default().flows += 1;
+        self.shares.entry(Share::of(port, &key)).or_default().flows += 1;
+        self.fars.add(port, key.far);
         id
     }
 
@@ -418,7 +415,8 @@ impl Flows {
         interface.poll_ingress_single(now, &mut link, &mut flow.sockets);
         if flow.awaited == Some(Awaited::Pod) && !flow.is_opening() {
             flow.awaited = None;
-            self.ports.entry(port).or_default().is_there(Awaited::Pod, id);
+            let share = Share::of(port, &flow.key);
+            self.shares.entry(share).or_default().is_there(Awaited::Pod, id);
         }
         if flow.syn.is_none() && flow.socket().recv_queue() >= CHUNK_UP {
             // On with it while it is warm, and the pod shall not wait for the end of the turn to send more.
@@ -525,7 +523,7 @@ impl Flows {
         let Some(Some(flow)) = self.table.get_mut(id as usize) else {
             return;
         };
-        let of_port = self.ports.entry(flow.port).or_default();
+        let of_port = self.shares.entry(Share::of(flow.port, &flow.key)).or_default();
         if let Some(before) = flow.awaited.replace(whom) {
             of_port.is_there(before, id);
         }
@@ -750,6 +748,18 @@ impl Flows {
         }
     }
 
+    /// What a client sent does not arrive, as somebody on its way says: if nobody has answered it yet it need not wait.
+    /// Whether that was so.
+    pub fn unreachable(&mut self, port: PortId, key: &FlowKey, out: &mut impl Host) -> bool {
+        let id = self.keys.get(key).copied();
+        let flow = id.and_then(|id| self.table.get(id as usize)?.as_ref());
+        let waits = flow.is_some_and(|f| f.port == port && f.awaited == Some(Awaited::Pod));
+        if let Some(id) = id.filter(|_| waits) {
+            self.remove(id, true, out);
+        }
+        waits
+    }
+
     /// A pod is gone, and its flows with it.
     pub fn remove_port(&mut self, port: PortId, out: &mut impl Host) {
         if self.of_port(port) > 0 {
@@ -759,7 +769,7 @@ impl Flows {
                 }
             }
         }
-        self.ports.remove(&port);
+        self.shares.remove(&Share::Pod(port));
     }
 
     fn remove(&mut self, id: FlowId, reset: bool, out: &mut impl Host) {
@@ -770,10 +780,15 @@ impl Flows {
         self.keys.remove(&flow.key);
         self.timers.clear(id);
         self.free.push(id);
-        if let Some(of_port) = self.ports.get_mut(&flow.port) {
+        self.fars.remove(flow.port, flow.key.far);
+        let share = Share::of(flow.port, &flow.key);
+        if let Some(of_port) = self.shares.get_mut(&share) {
             of_port.flows = of_port.flows.saturating_sub(1);
             if let Some(whom) = flow.awaited {
                 of_port.is_there(whom, id);
+            }
+            if of_port.flows == 0 {
+                self.shares.remove(&share);
             }
         }
     }
@@ -783,13 +798,4 @@ impl Flows {
 fn send(port: PortId, frame: &mut [u8], mss: u16, mtu: u16, out: &mut impl Outside) {
     let segment = segment_size(&frame[crate::wire::ETH_LEN..], mss, mtu);
     out.emit(port, frame, segment);
-}
-
-/// The addresses of a TCP or UDP packet of a pod.
-pub fn key_of(src: IpAddr, dst: IpAddr, packet: &[u8], l4: usize) -> FlowKey {
-    let [a, b, c, d] = array::<4>(packet, l4);
-    FlowKey {
-        pod: SocketAddr::new(src, u16::from_be_bytes([a, b])),
-        far: SocketAddr::new(dst, u16::from_be_bytes([c, d])),
-    }
 }

@@ -1,6 +1,7 @@
 //! The way out with a pod that is another smoltcp, and a host that is a story.
 
 mod datagrams;
+mod node_ports;
 mod published;
 mod tcp;
 

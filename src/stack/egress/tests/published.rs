@@ -4,7 +4,7 @@ use super::*;
 use crate::stack::egress::half_open::MAX_HALF_OPEN;
 use crate::wire::bytes::array;
 
-fn gateway(six: bool) -> IpAddr {
+pub(super) fn gateway(six: bool) -> IpAddr {
     match six {
         false => "10.244.1.1".parse().unwrap(),
         true => "fd00:1::1".parse().unwrap(),
