@@ -19,6 +19,7 @@ mod egress;
 mod flow;
 mod from_peer;
 mod from_pod;
+mod host;
 mod originate;
 mod outbox;
 mod probes;
@@ -110,6 +111,8 @@ pub struct Node {
     settings: Settings,
     ports: Ports,
     states: Vec<Option<Port>>,
+    /// The port that is the host's.
+    host: Option<PortId>,
     peers: Peers,
     flows: FlowCache,
     gateway: Gateway,
@@ -147,6 +150,7 @@ impl Node {
             services: Services::new(Limits::default(), settings.seed, l.gateway4(), l.gateway6()),
             ports: Ports::default(),
             states: Vec::new(),
+            host: None,
             peers: Peers::default(),
             flows: FlowCache::default(),
             coalescer: Coalescer::default(),
@@ -196,6 +200,7 @@ impl Node {
             self.services.forget(ip);
         }
         self.end_flows(id, exits);
+        self.host = self.host.filter(|host| *host != id);
         self.states[usize::from(id.0)] = None;
         self.flows.forget();
         Some(id)
