@@ -173,12 +173,13 @@ fn nobody_finds_the_host_but_by_the_gateways_address() {
         (1, 1)
     );
     // Whoever asks for the gateway is told the gateway's MAC.
-    let ask = crate::switch::testing::arp(
-        smoltcp::wire::ArpOperation::Request,
-        spec(1, 2).mac,
-        (spec(1, 2).mac, spec(1, 2).ip4.unwrap()),
-        (Mac::default(), gateway4()),
-    );
+    let pod = spec(1, 2);
+    let mut ask = [Mac::BROADCAST.0, pod.mac.0].concat();
+    ask.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    ask.extend(pod.mac.0);
+    ask.extend(pod.ip4.unwrap().octets());
+    ask.extend([0; 6]);
+    ask.extend(gateway4().octets());
     lab.send(0, &PLAIN, &ask);
     let (_, _, answer) = lab.out.to_pods.last().unwrap();
     assert_eq!(EthView(answer).src(), lab.gateway());
