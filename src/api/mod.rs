@@ -374,6 +374,9 @@ pub struct Status {
     /// How DNS stands; none when it is off.
     #[serde(default)]
     pub dns: Option<DnsStatus>,
+    /// The host's own port; none when it is off.
+    #[serde(default)]
+    pub host_port: Option<HostPortInfo>,
     /// The peers.
     pub peers: Vec<PeerInfo>,
     /// The pods.
@@ -384,6 +387,21 @@ pub struct Status {
     pub drops: std::collections::BTreeMap<String, u64>,
     /// What a person should look at, worst first.
     pub problems: Vec<String>,
+}
+
+/// The host's own port in the pod network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPortInfo {
+    /// Its interface on the host.
+    pub interface: String,
+    /// Why there is none; none when it is there.
+    pub missing: Option<String>,
+    /// Its addresses, which are the gateway's.
+    pub addresses: Vec<IpAddr>,
+    /// What the host reaches by it.
+    pub networks: Vec<IpNet>,
+    /// Counters of its port: the host is the pod there.
+    pub counters: PortCounters,
 }
 
 /// Flows that leave the pod network by the host's sockets.

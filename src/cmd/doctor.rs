@@ -1,5 +1,6 @@
 //! `podwire doctor`: what podwire needs of this host, tried out, with a remedy for each lack.
 
+mod host;
 mod names;
 
 use super::{Exit, Failure, Paint, say};
@@ -98,6 +99,7 @@ pub fn run(args: &Args, socket: Option<&Path>) -> Result<Exit, Failure> {
     checks.extend(udp());
     checks.extend(buffers(args.buffer));
     checks.push(port(args.port, &host.links, socket));
+    checks.extend(self::host::port(socket));
     checks.push(loopback(&host.links));
     checks.extend(mtus(&host));
     checks.push(ping());

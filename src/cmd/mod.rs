@@ -10,6 +10,7 @@ pub mod dns;
 pub mod doctor;
 pub mod exec;
 pub mod forward;
+pub mod install;
 pub mod ipam;
 mod lab;
 pub mod label;
@@ -180,6 +181,8 @@ enum Command {
     Leases(leases::Args),
     Dns(dns::Args),
     Cni(cni::Args),
+    Install(install::Args),
+    Uninstall(install::RemoveArgs),
     Demo(demo::Args),
     /// Check what podwire needs of this host, with a remedy for each lack. Needs no node.
     Doctor(doctor::Args),
@@ -263,6 +266,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Leases(args) => leases::run(&args, &for_client(socket)?).map(done),
         Command::Dns(args) => dns::run(args, &for_client(socket)?).map(done),
         Command::Cni(args) => cni::run(&args, socket).map(done),
+        Command::Install(args) => install::run(args).map(done),
+        Command::Uninstall(args) => install::remove(args).map(done),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::BenchInside(args) => bench::inside(&args),

@@ -10,10 +10,11 @@ use crate::daemon::addresses::AddressWatch;
 use crate::daemon::admin::Worker;
 use crate::daemon::closer::Closer;
 use crate::daemon::command::Command;
-use crate::daemon::config::Config;
 use crate::daemon::config::given::Given;
 use crate::daemon::config::keys::{self, KEYS, Key};
+use crate::daemon::config::{Config, HostPortMode};
 use crate::daemon::dns::Sockets;
+use crate::daemon::host_port::{HostLink, HostPortError};
 use crate::daemon::keeper::{self, link::TakeError};
 use crate::daemon::links::Host;
 use crate::daemon::listener::{ListenError, Listener};
@@ -24,16 +25,20 @@ use crate::daemon::server::names;
 use crate::daemon::server::{End, KEEP, Server, Wakers};
 use crate::daemon::source::Source;
 use crate::daemon::worker;
+use crate::sys::tap::TapError;
 use clap::{Arg, ArgAction, ArgMatches};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Where names are asked for (RFC 1035 section 4.2).
+const DNS_PORT: u16 = 53;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -166,7 +171,7 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         .as_ref()
         .map(|dns| Sockets::bind(&dns.listen))
         .transpose();
-    let sockets = sockets.map_err(|e| Failure::new(exit_for(e.source.kind()), e))?;
+    let mut sockets = sockets.map_err(|e| Failure::new(exit_for(e.source.kind()), e))?;
     // First of all: the store shall be asked for the subnet that they are in.
     let mut kept = Kept::find(
         "/proc/self/exe".into(),
@@ -212,6 +217,7 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
             .map_err(|e| Failure::new(exit_for(e.kind), e.message))?;
         kept.check(&config.local_node())
             .map_err(|e| Failure::new(Exit::Usage, e))?;
+        kept.host_port = host_port(&config, &handle, sockets.as_mut())?;
         Ok((membership, config, worker_end, handle))
     });
     let (membership, config, worker_end, handle) = match begun {
@@ -291,6 +297,48 @@ fn subnet_file(config: &Config, member: &Membership, socket: &Path) {
             path.display()
         ),
     }
+}
+
+/// The host's own port, or why there is none; none when it is off. Names are answered to the host at its address, as to
+/// pods.
+fn host_port(
+    config: &Config,
+    worker: &dyn Worker,
+    mut names: Option<&mut Sockets>,
+) -> Result<Option<Result<HostLink, String>>, Failure> {
+    if config.host_port == HostPortMode::Off {
+        return Ok(None);
+    }
+    let mut port = match HostLink::open(config, worker) {
+        Ok(port) => port,
+        Err(why) if config.host_port == HostPortMode::Auto => {
+            log::info!("this host has no port of its own in the pod network: {why}");
+            return Ok(Some(Err(why.to_string())));
+        }
+        Err(why) => {
+            let exit = match &why {
+                HostPortError::NotPermitted(_) | HostPortError::Tap(TapError::DevicePermission) => {
+                    Exit::Permission
+                }
+                HostPortError::OtherNode { .. } | HostPortError::Foreign(_) | HostPortError::InTheWay(_) => {
+                    Exit::Taken
+                }
+                HostPortError::Mapped => Exit::Usage,
+                _ => Exit::Failed,
+            };
+            return Err(Failure::new(exit, why));
+        }
+    };
+    let addresses: Vec<IpAddr> = port.addresses().collect();
+    for ip in addresses {
+        let bound = names.as_mut().map(|names| names.also((ip, DNS_PORT).into()));
+        if let Some(Err(e)) = bound {
+            port.complain(format!(
+                "this host gets no names at {ip}, its port in the pod network: {e}"
+            ));
+        }
+    }
+    Ok(Some(Ok(port)))
 }
 
 /// Follow the addresses of the host: they are closed to pods, and peers are told those that are not fixed.

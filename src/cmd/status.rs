@@ -4,9 +4,12 @@ use super::pods::listing;
 use super::table::{age, bytes, table};
 use super::{Exit, Failure, Paint, leases, say};
 use crate::api::place::Socket;
-use crate::api::{Client, DnsServer, DnsStatus, PeerInfo, PeerReach, Reply, Request, Status};
+use crate::api::{Client, DnsServer, DnsStatus, HostPortInfo, PeerInfo, PeerReach, Reply, Request, Status};
 use crate::model::{DropReason, NodeCounters, OffloadMode};
 use std::fmt::Write;
+
+/// Networks of the host's port that are named; of thousands nobody reads all.
+const FEW: usize = 4;
 
 /// The head of the table of peers.
 pub(super) const PEERS: [&str; 11] = [
@@ -81,6 +84,9 @@ pub fn show(s: &Status, paint: Paint) -> String {
     if let Some(dns) = &s.dns {
         let _ = writeln!(out, "  dns       {}", self::dns(dns));
     }
+    if let Some(host) = &s.host_port {
+        let _ = writeln!(out, "  host      {}", self::host(host));
+    }
     let _ = writeln!(out, "  offloads  {}", offloads(s));
     let _ = writeln!(out, "  egress    {}", egress(s));
     let _ = writeln!(out, "  traffic   {}", traffic(&s.counters));
@@ -105,6 +111,25 @@ pub fn show(s: &Status, paint: Paint) -> String {
     let drops_table = table(&["REASON", "COUNT", "MEANING"], &drops);
     list(&mut out, paint, "drops", drops.len(), &drops_table);
     out
+}
+
+fn host(h: &HostPortInfo) -> String {
+    if let Some(why) = &h.missing {
+        return format!("has no port in the pod network: {why}");
+    }
+    let join = |all: Vec<String>| all.join(", ");
+    let networks = match h.networks.len() {
+        0..=FEW => join(h.networks.iter().map(ToString::to_string).collect()),
+        n => format!("{n} networks"),
+    };
+    format!(
+        "{} {}, reaches {networks}; {} in, {} out, {} dropped",
+        h.interface,
+        join(h.addresses.iter().map(ToString::to_string).collect()),
+        bytes(h.counters.bytes_to_pod),
+        bytes(h.counters.bytes_from_pod),
+        h.counters.drops
+    )
 }
 
 fn dns(d: &DnsStatus) -> String {
@@ -240,6 +265,12 @@ mod tests {
             offloads: Default::default(),
             egress: Default::default(),
             store: None,
+            host_port: Some(HostPortInfo {
+                interface: "podwire0".into(),
+                addresses: vec!["10.244.1.1".parse().unwrap()],
+                networks: vec!["10.244.0.0/16".parse().unwrap()],
+                ..HostPortInfo::default()
+            }),
             dns: Some(DnsStatus {
                 domain: "pod".into(),
                 servers: vec![
@@ -286,6 +317,7 @@ mod tests {
         let page = show(&status, Paint(false));
         for line in [
             "n1  podwire 0, pid 1, up 3m",
+            "  host      podwire0 10.244.1.1, reaches 10.244.0.0/16; 0B in, 0B out, 0 dropped",
             "  egress    off, 0 TCP flows, 0 datagram sockets",
             "  dns       4 names, pods below pod, asks 192.0.2.53 (silent), 127.0.0.1:5353; 7 answers of its own, 0 from 0 \
              cached, 0 by resolvers, 0 failed",

@@ -25,7 +25,9 @@ use std::time::Duration;
 /// How long the control thread waits for the worker.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Frames a TAP's ring is asked to hold: its default of 1000 drops the tail of bursts.
-const TX_QUEUE_LEN: u32 = 4000;
+pub const TX_QUEUE_LEN: u32 = 4000;
+/// Most bytes of a super-frame.
+pub const GSO_MAX_SIZE: u32 = 65_536;
 /// Largest MTU of a TAP: 65535 less an Ethernet header.
 const MAX_TAP_MTU: u16 = 65_521;
 
@@ -201,7 +203,7 @@ impl<'w> Admin<'w> {
             gateway4: lease.ip4.and(self.local.gateway4()),
             gateway6: lease.ip6.and(self.local.gateway6()),
             gso_max_segs: self.worker.gso_max_segs(mtu),
-            gso_max_size: 65_536,
+            gso_max_size: GSO_MAX_SIZE,
             tx_queue_len: TX_QUEUE_LEN,
             offload: self.offload,
         };

@@ -47,6 +47,15 @@ pub enum Command {
         /// Where the port's id, or the sentence why not, goes.
         reply: Sender<Result<PortId, String>>,
     },
+    /// Put the host's own TAP to work.
+    AddHost {
+        /// The host's port.
+        spec: PortSpec,
+        /// Its TAP, non-blocking.
+        tap: OwnedFd,
+        /// Where the port's id, or the sentence why not, goes.
+        reply: Sender<Result<PortId, String>>,
+    },
     /// Forget a pod's port.
     RemovePort {
         /// The pod.
@@ -70,7 +79,7 @@ pub enum Command {
         /// Gets word when they are closed.
         reply: Sender<()>,
     },
-    /// Give a second descriptor of each TAP.
+    /// Give a second descriptor of each pod's TAP.
     Taps {
         /// Of this pod only.
         of: Option<PodName>,
@@ -129,8 +138,10 @@ pub struct Report {
     pub counters: NodeCounters,
     /// Drops by reason.
     pub drops: Drops,
-    /// Counters of each port.
+    /// Counters of each pod's port.
     pub ports: Vec<(PodName, PortCounters)>,
+    /// Counters of the host's own port, when there is one.
+    pub host: Option<PortCounters>,
     /// The peers.
     pub peers: Vec<PeerInfo>,
     /// Offloads in force.

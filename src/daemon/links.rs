@@ -15,6 +15,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 /// An interface.
 #[derive(Clone, Debug, Default)]
 pub struct Link {
+    /// Its number.
+    pub index: u32,
     /// Its name.
     pub name: String,
     /// Its MTU.
@@ -25,6 +27,8 @@ pub struct Link {
     pub up: bool,
     /// The UDP port of a kernel VXLAN device.
     pub vxlan: Option<u16>,
+    /// What somebody wrote down of it (ip-link(8): alias).
+    pub alias: Option<String>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
 }
@@ -150,11 +154,53 @@ fn local_routes() -> io::Result<Vec<IpNet>> {
     Ok(nets)
 }
 
+/// A route of the main table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub to: IpNet,
+    /// By which interface; none for those that lead nowhere.
+    pub by: Option<u32>,
+}
+
+/// The routes of the main table, what ip-route(8) shows unless asked for more.
+///
+/// # Errors
+/// When the kernel does not answer on rtnetlink.
+pub fn main_routes() -> io::Result<Vec<Route>> {
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut ask = RouteMessage::default();
+        (ask.header.address_family, ask.header.table) = (family, libc::RT_TABLE_MAIN);
+        let each = |message| {
+            if let RouteNetlinkMessage::NewRoute(m) = message
+                && m.header.table == libc::RT_TABLE_MAIN
+                && let Some(to) = destination(&m)
+            {
+                let by = m.attributes.iter().find_map(|a| match a {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                });
+                routes.push(Route { to, by });
+            }
+        };
+        match dump(RouteNetlinkMessage::GetRoute(ask), each) {
+            // There is no such table of a family that is turned off.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+            done => done?,
+        }
+    }
+    Ok(routes)
+}
+
 fn local_net(m: &RouteMessage) -> Option<IpNet> {
     let is_local = matches!(m.header.kind, RouteType::Local | RouteType::Anycast);
-    if !is_local || m.header.table != libc::RT_TABLE_LOCAL {
-        return None;
-    }
+    (is_local && m.header.table == libc::RT_TABLE_LOCAL)
+        .then(|| destination(m))
+        .flatten()
+}
+
+fn destination(m: &RouteMessage) -> Option<IpNet> {
     let to = m.attributes.iter().find_map(|a| match a {
         RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
         RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
@@ -170,6 +216,7 @@ fn local_net(m: &RouteMessage) -> Option<IpNet> {
 
 fn link(m: &LinkMessage) -> Link {
     let mut link = Link {
+        index: m.header.index,
         loopback: m.header.flags.contains(LinkFlags::Loopback),
         up: m.header.flags.contains(LinkFlags::Up),
         ..Link::default()
@@ -178,6 +225,7 @@ fn link(m: &LinkMessage) -> Link {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::LinkInfo(infos) => {
                 let port = infos.iter().find_map(|i| match i {
                     LinkInfo::Data(InfoData::Vxlan(data)) => data.iter().find_map(|d| match d {

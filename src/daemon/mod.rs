@@ -8,6 +8,7 @@ pub mod closer;
 pub mod command;
 pub mod config;
 pub mod dns;
+pub mod host_port;
 pub mod ipam;
 pub mod keeper;
 pub mod links;

@@ -21,6 +21,7 @@ use super::admin::{Admin, Refusal, Reservation, Worker};
 use super::closer::Closer;
 use super::config::Config;
 use super::dns::Dns;
+use super::host_port::HostLink;
 use super::keeper::keeping::Keeping;
 use super::listener::Listener;
 use super::metrics::{self, Endpoints, Page};
@@ -156,6 +157,8 @@ pub struct Server<'w> {
     node_ports: node_ports::NodePorts,
     /// None when it is off.
     dns: Option<Dns>,
+    /// The host's own port, or why there is none; none when it is off.
+    host_port: Option<Result<HostLink, String>>,
     /// Names that people added while the node ran.
     added: Vec<Entry>,
     closer: Closer,
@@ -240,6 +243,7 @@ impl<'w> Server<'w> {
             services,
             node_ports: node_ports::NodePorts::default(),
             dns: None,
+            host_port: kept.host_port,
             added: Vec::new(),
             closer: Closer::default(),
             closing: HashSet::new(),
@@ -645,7 +649,16 @@ impl<'w> Server<'w> {
             Request::Status => {
                 let (dns, troubles) = self.dns_status();
                 let more = self.complaints().chain(troubles).collect();
-                let status = status(&self.config, &self.admin, self.worker, &self.source, more, now);
+                let host = self.host_port.as_ref();
+                let status = status(
+                    &self.config,
+                    &self.admin,
+                    self.worker,
+                    &self.source,
+                    host,
+                    more,
+                    now,
+                );
                 Reply::Status(Box::new(Status { dns, ..status }))
             }
             Request::Ipam => Reply::Ipam(self.ipam(now)),

@@ -89,6 +89,9 @@ fn work(orders: &Receiver<Command>) {
                 next += 1;
                 let _ = reply.send(Ok(PortId(next)));
             }
+            Command::AddHost { reply, .. } => {
+                let _ = reply.send(Err("there is no host here".into()));
+            }
             Command::RemovePort { pod, reply } => {
                 let at = ports.iter().position(|(p, _)| *p == pod);
                 let _ = reply.send(at.map(|at| ports.swap_remove(at).1));

@@ -3,8 +3,9 @@
 use super::admin::{Admin, Worker};
 use super::command::Report;
 use super::config::Config;
+use super::host_port::HostLink;
 use super::source::Source;
-use crate::api::{PeerInfo, PeerReach, Status};
+use crate::api::{HostPortInfo, PeerInfo, PeerReach, Status};
 use crate::model::{DropReason, Instant, OffloadMode, StoreStatus};
 use ipnet::IpNet;
 
@@ -17,6 +18,7 @@ pub fn status(
     admin: &Admin<'_>,
     worker: &dyn Worker,
     source: &Source,
+    host: Option<&Result<HostLink, String>>,
     more: Vec<String>,
     now: Instant,
 ) -> Status {
@@ -34,6 +36,9 @@ pub fn status(
         problems.insert(0, "the data path did not answer within 1 s (see the log)".into());
     }
     let report = report.unwrap_or_default();
+    if let Some(Ok(port)) = host {
+        problems.extend(port.problems().iter().cloned());
+    }
     problems.extend(self::problems(config, &report));
     let four = config.subnet4.map(IpNet::from);
     Status {
@@ -56,6 +61,14 @@ pub fn status(
         egress: report.egress,
         store,
         dns: None,
+        host_port: host.map(|host| match host {
+            Ok(port) => port.info(report.host),
+            Err(why) => HostPortInfo {
+                interface: config.host_port.interface().into(),
+                missing: Some(why.clone()),
+                ..HostPortInfo::default()
+            },
+        }),
         peers: report.peers,
         problems,
     }

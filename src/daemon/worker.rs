@@ -27,6 +27,7 @@ use crate::model::{
 use crate::overlay::Reach;
 use crate::stack::egress::tcp::{MAX_FLOWS, MIN_RING};
 use crate::stack::egress::{Failure, Host, Policy};
+use crate::switch::PortConflict;
 use crate::sys::memory;
 use crate::wire::VnetHdr;
 use crossbeam_channel::{Receiver as Orders, Sender as Outlet, bounded};
@@ -43,6 +44,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// How a port comes into service: a pod's or the host's.
+type AddPort = fn(&mut Node, PortSpec) -> Result<PortId, PortConflict>;
 
 /// Frames read from a TAP before the next one has its turn.
 const BUDGET: usize = 32;
@@ -549,7 +553,10 @@ impl Loop {
                     let _ = reply.send(all.collect());
                 }
                 Command::AddPort { spec, tap, reply } => {
-                    let _ = reply.send(self.add_port(spec, tap));
+                    let _ = reply.send(self.add_port(spec, tap, Node::add_port));
+                }
+                Command::AddHost { spec, tap, reply } => {
+                    let _ = reply.send(self.add_port(spec, tap, Node::add_host));
                 }
                 Command::RemovePort { pod, reply } => {
                     let _ = reply.send(self.remove_port(&pod));
@@ -582,10 +589,10 @@ impl Loop {
         true
     }
 
-    fn add_port(&mut self, spec: PortSpec, fd: OwnedFd) -> Result<PortId, String> {
+    fn add_port(&mut self, spec: PortSpec, fd: OwnedFd, add: AddPort) -> Result<PortId, String> {
         let pod = spec.pod.clone();
         let tap = Tap::new(fd, spec.caps.vnet_hdr);
-        let port = self.node.add_port(spec).map_err(|e| e.to_string())?;
+        let port = add(&mut self.node, spec).map_err(|e| e.to_string())?;
         let token = Token(usize::from(port.0));
         let fd = tap.raw();
         if let Err(e) = self
@@ -617,9 +624,18 @@ impl Loop {
         Some(tap.into())
     }
 
-    /// A second descriptor of each TAP.
+    /// The ports of pods.
+    fn pods(&self) -> impl Iterator<Item = (PortId, &PortSpec)> {
+        let host = self.node.host();
+        self.node
+            .ports()
+            .iter()
+            .filter(move |(port, _)| Some(*port) != host)
+    }
+
+    /// A second descriptor of each pod's TAP.
     fn copies(&self, of: Option<&PodName>) -> Vec<(PodName, std::io::Result<OwnedFd>)> {
-        let ports = self.node.ports().iter();
+        let ports = self.pods();
         let ports = ports.filter(|(_, spec)| of.is_none_or(|pod| spec.pod == *pod));
         let ports = ports.filter_map(|(port, spec)| {
             let tap = self.exits.taps.get(usize::from(port.0))?.as_ref()?;
@@ -628,13 +644,20 @@ impl Loop {
         ports.collect()
     }
 
-    /// The pods whose interface is gone.
-    fn lost(&self) -> Vec<PodName> {
-        let lost = |port: PortId| {
-            let tap = self.exits.taps.get(usize::from(port.0));
-            tap.and_then(Option::as_ref).is_some_and(|tap| tap.lost)
-        };
-        let ports = self.node.ports().iter().filter(|(port, _)| lost(*port));
+    fn is_lost(&self, port: PortId) -> bool {
+        let tap = self.exits.taps.get(usize::from(port.0));
+        tap.and_then(Option::as_ref).is_some_and(|tap| tap.lost)
+    }
+
+    /// The pods whose interface is gone. When it is the host's, the gateway's address is the node's alone again.
+    fn lost(&mut self) -> Vec<PodName> {
+        if self.node.host().is_some_and(|host| self.is_lost(host)) {
+            log::warn!(
+                "this host's interface in the pod network was deleted (restart the node to have it again)"
+            );
+            self.remove_port(&PodName::of_host());
+        }
+        let ports = self.pods().filter(|(port, _)| self.is_lost(*port));
         ports.map(|(_, spec)| spec.pod.clone()).collect()
     }
 
@@ -655,10 +678,9 @@ impl Loop {
         }
         let settings = self.node.settings();
         let local = &settings.local;
+        let host = self.node.host().and_then(|id| self.node.port_counters(id));
         let ports = self
-            .node
-            .ports()
-            .iter()
+            .pods()
             .filter_map(|(id, spec)| Some((spec.pod.clone(), self.node.port_counters(id)?.clone())));
         let peers = self.node.peers().iter().map(|(_, state)| {
             let four = state.peer.subnet4.map(IpNet::from);
@@ -688,11 +710,12 @@ impl Loop {
                 bytes_from_peer: state.bytes_from,
             }
         });
-        let plain = self.node.ports().iter().any(|(_, spec)| !spec.caps.vnet_hdr);
+        let plain = self.pods().any(|(_, spec)| !spec.caps.vnet_hdr);
         Report {
             counters,
             drops: self.node.drops().clone(),
             ports: ports.collect(),
+            host: host.cloned(),
             published: self.published(),
             frontends: self.node.services().frontends(),
             connections: self.node.services().connections(None),

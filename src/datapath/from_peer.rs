@@ -186,17 +186,18 @@ impl Node {
             return Err(DropReason::NotPeersAddress);
         }
         let packet = &frame[ETH_LEN..h.end];
-        if local.owns(dst) {
-            let inbound = match self.is_for_client(frame, h, now) {
-                true => Inbound::Port(PortId::SERVICES),
-                false => Inbound::Stack,
-            };
-            return Ok((peer, inbound));
+        let owned = local.owns(dst);
+        if owned && self.is_for_client(frame, h, now) {
+            return Ok((peer, Inbound::Port(PortId::SERVICES)));
+        }
+        let host = self.host_for(frame, h).filter(|_| owned);
+        if owned && host.is_none() {
+            return Ok((peer, Inbound::Stack));
         }
         if !is_routable(dst) {
             return Err(DropReason::NotRoutable);
         }
-        let Some(port) = self.ports.by_ip(dst) else {
+        let Some(port) = host.or_else(|| self.ports.by_ip(dst)) else {
             // Never on to another peer: what comes out of the tunnel does not go back into it.
             let (reason, trouble) = match self.is_local(dst) {
                 true => (DropReason::NoSuchPod, Trouble::HostUnreachable),

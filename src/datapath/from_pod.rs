@@ -128,7 +128,10 @@ impl Node {
         now: Instant,
         exits: &mut impl Exits,
     ) -> Result<(), DropReason> {
+        let from_host = self.is_host(port);
+        let way = if from_host { self.not_out(way) } else { way };
         if matches!(way, Ok(Way::Out | Way::Stack))
+            && !from_host
             && let Some(done) = self.return_to_client(port, arena, f, now, exits)
         {
             return done;
@@ -139,8 +142,12 @@ impl Node {
             Ok(Way::Route(to)) => self.local(Some(port), to, arena, f, true, now, exits),
             Ok(Way::Tunnel(peer)) => self.tunnel(Some(port), peer, arena, f, now, exits),
             Ok(Way::Out) => self.out(port, arena.memory(), f, now, exits),
+            Ok(Way::Stack) if from_host => self.stack(arena.memory_mut(), f, now),
             Ok(Way::Stack) if self.leaves(frame, &f.h) => self.out(port, arena.memory(), f, now, exits),
-            Ok(Way::Stack) => self.stack(arena.memory_mut(), f, now),
+            Ok(Way::Stack) => match self.host_for(frame, &f.h) {
+                Some(host) => self.local(Some(port), host, arena, f, true, now, exits),
+                None => self.stack(arena.memory_mut(), f, now),
+            },
             // The backend of a Service is no other Service.
             Ok(Way::Service) => Err(DropReason::NoRoute),
             Err(unreachable) => {
@@ -166,8 +173,10 @@ impl Node {
             return Err(DropReason::NeighbourLimit);
         }
         let local = &self.settings.local;
-        let ports = &self.ports;
-        let holder = |ip: IpAddr| Some(ports.spec(ports.by_ip(ip)?)?.mac);
+        let (ports, host) = (&self.ports, self.host);
+        // The host is found as the gateway, which it stands behind, and never by a MAC of its own.
+        let pod = |ip: IpAddr| ports.by_ip(ip).filter(|port| Some(*port) != host);
+        let holder = |ip: IpAddr| Some(ports.spec(pod(ip)?)?.mac);
         let mut out = [0; neighbour::ANSWER_LEN];
         let verdict = match h.l3 {
             L3::Arp => {
@@ -216,7 +225,8 @@ impl Node {
         }
     }
 
-    /// Broadcast and multicast go to every other port of the node, and never into the tunnel.
+    /// Broadcast and multicast go to every other pod of the node, and never into the tunnel; neither to the host nor from it,
+    /// whose daemons speak to other networks so.
     fn flood(
         &mut self,
         port: PortId,
@@ -231,6 +241,9 @@ impl Node {
             self.counters.consumed += 1;
             return Ok(());
         }
+        if self.is_host(port) {
+            return Err(DropReason::NoListener);
+        }
         let limit = self.port(port).ok_or(DropReason::PortGone)?;
         if !limit.broadcasts.take(now, 1) {
             return Err(DropReason::StormLimit);
@@ -238,7 +251,7 @@ impl Node {
         let mut copies = 0;
         for n in 0..self.states.len() as u16 {
             let to = PortId(n);
-            if to != port && self.ports.spec(to).is_some() {
+            if to != port && !self.is_host(to) && self.ports.spec(to).is_some() {
                 copies += 1;
                 if copies > 1 {
                     self.counters.copied += 1;

@@ -20,6 +20,7 @@ mod egress;
 mod flow;
 mod from_peer;
 mod from_pod;
+mod host;
 mod originate;
 mod outbox;
 mod pings;
@@ -113,6 +114,8 @@ pub struct Node {
     settings: Settings,
     ports: Ports,
     states: Vec<Option<Port>>,
+    /// The port that is the host's.
+    host: Option<PortId>,
     peers: Peers,
     flows: FlowCache,
     gateway: Gateway,
@@ -151,6 +154,7 @@ impl Node {
             services: Services::new(Limits::default(), settings.seed, l.gateway4(), l.gateway6()),
             ports: Ports::default(),
             states: Vec::new(),
+            host: None,
             peers: Peers::default(),
             flows: FlowCache::default(),
             coalescer: Coalescer::default(),
@@ -194,6 +198,7 @@ impl Node {
         let (id, _) = self.ports.remove(pod)?;
         self.services.forget(id);
         self.end_flows(id, exits);
+        self.host = self.host.filter(|host| *host != id);
         self.states[usize::from(id.0)] = None;
         self.flows.forget();
         Some(id)

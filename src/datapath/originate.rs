@@ -107,7 +107,7 @@ impl Node {
             .ports
             .iter()
             .map(|(id, _)| id)
-            .filter(|id| *id != port)
+            .filter(|id| *id != port && !self.is_host(*id))
             .collect();
         for frame in [&four[..four_len], &six[..six_len]] {
             for to in others.iter().filter(|_| !frame.is_empty()) {
@@ -129,10 +129,14 @@ impl Node {
         Ok(())
     }
 
-    /// Tell a pod why its packet went nowhere, within its limit, from the gateway's address.
+    /// Tell a pod why its packet went nowhere, within its limit, from the gateway's address; the host from the VTEP's.
     pub(super) fn complain(&mut self, port: PortId, trouble: Trouble, packet: &[u8], now: Instant) {
         let local = &self.settings.local;
-        let source = same_family(packet, local.gateway4(), local.gateway6());
+        // The host has the gateway's address itself, and believes nobody else who speaks from it.
+        let source = match self.is_host(port) {
+            true => same_family(packet, local.vtep4(), local.vtep6()),
+            false => same_family(packet, local.gateway4(), local.gateway6()),
+        };
         if self.port(port).is_some_and(|p| p.errors.take(now, 1)) {
             self.error(trouble, packet, source);
         }

@@ -52,8 +52,8 @@ impl Node {
     pub(super) fn fresh_way(&self, key: &FlowKey) -> Result<Way, Unreachable> {
         if key.mac != self.settings.local.gateway_mac {
             return match self.ports.by_mac(key.mac) {
-                Some(port) => Ok(Way::Switch(port)),
-                None => Err(Unreachable {
+                Some(port) if !self.is_host(port) => Ok(Way::Switch(port)),
+                _ => Err(Unreachable {
                     reason: DropReason::UnknownMac,
                     trouble: None,
                 }),

@@ -246,6 +246,13 @@ impl LocalNode {
             .map(|a| Ipv6Addr::from(u128::from(a).wrapping_add(1)))
     }
 
+    /// MAC of the host's own port: unlike the gateway's in one digit, and no pod's that follows from an address.
+    pub fn host_mac(&self) -> Mac {
+        let mut mac = self.gateway_mac;
+        mac.0[1] ^= 0x0f;
+        mac
+    }
+
     /// Whether `ip` is one of the node's own addresses (gateway, VTEP, or the gateway's link-local).
     pub fn owns(&self, ip: IpAddr) -> bool {
         match ip {

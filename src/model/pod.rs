@@ -22,6 +22,16 @@ pub struct PodName {
 )]
 pub struct PodNameError(String);
 
+impl PodName {
+    /// What the host's own port goes by in the data path: no pod's name has an empty part.
+    pub fn of_host() -> PodName {
+        PodName {
+            namespace: String::new(),
+            name: "host".into(),
+        }
+    }
+}
+
 impl FromStr for PodName {
     type Err = PodNameError;
 

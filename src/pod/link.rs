@@ -88,6 +88,24 @@ pub enum LinkError {
 /// See [`LinkError`]. The plan is checked before the first change; undoing the rest is closing the TAP, which
 /// takes the interface with its addresses and routes away.
 pub fn configure(name: &str, plan: &AttachPlan) -> Result<(), LinkError> {
+    let mut batch = Batch::default();
+    batch.set("bringing lo up", up(LOOPBACK));
+    carry_out(batch, name, plan)
+}
+
+/// Make the interface `name` of the current network namespace what `plan` says, touch nothing else, and write down there
+/// whose it is (`ip link` shows it as its alias).
+///
+/// # Errors
+/// As [`configure`].
+pub fn configure_own(name: &str, plan: &AttachPlan, owner: &str) -> Result<(), LinkError> {
+    let mut batch = Batch::default();
+    let alias = LinkAttribute::IfAlias(owner.into());
+    batch.set("writing its alias", link(index(name)?, vec![alias]));
+    carry_out(batch, name, plan)
+}
+
+fn carry_out(mut batch: Batch, name: &str, plan: &AttachPlan) -> Result<(), LinkError> {
     check(plan).map_err(|why| LinkError::Plan {
         name: name.into(),
         why,
@@ -99,9 +117,8 @@ pub fn configure(name: &str, plan: &AttachPlan) -> Result<(), LinkError> {
     if let Err(e) = std::fs::write(&accept_ra, "0") {
         log::debug!("{accept_ra} stays as it is: {e}");
     }
-    let optional = batch(index, plan)
-        .send()
-        .map_err(|e| netlink_error(name, plan, e))?;
+    add_steps(&mut batch, index, plan);
+    let optional = batch.send().map_err(|e| netlink_error(name, plan, e))?;
     for refused in optional {
         log::debug!("{name}: this kernel refuses {refused}");
     }
@@ -125,7 +142,11 @@ pub fn delete(name: &str) -> Result<(), LinkError> {
     batch.send().map(drop).map_err(failed)
 }
 
-fn index(name: &str) -> Result<u32, LinkError> {
+/// The number of the interface `name` of the current network namespace.
+///
+/// # Errors
+/// [`LinkError::Gone`].
+pub fn index(name: &str) -> Result<u32, LinkError> {
     let family = rustix::net::AddressFamily::INET;
     rustix::net::socket(family, rustix::net::SocketType::DGRAM, None)
         .and_then(|s| rustix::net::netdevice::name_to_index(&s, name))
@@ -180,9 +201,7 @@ fn check(plan: &AttachPlan) -> Result<(), &'static str> {
     }
 }
 
-fn batch(index: u32, plan: &AttachPlan) -> Batch {
-    let mut batch = Batch::default();
-    batch.set("bringing lo up", up(LOOPBACK));
+fn add_steps(batch: &mut Batch, index: u32, plan: &AttachPlan) {
     let basic = vec![
         LinkAttribute::Address(plan.mac.0.to_vec()),
         LinkAttribute::Mtu(u32::from(plan.mtu.0)),
@@ -226,7 +245,6 @@ fn batch(index: u32, plan: &AttachPlan) -> Batch {
         let onlink = !net.is_some_and(|n| n.contains(&gateway));
         batch.create(&route_step(gateway), default_route(index, gateway, onlink));
     }
-    batch
 }
 
 fn route_step(gateway: IpAddr) -> String {

@@ -63,6 +63,11 @@ impl Batch {
         self.push(what.into(), false, NLM_F_CREATE | NLM_F_EXCL, message);
     }
 
+    /// Make something that may be there already.
+    pub fn try_create(&mut self, what: String, message: RouteNetlinkMessage) {
+        self.push(what, true, NLM_F_CREATE | NLM_F_EXCL, message);
+    }
+
     /// Send everything and await each answer; gives the optional changes that were refused.
     ///
     /// # Errors

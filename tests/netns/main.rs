@@ -22,6 +22,7 @@ mod fake;
 mod floods;
 mod foreign;
 mod frames;
+mod host_port;
 mod hostile;
 mod impair;
 mod interop;
@@ -78,6 +79,7 @@ fn suite() -> ExitCode {
         ways::CASES,
         spoof::CASES,
         hostile::CASES,
+        host_port::CASES,
         odd::CASES,
         egress::CASES,
         outages::CASES,

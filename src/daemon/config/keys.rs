@@ -65,6 +65,10 @@ keys! {
     STATE_DIR: "state_dir", "state-dir", "DIR", TEXT, "NODE in /var/lib/podwire or $XDG_STATE_HOME/podwire; NODE.state beside a socket elsewhere", "\"/var/lib/podwire/n1\"";
     /// How much is logged: off, error, warn, info, debug or trace.
     LOG: "log", "log", "LEVEL", TEXT, "info", "\"info\"";
+    /// Whether this host gets a port of its own in the pod network (`podwire0`, with the gateway's addresses and routes to
+    /// the pods): on, off, or auto for where that needs no more rights than the node has and nothing is in its way. Another
+    /// name is on, and that of the interface.
+    HOST_PORT: "host_port", "host-port", "MODE", TEXT, "off", "\"auto\"";
     /// Addresses to send and receive VXLAN at: one, or one of each family.
     BIND: "overlay.bind", "bind", "ADDR", TEXT, "0.0.0.0", "\"192.0.2.1\"", true;
     /// UDP port of the overlay, or `auto` for any free one.

@@ -6,6 +6,7 @@
 mod dns;
 mod egress;
 pub mod given;
+mod host;
 mod join;
 pub mod keys;
 mod print;
@@ -14,6 +15,7 @@ mod store;
 
 pub use dns::DnsConfig;
 pub use egress::{EgressConfig, MapHost};
+pub use host::HostPortMode;
 pub use services::ServicesConfig;
 pub use store::{Password, StoreConfig};
 
@@ -62,6 +64,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// What is logged.
     pub log: log::LevelFilter,
+    /// Whether the host gets a port of its own.
+    pub host_port: HostPortMode,
     /// Addresses of the underlay: one, or one of each family.
     pub bind: Vec<IpAddr>,
     /// The overlay's port; none means any free one.
@@ -179,6 +183,7 @@ impl Config {
                     })
                 })?
                 .unwrap_or(log::LevelFilter::Info),
+            host_port: HostPortMode::understand(given)?,
             port: given.value(&keys::PORT, port)?.unwrap_or(Some(DEFAULT_PORT)),
             vni: given
                 .value(&keys::VNI, |s| Vni::try_from(number(s, 0, MAX_VNI)?))?

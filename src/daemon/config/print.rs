@@ -55,6 +55,7 @@ impl Config {
             keys::SOCKET => path(&self.socket),
             keys::STATE_DIR => path(&self.state_dir),
             keys::LOG => text(&self.log.to_string().to_lowercase()),
+            keys::HOST_PORT => text(&self.host_port),
             keys::BIND => match &self.bind[..] {
                 [one] => text(one),
                 all => Some(Value::Array(

@@ -9,6 +9,7 @@ fn host() -> Host {
         up: true,
         vxlan: None,
         addresses: vec![ip.parse().unwrap()],
+        ..Link::default()
     };
     Host {
         name: "box".into(),

@@ -29,7 +29,7 @@ use ipnet::IpNet;
 use mio::Waker;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -152,6 +152,19 @@ impl Sockets {
             internal,
             others: others.collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Have one at another place too, unless one of `listen` has it already.
+    ///
+    /// # Errors
+    /// Why it cannot be, and what helps.
+    pub fn also(&mut self, at: SocketAddr) -> Result<(), BindError> {
+        let same = |ip: IpAddr| ip == at.ip() || ip.is_unspecified() && ip.is_ipv4() == at.is_ipv4();
+        let has = |p: &Place| p.at.port() == at.port() && same(p.at.ip());
+        if !self.others.iter().any(has) {
+            self.others.push(Place::bind(at)?);
+        }
+        Ok(())
     }
 
     /// Where pods' questions belong; see [`Dns::internal`].

@@ -116,7 +116,33 @@ impl Page {
             "podwire_published_ports",
             "Ports of the host that lead to pods.",
             &[([], count(self.report.published.len()))],
-        )
+        )?;
+        to.gauge(
+            "podwire_host_port",
+            "Whether the host has a port of its own in the pod network: 1 or 0.",
+            &[([], i64::from(self.report.host.is_some()))],
+        )?;
+        let host = self.report.host.clone().unwrap_or_default();
+        for (name, help, value) in [
+            (
+                "podwire_host_port_received_bytes_total",
+                "Bytes of the frames read from the host's own port.",
+                host.bytes_from_pod,
+            ),
+            (
+                "podwire_host_port_sent_bytes_total",
+                "Bytes of the frames written to the host's own port.",
+                host.bytes_to_pod,
+            ),
+            (
+                "podwire_host_port_drops_total",
+                "Frames of the host that were dropped.",
+                host.drops,
+            ),
+        ] {
+            to.counter(name, help, &[([], value)])?;
+        }
+        Ok(())
     }
 
     fn accounts(&self, to: &mut Families<'_>) -> fmt::Result {

@@ -7,6 +7,7 @@ use crate::control::flannel::SubnetKey;
 use crate::control::services::folder::Folder;
 use crate::daemon::admin::{self, Admin, PortError};
 use crate::daemon::closer::Closer;
+use crate::daemon::host_port::HostLink;
 use crate::daemon::ipam::{REST, Resting};
 use crate::daemon::keeper::keeping::{Keeping, Todo};
 use crate::daemon::keeper::link::{TakeError, take};
@@ -34,6 +35,8 @@ pub struct Kept {
     pub(super) replace: bool,
     /// The folder of manifests that was given, if one was, and where the node's own is or will be.
     pub manifests: (Option<Folder>, PathBuf),
+    /// The host's own port, or why there is none; none when it is off.
+    pub host_port: Option<Result<HostLink, String>>,
 }
 
 impl Kept {
@@ -58,6 +61,7 @@ impl Kept {
             socket: socket.into(),
             replace,
             manifests: Default::default(),
+            host_port: None,
         })
     }
 
@@ -71,6 +75,7 @@ impl Kept {
             socket: PathBuf::new(),
             replace: false,
             manifests: Default::default(),
+            host_port: None,
         }
     }
 

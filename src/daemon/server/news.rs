@@ -99,6 +99,9 @@ impl Server<'_> {
                 changes.len() - gone
             );
         }
+        if let Some(Ok(port)) = &mut self.host_port {
+            port.follow(&changes);
+        }
         if !changes.is_empty() {
             // Of what was not told yet, the newest of each peer counts.
             let newer: HashSet<&NodeName> = changes.iter().map(Change::name).collect();
