@@ -58,6 +58,9 @@ impl Node {
         if let Some(state) = self.port(port) {
             state.counters.frames_from_pod += 1;
             state.counters.bytes_from_pod += u64::from(span.len);
+            if state.egress.is_some() {
+                self.charge_sender(port, arena.memory(), span);
+            }
         }
         if let Err(reason) = self.take(port, arena, span, now, exits) {
             self.drop_from_pod(port, reason);
@@ -201,7 +204,7 @@ impl Node {
             Neighbour::Answer(n) => {
                 self.counters.consumed += 1;
                 self.counters.originated += 1;
-                self.write_own(port, &out[..n], exits);
+                self.write_own(port, &out[..n], now, exits);
                 Ok(())
             }
             Neighbour::Consumed => {

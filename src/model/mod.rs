@@ -1,6 +1,7 @@
 //! The words of podwire: names, addresses, peers, changes and drop reasons. Plain data, no behaviour that
 //! needs a clock or a socket.
 
+mod bandwidth;
 mod connection;
 mod counters;
 mod drop;
@@ -14,6 +15,7 @@ mod records;
 mod service;
 mod store;
 
+pub use bandwidth::{Bandwidth, Rate, RateError};
 pub use connection::{ConnState, ConnectionFilter, ServiceConnection};
 pub use counters::{NodeCounters, PortCounters};
 pub use drop::{DropReason, Drops};

@@ -72,6 +72,7 @@ impl Pod {
             publish: Vec::new(),
             labels: Default::default(),
             ports: Vec::new(),
+            bandwidth: None,
         };
         let attached = sandbox.attach(&node.socket, request);
         let pod = attached.unwrap_or_else(|e| panic!("{name}: {e}")).pod;
@@ -125,6 +126,7 @@ impl Pod {
             publish: Vec::new(),
             labels: Default::default(),
             ports: Vec::new(),
+            bandwidth: None,
         };
         let attached = self.sandbox.attach(&node.socket, request);
         let pod = attached.unwrap_or_else(|e| panic!("{name}: {e}")).pod;

@@ -106,6 +106,7 @@ fn node(own: u8, other: u8) -> Node {
             ip4: Some(ip),
             ip6: None,
             mtu: PodMtu(1450),
+            bandwidth: None,
             caps: TapCaps {
                 vnet_hdr: true,
                 csum: true,

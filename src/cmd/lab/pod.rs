@@ -45,6 +45,7 @@ impl Pod {
             holder: None,
             labels: Default::default(),
             ports: Vec::new(),
+            bandwidth: None,
             publish,
         };
         let addresses = sandbox.attach(socket, request)?.pod.addresses;

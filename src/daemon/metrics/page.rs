@@ -264,7 +264,7 @@ impl Page {
 
     fn pods(&self, to: &mut Families<'_>) -> fmt::Result {
         type Counter = fn(&PortCounters) -> u64;
-        let each: [(&str, &str, Counter); 5] = [
+        let each: [(&str, &str, Counter); 7] = [
             (
                 "podwire_pod_frames_from_pod_total",
                 "Frames read from the pod.",
@@ -289,6 +289,16 @@ impl Page {
                 "podwire_pod_drops_total",
                 "Frames of the pod that were dropped.",
                 |c| c.drops,
+            ),
+            (
+                "podwire_pod_held_to_pod_total",
+                "Frames for the pod that its bandwidth limit made wait.",
+                |c| c.held_to_pod,
+            ),
+            (
+                "podwire_pod_limited_to_pod_total",
+                "Frames for the pod that its bandwidth limit dropped.",
+                |c| c.limited_to_pod,
             ),
         ];
         for (name, help, value) in each {
