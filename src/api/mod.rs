@@ -15,8 +15,8 @@ pub use conn::{Connection, MAX_REQUEST, Received};
 pub use line::{Broken, MAX_FDS};
 
 use crate::model::{
-    Bandwidth, ConnectionFilter, LabelChange, Labels, Mac, NamedPort, OffloadMode, PodMtu, PodName, PodState, PortId,
-    PortMapping, Protocol, ServiceConnection, ServiceInfo, ServiceName, StoreStatus, TapCaps,
+    Bandwidth, ConnectionFilter, LabelChange, Labels, Mac, NamedPort, OffloadMode, PodMtu, PodName, PodState,
+    PortId, PortMapping, Protocol, ServiceConnection, ServiceInfo, ServiceName, StoreStatus, TapCaps,
 };
 pub use crate::model::{NodeCounters, PortCounters};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};

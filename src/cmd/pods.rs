@@ -5,7 +5,7 @@ use super::table::{age, bytes, table};
 use super::{Exit, Failure, say};
 use crate::api::place::Socket;
 use crate::api::{Client, PodInfo, Reply, Request};
-use crate::model::{Bandwidth, Labels, Rate, PodName, PodState};
+use crate::model::{Bandwidth, Labels, PodName, PodState, Rate};
 
 /// List the pods of this node, with their addresses and traffic.
 #[derive(Debug, clap::Args)]

@@ -74,7 +74,9 @@ impl Node {
         let len = head.len() + pieces.iter().map(|p| p.len()).sum::<usize>();
         let cost = wire_len(len, first, h, vnet);
         let port = self.port(to).ok_or(DropReason::PortGone)?;
-        let Some(limit) = &mut port.ingress else { return Ok(true) };
+        let Some(limit) = &mut port.ingress else {
+            return Ok(true);
+        };
         if limit.queue.is_empty() && limit.bucket.is_open(now) {
             limit.bucket.charge(cost);
             return Ok(true);
@@ -93,7 +95,12 @@ impl Node {
     }
 
     /// The same for a frame of the node itself.
-    pub(super) fn own_may_pass(&mut self, to: PortId, frame: &[u8], now: Instant) -> Result<bool, DropReason> {
+    pub(super) fn own_may_pass(
+        &mut self,
+        to: PortId,
+        frame: &[u8],
+        now: Instant,
+    ) -> Result<bool, DropReason> {
         let h = Headers::parse(frame)?;
         self.may_pass(to, (&h, &VnetHdr::default()), frame, &[], &[], now)
     }
@@ -146,7 +153,10 @@ impl Node {
     /// When the first of what waits may be written.
     pub fn next_release(&self) -> Option<Instant> {
         let state = |port: &PortId| self.states.get(usize::from(port.0))?.as_ref();
-        let limits = self.waiting.iter().filter_map(|port| state(port)?.ingress.as_ref());
+        let limits = self
+            .waiting
+            .iter()
+            .filter_map(|port| state(port)?.ingress.as_ref());
         limits.map(|limit| limit.bucket.opens_at()).min()
     }
 
@@ -163,7 +173,9 @@ impl Node {
     #[inline]
     pub fn may_read(&mut self, port: PortId, now: Instant) -> bool {
         let Some(state) = self.port(port) else { return true };
-        let Some(limit) = &mut state.egress else { return true };
+        let Some(limit) = &mut state.egress else {
+            return true;
+        };
         let open = limit.is_open(now);
         if !open {
             state.paused.get_or_insert(now);
@@ -184,7 +196,9 @@ impl Node {
         let has_header = self.ports.spec(port).is_some_and(|spec| spec.caps.vnet_hdr);
         let frame = span.of(memory);
         let before = Span::new(span.start().saturating_sub(VNET_HDR_LEN), span.start());
-        let vnet = VnetHdr::parse(before.of(memory)).ok().filter(|v| has_header && v.gso != Gso::None);
+        let vnet = VnetHdr::parse(before.of(memory))
+            .ok()
+            .filter(|v| has_header && v.gso != Gso::None);
         let cost = match vnet.zip(Headers::parse(frame).ok()) {
             Some((vnet, h)) => wire_len(frame.len(), frame, &h, &vnet),
             None => frame.len() as u64,

@@ -1,5 +1,6 @@
 //! The node as a whole, with frames in vectors. Stories over many nodes are in `tests/sim`.
 
+mod bandwidth;
 mod many_peers;
 mod refused;
 mod services;

@@ -35,7 +35,10 @@ impl Timer {
         // Zero would unset it, and nobody waits for a day.
         let after = after.clamp(Duration::from_nanos(1), Duration::from_secs(86_400));
         let spec = Itimerspec {
-            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+            it_interval: Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
             it_value: Timespec {
                 tv_sec: after.as_secs() as i64,
                 tv_nsec: i64::from(after.subsec_nanos()),
@@ -56,7 +59,9 @@ mod tests {
         let timer = Timer::new().unwrap();
         let mut poll = Poll::new().unwrap();
         let source = &mut SourceFd(&timer.raw());
-        poll.registry().register(source, Token(7), Interest::READABLE).unwrap();
+        poll.registry()
+            .register(source, Token(7), Interest::READABLE)
+            .unwrap();
         let mut events = Events::with_capacity(4);
         for after in [Duration::from_micros(50), Duration::ZERO, Duration::from_nanos(1)] {
             timer.set(after).unwrap();

@@ -65,7 +65,9 @@ impl TryFrom<Stated> for Rate {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RateError {
     /// It is not written as one.
-    #[error("{0:?} is no rate (write bits per second, as 100M or 1.5G, and a burst in bits behind it, as 100M:2M)")]
+    #[error(
+        "{0:?} is no rate (write bits per second, as 100M or 1.5G, and a burst in bits behind it, as 100M:2M)"
+    )]
     Text(String),
     /// It is out of bounds.
     #[error("a rate of {0} bit/s is out of range (use 1k to 1000T; leave it out for no limit)")]
@@ -126,7 +128,9 @@ impl FromStr for Rate {
 
 /// A number with a decimal part and a unit: k, M, G, T of a thousand, Ki, Mi, Gi, Ti of 1024, "bit" behind it or not.
 fn bits(s: &str) -> Option<u64> {
-    let end = s.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(s.len());
+    let end = s
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(s.len());
     let (number, unit) = s.split_at(end);
     let (unit, named) = match unit.strip_suffix("bit") {
         Some(unit) => (unit, true),
@@ -165,9 +169,19 @@ impl fmt::Display for Rate {
 
 /// A number of bits with the largest unit that leaves none out.
 fn short(bits: u64) -> String {
-    let units = [(1_000_000_000_000, "T"), (1_000_000_000, "G"), (1_000_000, "M"), (1000, "k")];
-    let fits = units.iter().find(|(scale, _)| bits >= *scale && bits.is_multiple_of(*scale));
-    fits.map_or_else(|| bits.to_string(), |(scale, unit)| format!("{}{unit}", bits / scale))
+    let units = [
+        (1_000_000_000_000, "T"),
+        (1_000_000_000, "G"),
+        (1_000_000, "M"),
+        (1000, "k"),
+    ];
+    let fits = units
+        .iter()
+        .find(|(scale, _)| bits >= *scale && bits.is_multiple_of(*scale));
+    fits.map_or_else(
+        || bits.to_string(),
+        |(scale, unit)| format!("{}{unit}", bits / scale),
+    )
 }
 
 #[cfg(test)]
@@ -191,8 +205,24 @@ mod tests {
             assert_eq!(rate(text), Ok(want), "{text}");
         }
         for bad in [
-            "", ":", "100M:", ":1M", "-1", "1e9", "100m", "100 M", "100MB", "100Mbps", "1.M", ".5M", "1.2.3M", "M", "x",
-            "100M:1M:1M", "99999999999999999999", "100Mbitbit",
+            "",
+            ":",
+            "100M:",
+            ":1M",
+            "-1",
+            "1e9",
+            "100m",
+            "100 M",
+            "100MB",
+            "100Mbps",
+            "1.M",
+            ".5M",
+            "1.2.3M",
+            "M",
+            "x",
+            "100M:1M:1M",
+            "99999999999999999999",
+            "100Mbitbit",
         ] {
             let said = rate(bad).unwrap_err();
             assert!(matches!(said, RateError::Text(_)), "{bad}: {said:?}");
@@ -203,8 +233,14 @@ mod tests {
     #[test]
     fn bounds_are_told_with_the_remedy() {
         for (text, want) in [
-            ("0", "a rate of 0 bit/s is out of range (use 1k to 1000T; leave it out for no limit)"),
-            ("999", "a rate of 999 bit/s is out of range (use 1k to 1000T; leave it out for no limit)"),
+            (
+                "0",
+                "a rate of 0 bit/s is out of range (use 1k to 1000T; leave it out for no limit)",
+            ),
+            (
+                "999",
+                "a rate of 999 bit/s is out of range (use 1k to 1000T; leave it out for no limit)",
+            ),
             (
                 "1001T",
                 "a rate of 1001000000000000 bit/s is out of range (use 1k to 1000T; leave it out for no limit)",
@@ -221,8 +257,15 @@ mod tests {
             assert_eq!(text.parse::<Rate>().unwrap_err().to_string(), want);
         }
         let json = |s: &str| serde_json::from_str::<Rate>(s).map_err(|e| e.to_string());
-        assert_eq!(json(r#"{"bits_per_second":1000000}"#), Rate::new(1_000_000, 0).map_err(|e| e.to_string()));
-        assert!(json(r#"{"bits_per_second":0}"#).unwrap_err().contains("out of range"));
+        assert_eq!(
+            json(r#"{"bits_per_second":1000000}"#),
+            Rate::new(1_000_000, 0).map_err(|e| e.to_string())
+        );
+        assert!(
+            json(r#"{"bits_per_second":0}"#)
+                .unwrap_err()
+                .contains("out of range")
+        );
         assert!(json(r#"{"bits_per_second":1000,"burst":1}"#).is_err());
     }
 

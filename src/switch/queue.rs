@@ -159,9 +159,15 @@ mod tests {
         assert!(q.push(&vnet, 7, b"ab", b"..cd..ef", &[Span::new(2, 4), Span::new(6, 8)]));
         assert!(q.push(&VnetHdr::default(), 8, b"", b"", &[]));
         let first = q.front().unwrap();
-        assert_eq!((first.vnet, first.cost, first.span.of(q.memory_mut())), (vnet, 7, &b"abcdef"[..]));
+        assert_eq!(
+            (first.vnet, first.cost, first.span.of(q.memory_mut())),
+            (vnet, 7, &b"abcdef"[..])
+        );
         q.pop();
-        assert_eq!(q.front().map(|w| (w.vnet, w.cost, w.span.len())), Some((VnetHdr::default(), 8, 0)));
+        assert_eq!(
+            q.front().map(|w| (w.vnet, w.cost, w.span.len())),
+            Some((VnetHdr::default(), 8, 0))
+        );
         q.pop();
         q.pop();
         assert!(q.is_empty() && q.front().is_none());
@@ -172,7 +178,10 @@ mod tests {
         let mut q = FrameQueue::new(0);
         let long = vec![7; 14 + 65_535];
         let vnet = VnetHdr::default();
-        assert!(!q.push(&vnet, 0, &[&long[..], &[0]].concat(), &[], &[]), "no such frame");
+        assert!(
+            !q.push(&vnet, 0, &[&long[..], &[0]].concat(), &[], &[]),
+            "no such frame"
+        );
         for _ in 0..10 {
             assert!(q.push(&vnet, 0, &long, &[], &[]) && q.push(&vnet, 0, &long, &[], &[]));
             assert!(!q.push(&vnet, 0, &[], &[], &[]));

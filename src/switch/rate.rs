@@ -86,7 +86,11 @@ mod tests {
         for _ in 0..4 {
             assert!(pass(1_000_000, 1000).0);
         }
-        assert_eq!(pass(1_000_000, 1000), (false, at(1_000_250)), "a quantum of 250 us");
+        assert_eq!(
+            pass(1_000_000, 1000),
+            (false, at(1_000_250)),
+            "a quantum of 250 us"
+        );
         assert!(!pass(1_000_000, 1000).0);
         assert!(pass(1_000_001, 1000).0, "any credit will do");
         assert_eq!(pass(1_000_001, 1000), (false, at(1_001_250)));

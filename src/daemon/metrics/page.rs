@@ -113,6 +113,11 @@ impl Page {
             "podwire_published_ports",
             "Ports of the host that lead to pods.",
             &[([], count(self.report.published.len()))],
+        )?;
+        to.gauge(
+            "podwire_frames_held",
+            "Frames that wait for the bandwidth limits of pods.",
+            &[([], i64::try_from(self.report.counters.held).unwrap_or(i64::MAX))],
         )
     }
 
@@ -309,7 +314,16 @@ impl Page {
             });
             to.counter(name, help, &series.collect::<Vec<_>>())?;
         }
-        Ok(())
+        let ports = self.report.ports.iter();
+        let paused = ports.map(|(pod, c)| {
+            let labels = [("namespace", pod.namespace.as_str()), ("pod", pod.name.as_str())];
+            (labels, c.paused_from_pod_us as f64 / 1e6)
+        });
+        to.counter(
+            "podwire_pod_paused_from_pod_seconds_total",
+            "Time in which nothing was read from the pod, as its bandwidth limit had it.",
+            &paused.collect::<Vec<_>>(),
+        )
     }
 
     fn peers(&self, to: &mut Families<'_>) -> fmt::Result {

@@ -36,7 +36,10 @@ impl Loop {
                 let source = &mut SourceFd(&fd);
                 if let Err(e) = self.poll.registry().register(source, token, Interest::READABLE) {
                     let pod = self.node.ports().spec(port).map(|s| s.pod.to_string());
-                    log::error!("the TAP of pod {} cannot be watched: {e}", pod.unwrap_or_default());
+                    log::error!(
+                        "the TAP of pod {} cannot be watched: {e}",
+                        pod.unwrap_or_default()
+                    );
                 }
                 self.tap_is_ready(port);
             }
