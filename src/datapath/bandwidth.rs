@@ -160,6 +160,14 @@ impl Node {
         limits.map(|limit| limit.bucket.opens_at()).min()
     }
 
+    /// When a port's queue takes a super-frame again, so that half of what waits now is gone; none when it does.
+    pub(super) fn room_at(&self, port: PortId, now: Instant) -> Option<Instant> {
+        let state = self.states.get(usize::from(port.0))?.as_ref()?;
+        let limit = state.ingress.as_ref().filter(|limit| !limit.queue.has_room())?;
+        let half = (limit.queue.bytes() / 2) as u64;
+        Some(now + limit.bucket.takes(half))
+    }
+
     /// Nothing waits for a port any more.
     pub(super) fn forget_waiting(&mut self, port: PortId) {
         let limit = self.port(port).and_then(|p| p.ingress.take());

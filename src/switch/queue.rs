@@ -66,6 +66,16 @@ impl FrameQueue {
         self.frames == 0
     }
 
+    /// Bytes that wait, with what stands before each frame.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is room for the longest frame.
+    pub fn has_room(&self) -> bool {
+        self.bytes + LONGEST <= self.most
+    }
+
     /// Put a frame in, which is `head` and then the pieces of `memory`. `false` when it does not fit.
     pub fn push(&mut self, vnet: &VnetHdr, cost: u64, head: &[u8], memory: &[u8], pieces: &[Span]) -> bool {
         let len = head.len() + pieces.iter().map(|p| p.len()).sum::<usize>();

@@ -4,7 +4,7 @@
 //! small the burst; what was too much is waited for. Over any time `t` no more passes than `rate * t + burst` and the
 //! one frame that went into debt.
 
-use crate::model::{Instant, Rate};
+use crate::model::{Duration, Instant, Rate};
 
 /// Credit is counted in millionths of a bit: what one bit per second gives in a microsecond.
 const SCALE: i128 = 1_000_000;
@@ -47,6 +47,12 @@ impl RateBucket {
     #[inline]
     pub fn charge(&mut self, bytes: u64) {
         self.level -= i128::from(bytes) * 8 * SCALE;
+    }
+
+    /// How long the rate takes for so many bytes.
+    pub fn takes(&self, bytes: u64) -> Duration {
+        let us = i128::from(bytes) * 8 * SCALE / self.rate;
+        Duration::from_micros(u64::try_from(us).unwrap_or(u64::MAX))
     }
 
     /// When it is worth to look again: there is credit then, and some more than for the next frame.

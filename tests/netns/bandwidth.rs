@@ -2,12 +2,14 @@
 //!
 //! What is counted is what a wire would carry, see `podwire::model::Rate`: a super-frame's segments have headers each.
 
+use super::egress::Outside;
 use super::pod::{Family, Place, Pod};
 use super::traffic::{MB, connect, stream};
 use super::world::{Case, World};
 use podwire::model::{Bandwidth, DropReason, Rate};
 use rustix::process::Signal;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 pub const CASES: &[Case] = &[
     Case::new("limits_of_tcp_on_a_node", tcp_near),
     Case::new("limits_of_tcp_across_nodes", tcp_far),
+    Case::new("limits_of_what_comes_from_outside", outside).nodes(1),
     Case::new("limits_of_datagrams", datagrams),
     Case::new("a_burst_passes_a_limit_at_once", burst),
     Case::new("a_limited_pod_holds_nobody_up", beside).pods(2),
@@ -29,8 +32,9 @@ const TRIES: usize = 4;
 
 const MBIT: u64 = 1_000_000;
 
-/// TCP over IPv4 with time stamps, and UDP, each of a full packet.
+/// Payload and headers of full packets: TCP over IPv4 with time stamps, the node's own TCP without, UDP.
 const TCP: (u64, u64) = (1398, 66);
+const SMOLTCP: (u64, u64) = (1410, 54);
 const UDP: (u64, u64) = (1422, 42);
 
 fn limits(ingress: Option<u64>, egress: Option<u64>) -> Option<Bandwidth> {
@@ -90,6 +94,11 @@ fn with_tcp(from: &Pod, to: &Pod, work: impl FnOnce()) {
     let at = listener.local_addr().expect("it is bound");
     let mut near = connect(from, at).expect("a connection");
     let (mut far, _) = listener.accept().expect("a connection");
+    keep_busy(&mut near, &mut far, work);
+}
+
+/// Write to one stream and read from the other while something is done.
+fn keep_busy(near: &mut TcpStream, far: &mut TcpStream, work: impl FnOnce()) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|s| {
         s.spawn(|| {
@@ -158,6 +167,20 @@ fn tcp_far(world: &mut World) {
     with_tcp(&pod, far, || holds("from the pod", 20, far, TCP));
 }
 
+/// The node's own TCP does not send more than the limit's queue takes: it loses nothing, and is not slowed by losses.
+fn outside(world: &mut World) {
+    let outside = Outside::new(world);
+    let listener = outside.listen(Family::V4);
+    let at = listener.local_addr().expect("it is bound");
+    for mbit in [10, 200] {
+        let pod = Pod::attach_limited(&world.nodes[0], &format!("l{mbit}"), limits(Some(mbit), None));
+        let mut far = connect(&pod, at).expect("a connection");
+        let (mut near, _) = listener.accept().expect("a connection");
+        keep_busy(&mut near, &mut far, || holds("from outside", mbit, &pod, SMOLTCP));
+    }
+    assert_eq!(world.nodes[0].drops(DropReason::BandwidthLimit), 0);
+}
+
 fn datagrams(world: &mut World) {
     let (a, far) = world.pair();
     for mbit in [10, 50] {
@@ -180,7 +203,8 @@ fn datagrams(world: &mut World) {
     }
 }
 
-/// 60 datagrams take half a second at the rate; as they are less than the burst, none of them waits.
+/// 30 datagrams take a third of a second at the rate; as they are less than the burst, none of them waits. A socket has
+/// room for as many.
 fn burst(world: &mut World) {
     let a = &world.pods[0][0];
     let rate = Rate::new(MBIT, 60 * 1500 * 8).expect("a rate");
@@ -192,11 +216,11 @@ fn burst(world: &mut World) {
         let before = world.nodes[0].port(&pod.name);
         let (mouth, ear) = (from.udp(Family::V4, 0), to.udp(Family::V4, 0));
         let at = ear.local_addr().expect("it is bound");
-        for n in 0..60u8 {
+        for n in 0..30u8 {
             mouth.send_to(&[n; 1422], at).expect("it is sent");
         }
         let mut got = [0; 2000];
-        for n in 0..60u8 {
+        for n in 0..30u8 {
             let len = ear.recv(&mut got).expect("it arrives");
             assert_eq!(got[..len], [n; 1422], "in order");
         }

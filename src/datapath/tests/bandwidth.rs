@@ -138,7 +138,7 @@ fn a_train_waits_for_any_kind_of_tap() {
         b.receive(2, &train);
         assert!(b.node.counters().held > 0);
         b.balanced();
-        b.pass(60_000);
+        (0..12).for_each(|_| b.pass(7000));
         // A plain TAP gets each datagram by itself.
         let each = if caps == ALL { 1 } else { 22 };
         let (at_once, later) = b.out.to_pods.split_at(each);
@@ -241,4 +241,22 @@ fn a_pod_that_sent_too_much_is_not_read() {
     assert!(!lab.node.may_read(port, lab.now + Duration::from_micros(owed)));
     assert!(lab.node.may_read(PortId(0), lab.now) && lab.node.next_read(PortId(0)).is_none());
     lab.balanced();
+}
+
+/// What the node's own TCP has to send waits where it is.
+#[test]
+fn a_full_queue_tells_when_it_has_room() {
+    let (mut lab, limited) = lab(true, false, ALL);
+    let (vnet, frame) = bulk(limited.mac, limited.ip4.unwrap(), 60_000);
+    lab.send(0, &vnet, &frame);
+    assert_eq!(lab.node.room_at(PortId(2), lab.now), None);
+    lab.send(0, &vnet, &frame);
+    assert_eq!(lab.node.room_at(PortId(2), lab.now), None, "a second one fits");
+    lab.send(0, &vnet, &frame);
+    // Half of 120,152 bytes.
+    let half = lab.now + Duration::from_micros(60_076);
+    assert_eq!(lab.node.room_at(PortId(2), lab.now), Some(half));
+    assert_eq!(lab.node.room_at(PortId(0), lab.now), None);
+    lab.pass(200_000);
+    assert_eq!(lab.node.room_at(PortId(2), lab.now), None);
 }
