@@ -11,7 +11,8 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use podwire::control::services::{Catalogue, PodFacts, PodId, Rules, Source, manifest};
 use podwire::model::{
-    Backend, BackendPhase, Frontend, Instant, PodState, PortId, Scheduler, ServiceChange, Transport, VirtualServer,
+    Backend, BackendPhase, Frontend, Instant, PodState, PortId, Scheduler, ServiceChange, Transport,
+    VirtualServer,
 };
 use podwire::service::{Limits, Services, Verdict};
 use podwire::wire::Headers;

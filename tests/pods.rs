@@ -329,6 +329,7 @@ fn crowd(node: &Node, pods: usize) -> Vec<(AttachRequest, Sandbox)> {
             publish: Vec::new(),
             labels: Default::default(),
             ports: Vec::new(),
+            bandwidth: None,
         };
         let mut spec = Spec::new("crowd");
         spec.program = PODWIRE.into();

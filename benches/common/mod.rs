@@ -90,6 +90,7 @@ pub fn node(own: u8, peers: usize) -> Node {
                 IpAddr::V4(_) => None,
             },
             mtu: PodMtu(1450),
+            bandwidth: None,
             caps: TapCaps {
                 vnet_hdr: true,
                 csum: true,

@@ -76,6 +76,7 @@ pub fn pod(node: u8, n: u8) -> PortSpec {
         ip6: (n != 6).then_some(ip6),
         mtu: PodMtu(if n == 8 { 1300 } else { 1450 }),
         caps,
+        bandwidth: None,
     }
 }
 
@@ -172,7 +173,7 @@ impl Lab {
             }
             self.watch.sources.extend(owned(&spec));
             self.watch.ports[at] = Some(spec);
-            self.node.announce(port, &mut self.watch);
+            self.node.announce(port, self.now, &mut self.watch);
         }
     }
 

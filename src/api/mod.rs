@@ -16,9 +16,9 @@ pub use conn::{Connection, MAX_REQUEST, Received};
 pub use line::{Broken, MAX_FDS};
 
 use crate::model::{
-    Attachment, AttachmentFilter, ConnectionFilter, LabelChange, Labels, Mac, NamedPort, OffloadMode, PodMtu,
-    PodName, PodState, PortId, PortMapping, Protocol, ServiceConnection, ServiceInfo, ServiceName,
-    StoreStatus, TapCaps,
+    Attachment, AttachmentFilter, Bandwidth, ConnectionFilter, LabelChange, Labels, Mac, NamedPort,
+    OffloadMode, PodMtu, PodName, PodState, PortId, PortMapping, Protocol, ServiceConnection, ServiceInfo,
+    ServiceName, StoreStatus, TapCaps,
 };
 pub use crate::model::{NodeCounters, PortCounters};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -204,6 +204,9 @@ pub struct AttachRequest {
     /// Its ports that have names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<NamedPort>,
+    /// How much it may receive and send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// What the attaching helper must configure in the pod's namespace.
@@ -275,6 +278,9 @@ pub struct PodInfo {
     /// Milliseconds until its port is removed, when it drains.
     #[serde(default)]
     pub drain_ms: Option<u64>,
+    /// How much it may receive and send.
+    #[serde(default)]
+    pub bandwidth: Option<Bandwidth>,
     /// Counters of its port.
     pub counters: PortCounters,
 }

@@ -4,7 +4,7 @@ use super::detach::say_or_undo;
 use super::{Exit, Failure};
 use crate::api::place::Socket;
 use crate::api::{AttachRequest, Client};
-use crate::model::{LabelChange, Labels, Mac, NamedPort, PodMtu, PodName, PortMapping};
+use crate::model::{Bandwidth, LabelChange, Labels, Mac, NamedPort, PodMtu, PodName, PortMapping, Rate};
 use crate::pod::attach::{AttachError, Attached, Blame, attach};
 use crate::sys::ns::{NetNs, Target};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -20,6 +20,7 @@ Examples:
   podwire attach --netns blue --name web            (made by `ip netns add blue`)
   podwire attach --pid 4711 --name shop/db --ip 10.244.1.9
   podwire attach --netns blue --name web --label app=web --container-port http:8080
+  podwire attach --netns blue --name web --ingress-rate 100M --egress-rate 20M:1M
   podwire attach --netns blue --name web -p 0.0.0.0:8080:80 -p 127.0.0.1:5353:53/udp")]
 pub struct Args {
     /// The namespace: a name of `ip netns`, or a path such as /run/netns/blue
@@ -72,6 +73,13 @@ pub struct Wishes {
     /// often
     #[arg(long, value_name = "NAME:PORT")]
     pub container_port: Vec<NamedPort>,
+    /// Limit what the pod receives, in bits per second: RATE[:BURST], as 100M or 100M:2M. BURST bits pass at once after a
+    /// time of silence; without it what the rate gives in 10 ms, at least 64 KiB
+    #[arg(long, value_name = "RATE")]
+    pub ingress_rate: Option<Rate>,
+    /// Limit what the pod sends, in the same way
+    #[arg(long, value_name = "RATE")]
+    pub egress_rate: Option<Rate>,
     /// Name of the interface in the pod
     #[arg(long, default_value = "eth0")]
     pub ifname: String,
@@ -94,6 +102,7 @@ impl Wishes {
             publish: self.publish.clone(),
             labels: self.labels(),
             ports: self.container_port.clone(),
+            bandwidth: Bandwidth::of(self.ingress_rate, self.egress_rate),
         }
     }
 

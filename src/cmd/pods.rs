@@ -5,7 +5,7 @@ use super::table::{age, bytes, table};
 use super::{Exit, Failure, say};
 use crate::api::place::Socket;
 use crate::api::{Client, PodInfo, Reply, Request};
-use crate::model::{Labels, PodName, PodState};
+use crate::model::{Bandwidth, Labels, PodName, PodState, Rate};
 
 /// List the pods of this node, with their addresses and traffic.
 #[derive(Debug, clap::Args)]
@@ -92,6 +92,12 @@ pub fn listing(pods: &[PodInfo]) -> String {
             row.push(labels(&pod.labels));
         }
     }
+    if pods.iter().any(|p| p.bandwidth.is_some()) {
+        head.push("LIMITS");
+        for (row, pod) in rows.iter_mut().zip(pods) {
+            row.push(limits(pod.bandwidth.unwrap_or_default()));
+        }
+    }
     table(&head, &rows)
 }
 
@@ -100,6 +106,19 @@ pub fn state(pod: &PodInfo) -> String {
     match pod.drain_ms {
         Some(ms) => format!("{} ({})", pod.state, age(ms.div_ceil(1000))),
         None => pod.state.to_string(),
+    }
+}
+
+/// Bandwidth limits in one cell.
+fn limits(bandwidth: Bandwidth) -> String {
+    let one = |name, rate: Option<Rate>| rate.map(|r| format!("{name} {r}"));
+    let all: Vec<String> = [one("in", bandwidth.ingress), one("out", bandwidth.egress)]
+        .into_iter()
+        .flatten()
+        .collect();
+    match all.is_empty() {
+        true => "-".into(),
+        false => all.join(", "),
     }
 }
 

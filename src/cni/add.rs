@@ -1,7 +1,7 @@
 //! ADD: an interface, its addresses and all that a runtime wants with it, or nothing at all.
 
 use super::call::Call;
-use super::capabilities::{Bandwidth, Wishes};
+use super::capabilities::Wishes;
 use super::conf::Conf;
 use super::error::{CniError, Code};
 use super::names::{Names, of_interface};
@@ -146,10 +146,6 @@ impl Wanted<'_> {
 
     fn request(&self, client: &mut Client) -> Result<AttachRequest, Trouble> {
         let (conf, wishes) = (self.conf, self.wishes);
-        if wishes.bandwidth != Bandwidth::default() {
-            let what = "runtimeConfig.bandwidth: this node limits no traffic (leave it out, or chain the bandwidth plugin)";
-            return Err(CniError::new(Code::UnsupportedField, what).into());
-        }
         let anywhere = wishes.ports.iter().any(|p| p.host.is_none());
         let subnets = if anywhere || !conf.ranges.is_empty() {
             subnets(client)?
@@ -174,6 +170,7 @@ impl Wanted<'_> {
             holder: None,
             attachment: Some(self.attachment.clone()),
             aliases: wishes.aliases.clone(),
+            bandwidth: wishes.bandwidth,
             publish: everywhere(&wishes.ports, &subnets),
             labels: wishes.labels.clone(),
             ports: Vec::new(),

@@ -5,7 +5,9 @@ use super::args::address;
 use super::error::{CniError, Code};
 use super::json::{Keys, Place, expected, shown, text};
 use super::result::Dns;
-use crate::model::{Labels, Mac, PortMapping, Protocol, is_alias, is_label_key, is_label_value};
+use crate::model::{
+    Bandwidth, Labels, Mac, PortMapping, Protocol, Rate, RateError, is_alias, is_label_key, is_label_value,
+};
 use serde_json::Value;
 use std::net::IpAddr;
 
@@ -21,29 +23,11 @@ pub struct Wishes {
     /// Ports of the host; without an address those at every address of the host.
     pub ports: Vec<PortMapping>,
     /// Limits of its traffic.
-    pub bandwidth: Bandwidth,
+    pub bandwidth: Option<Bandwidth>,
     /// What it is told of name resolution.
     pub dns: Dns,
     /// Its other names.
     pub aliases: Vec<String>,
-}
-
-/// Limits of a container's traffic.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Bandwidth {
-    /// Towards the container.
-    pub ingress: Option<Rate>,
-    /// From it.
-    pub egress: Option<Rate>,
-}
-
-/// A limit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rate {
-    /// Bits per second.
-    pub bits_per_second: u64,
-    /// Bits that may go at once.
-    pub burst_bits: u64,
 }
 
 impl Wishes {
@@ -224,7 +208,7 @@ fn ports(runtime: &Keys<'_>) -> Result<Vec<PortMapping>, CniError> {
     Ok(all)
 }
 
-fn bandwidth(keys: &Keys<'_>) -> Result<Bandwidth, CniError> {
+fn bandwidth(keys: &Keys<'_>) -> Result<Option<Bandwidth>, CniError> {
     let rate = |rate_key, burst_key| {
         let (rate, burst) = (
             keys.number(rate_key)?.unwrap_or(0),
@@ -236,16 +220,15 @@ fn bandwidth(keys: &Keys<'_>) -> Result<Bandwidth, CniError> {
                 keys.at(burst_key),
                 format!("it says nothing without {rate_key}"),
             )),
-            _ => Ok(Some(Rate {
-                bits_per_second: rate,
-                burst_bits: burst,
-            })),
+            _ => match Rate::new(rate, burst) {
+                Ok(rate) => Ok(Some(rate)),
+                Err(e @ RateError::Burst(_)) => Err(CniError::config(keys.at(burst_key), e.to_string())),
+                Err(e) => Err(CniError::config(keys.at(rate_key), e.to_string())),
+            },
         }
     };
-    Ok(Bandwidth {
-        ingress: rate("ingressRate", "ingressBurst")?,
-        egress: rate("egressRate", "egressBurst")?,
-    })
+    let ingress = rate("ingressRate", "ingressBurst")?;
+    Ok(Bandwidth::of(ingress, rate("egressRate", "egressBurst")?))
 }
 
 fn dns(keys: &Keys<'_>) -> Result<Dns, CniError> {
@@ -318,7 +301,7 @@ mod tests {
         assert_eq!(wishes.aliases, ["a", "b"]);
         assert_eq!(wishes.dns.nameservers, ["9.9.9.9"]);
         assert_eq!(
-            wishes.bandwidth.egress.map(|r| r.bits_per_second),
+            wishes.bandwidth.and_then(|b| b.egress).map(|r| r.bits_per_second),
             Some(2_000_000)
         );
         assert_eq!(read(json!({"runtimeConfig": null})).unwrap(), Wishes::default());

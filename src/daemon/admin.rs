@@ -9,7 +9,7 @@ use super::watch;
 use crate::api::{AttachPlan, AttachRequest, ErrorKind, PodInfo, PortCounters, Reply};
 use crate::model::{
     ConnectionFilter, Frontend, HostPort, Instant, LocalNode, MAX_LABELS, OffloadMode, PodMtu, PodName,
-    PodState, PortId, PortMapping, PortSpec, ServiceConnection, TapCaps, is_alias, is_label_key,
+    PodState, PortId, PortMapping, PortSpec, Rate, ServiceConnection, TapCaps, is_alias, is_label_key,
     is_label_value, is_port_name,
 };
 use crate::service::ServiceView;
@@ -55,6 +55,15 @@ pub fn gso_max_segs(mtu: PodMtu, over_ipv6: bool) -> u32 {
     let room: u32 = if over_ipv6 { 65_473 } else { 65_493 };
     // VXLAN 8 and the inner Ethernet header 14 travel with each segment.
     (room / (u32::from(mtu.0) + 22)).max(1)
+}
+
+/// The queue of a pod whose sending is limited, which is where its frames wait: segments of a super-frame, and frames.
+/// A super-frame takes 5 ms at most, two segments at least, and the queue some 100 ms of such, 64 frames at least.
+fn limited_queue(rate: &Rate, mtu: PodMtu, gso_max_segs: u32) -> (u32, u32) {
+    let frame = u64::from(mtu.0) + 14;
+    let segments = (rate.bits_in_ms(5) / 8 / frame).clamp(2, u64::from(gso_max_segs.max(2)));
+    let frames = (rate.bits_in_ms(100) / 8 / (frame * segments)).clamp(64, u64::from(TX_QUEUE_LEN));
+    (segments.min(u64::from(gso_max_segs)) as u32, frames as u32)
 }
 
 /// Why a request was not done.
@@ -195,6 +204,11 @@ impl<'w> Admin<'w> {
         let lease = self.ipam.reserve(&request.pod, want, now)?;
         let length4 = self.local.subnet4.map_or(32, |n| n.prefix_len());
         let length6 = self.local.subnet6.map_or(128, |n| n.prefix_len());
+        let gso_max_segs = self.worker.gso_max_segs(mtu);
+        let egress = request.bandwidth.and_then(|b| b.egress);
+        let (gso_max_segs, tx_queue_len) = egress.map_or((gso_max_segs, TX_QUEUE_LEN), |rate| {
+            limited_queue(&rate, mtu, gso_max_segs)
+        });
         let plan = AttachPlan {
             ip4: lease.ip4.and_then(|ip| Ipv4Net::new(ip, length4).ok()),
             ip6: lease.ip6.and_then(|ip| Ipv6Net::new(ip, length6).ok()),
@@ -202,9 +216,9 @@ impl<'w> Admin<'w> {
             mtu,
             gateway4: lease.ip4.and(self.local.gateway4()),
             gateway6: lease.ip6.and(self.local.gateway6()),
-            gso_max_segs: self.worker.gso_max_segs(mtu),
+            gso_max_segs,
             gso_max_size: GSO_MAX_SIZE,
-            tx_queue_len: TX_QUEUE_LEN,
+            tx_queue_len,
             offload: self.offload,
         };
         Ok(Reservation {
@@ -248,6 +262,7 @@ impl<'w> Admin<'w> {
             ports: request.ports,
             state: PodState::default(),
             drain_until_us: None,
+            bandwidth: request.bandwidth,
         };
         let added = rustix::io::ioctl_fionbio(&made.tap, true)
             .map_err(|e| format!("the TAP cannot be made non-blocking: {e}"))
@@ -517,6 +532,7 @@ fn port_spec(record: &Record) -> PortSpec {
         ip6: lease.ip6,
         mtu: record.mtu,
         caps: record.caps,
+        bandwidth: record.bandwidth,
     }
 }
 
@@ -552,6 +568,7 @@ fn info(pod: &Pod, counters: PortCounters, now: Instant) -> PodInfo {
         drain_ms: record
             .drain_until_us
             .map(|until| u64::try_from((until - boottime_us()) / 1000).unwrap_or(0)),
+        bandwidth: record.bandwidth,
         counters,
     }
 }
@@ -603,12 +620,25 @@ mod tests {
             ports: Vec::new(),
             state: PodState::default(),
             drain_until_us: None,
+            bandwidth: None,
         };
         for _ in 0..2 {
             let tap = std::fs::File::open("/dev/null").unwrap().into();
             let said = admin.adopt(record(), tap, Duration::ZERO, Instant::ZERO);
             assert!(matches!(said, Err(PortError::Silent(_))), "{said:?}");
         }
+    }
+
+    #[test]
+    fn a_limited_pod_has_a_short_queue() {
+        let queue = |bits| limited_queue(&Rate::new(bits, 0).unwrap(), PodMtu(1450), 44);
+        assert_eq!(queue(1_000_000), (2, 64));
+        assert_eq!(queue(10_000_000), (4, 64));
+        assert_eq!(queue(100_000_000), (42, 64));
+        assert_eq!(queue(1_000_000_000), (44, 194));
+        assert_eq!(queue(1_000_000_000_000_000), (44, 4000));
+        let one = limited_queue(&Rate::new(1000, 0).unwrap(), PodMtu(65_521), 1);
+        assert_eq!(one, (1, 64), "no more than the node takes");
     }
 
     #[test]

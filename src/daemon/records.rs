@@ -421,6 +421,7 @@ mod tests {
             ports: Vec::new(),
             state: Default::default(),
             drain_until_us: None,
+            bandwidth: None,
         };
         let records = Records::of("n1", [&b].into_iter(), &ipam, at(30), &clock("x", 1020));
         serde_json::to_vec(&records).unwrap()
@@ -563,6 +564,7 @@ mod tests {
                 ports: Vec::new(),
                 state: Default::default(),
                 drain_until_us: None,
+                bandwidth: None,
             };
             let rest = Rest {
                 pod: pod(&name),

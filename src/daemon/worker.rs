@@ -10,6 +10,7 @@
 //! than a round trip. It does not when the last wait was long, or bulk came a moment ago. When the underlay is full the
 //! worker stops reading TAPs and waits for room: back-pressure, and the pods' own queues decide what is lost.
 
+mod limits;
 mod pings;
 mod published;
 
@@ -19,7 +20,7 @@ use super::config::{Config, Dscp};
 use crate::api::{EgressInfo, OffloadInfo, PeerInfo, PeerReach};
 use crate::buf::{Arena, Message, Progress, Span};
 use crate::datapath::{Exits, FRAME_ROOM, Node, Settings};
-use crate::io::{self, Mouths, OpenError, Receiver, Sender, Streams, Tap};
+use crate::io::{self, Mouths, OpenError, Receiver, Sender, Streams, Tap, Timer};
 use crate::model::{
     Heard, HostError, Instant, MouthKind, Moved, NodeCounters, OffloadMode, Outward, PodName, PortId,
     PortSpec,
@@ -28,6 +29,7 @@ use crate::overlay::Reach;
 use crate::stack::egress::tcp::{MAX_FLOWS, MIN_RING};
 use crate::stack::egress::{Failure, Host, Policy};
 use crate::switch::PortConflict;
+use crate::switch::Ports;
 use crate::sys::memory;
 use crate::wire::VnetHdr;
 use crossbeam_channel::{Receiver as Orders, Sender as Outlet, bounded};
@@ -69,6 +71,7 @@ const SEND: Token = Token(1 << 22);
 const STREAMS: usize = 1 << 23;
 const MOUTHS: usize = 1 << 24;
 const LISTENERS: usize = 1 << 25;
+const TIMER: Token = Token(1 << 26);
 
 /// A running worker.
 pub struct Handle {
@@ -122,6 +125,10 @@ pub fn spawn(config: &Config, policy: Arc<Policy>, lifeline: UnixStream) -> Resu
             .register(source, Token(RECEIVE + i), Interest::READABLE)
             .map_err(failed)?;
     }
+    let timer = Timer::new().map_err(failed)?;
+    poll.registry()
+        .register(&mut SourceFd(&timer.raw()), TIMER, Interest::READABLE)
+        .map_err(failed)?;
     let registry = || poll.registry().try_clone().map_err(failed);
     let streams = Streams::new(registry()?, STREAMS);
     let mouths = Mouths::new(registry()?, MOUTHS);
@@ -144,6 +151,8 @@ pub fn spawn(config: &Config, policy: Arc<Policy>, lifeline: UnixStream) -> Resu
         poll,
         orders: inlet,
         ready_taps: Vec::new(),
+        paused: Vec::with_capacity(Ports::MAX),
+        timer,
         ready_sockets: vec![true; sockets],
         busy_egress: false,
         blocked: false,
@@ -268,6 +277,9 @@ struct Loop {
     orders: Orders<Command>,
     /// Ports whose TAP may have frames, each at most once.
     ready_taps: Vec<PortId>,
+    /// Ports whose TAP is not read, and not watched, until their bandwidth limit allows it.
+    paused: Vec<PortId>,
+    timer: Timer,
     ready_sockets: Vec<bool>,
     /// Flows that leave the node have more to do.
     busy_egress: bool,
@@ -311,6 +323,8 @@ impl Loop {
                 match event.token() {
                     WAKER => woken = true,
                     SEND => self.unblock(),
+                    // The turn sees to it.
+                    TIMER => {}
                     Token(t) if t >= LISTENERS => {
                         self.exits.entrances.listener_is_ready((t - LISTENERS) as u32);
                     }
@@ -337,8 +351,10 @@ impl Loop {
         let flows = self.node.egress().and_then(|egress| egress.deadline());
         let clients = self.exits.entrances.deadline();
         let services = self.node.services().next_deadline();
+        let limits = self.next_limit();
         let deadline = asked
             .into_iter()
+            .chain(limits)
             .chain(flows)
             .chain(clients)
             .chain(services)
@@ -355,6 +371,7 @@ impl Loop {
             std::thread::yield_now();
         }
         self.counters.wakeups += 1;
+        self.set_timer(limits);
         let timeout =
             deadline.map(|at| Duration::from_micros((at.max(self.now()) - self.now()).total_micros()));
         let waited = self.poll.poll(events, timeout);
@@ -386,6 +403,8 @@ impl Loop {
     fn turn(&mut self) {
         let now = self.now();
         self.moved = 0;
+        self.resume(now);
+        self.node.release(now, &mut self.exits);
         if !self.blocked {
             let mut ready = std::mem::take(&mut self.ready_taps);
             ready.retain(|port| self.drain_tap(*port, now));
@@ -437,6 +456,10 @@ impl Loop {
             }
             if self.blocked {
                 return true;
+            }
+            if !self.node.may_read(port, now) {
+                self.pause(port);
+                return false;
             }
             let Some(Some(tap)) = self.exits.taps.get_mut(usize::from(port.0)) else {
                 return false;
@@ -608,7 +631,8 @@ impl Loop {
             self.exits.taps.resize_with(at + 1, || None);
         }
         self.exits.taps[at] = Some(tap);
-        self.node.announce(port, &mut self.exits);
+        let now = self.now();
+        self.node.announce(port, now, &mut self.exits);
         self.tap_is_ready(port);
         Ok(port)
     }
@@ -617,9 +641,13 @@ impl Loop {
         self.exits.entrances.remove_pod(pod);
         let port = self.node.remove_port(pod, &mut self.exits)?;
         self.ready_taps.retain(|p| *p != port);
+        let paused = self.paused.iter().position(|p| *p == port);
+        paused.map(|at| self.paused.swap_remove(at));
         let tap = self.exits.taps.get_mut(usize::from(port.0))?.take()?;
         let fd = tap.raw();
-        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        if paused.is_none() {
+            let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        }
         add(&mut self.counters, &tap);
         Some(tap.into())
     }

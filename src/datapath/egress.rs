@@ -93,6 +93,10 @@ impl<E: Exits> Outside for Beside<'_, E> {
         };
         mtu.map_or(MIN_MTU, |mtu| mtu.max(MIN_MTU))
     }
+
+    fn room_at(&self, port: PortId) -> Option<Instant> {
+        self.node.room_at(port, self.now)
+    }
 }
 
 impl Node {

@@ -58,6 +58,9 @@ impl Node {
         if let Some(state) = self.port(port) {
             state.counters.frames_from_pod += 1;
             state.counters.bytes_from_pod += u64::from(span.len);
+            if state.egress.is_some() {
+                self.charge_sender(port, arena.memory(), span);
+            }
         }
         if let Err(reason) = self.take(port, arena, span, now, exits) {
             self.drop_from_pod(port, reason);
@@ -98,7 +101,7 @@ impl Node {
             return self.serve(port, arena, &f, now, exits);
         }
         if let Err(reason) = self.services.pass_by(frame, &h) {
-            self.reset_beside(port, frame, &h, exits);
+            self.reset_beside(port, frame, &h, now, exits);
             return Err(reason);
         }
         self.go(port, key, arena, &f, now, exits)
@@ -214,7 +217,7 @@ impl Node {
             Neighbour::Answer(n) => {
                 self.counters.consumed += 1;
                 self.counters.originated += 1;
-                self.write_own(port, &out[..n], exits);
+                self.write_own(port, &out[..n], now, exits);
                 Ok(())
             }
             Neighbour::Consumed => {

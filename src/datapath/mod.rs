@@ -5,6 +5,7 @@
 //! from_peer: known peer? -> decap -> parse -> continues a train? (coalesce)
 //!                                          -> else: way, open a train -> deliver at the end of the batch
 //! out      : TCP in a smoltcp socket, datagrams as they are -> sockets of the host (Exits: Host)
+//! limits   : to_pod waits in a ring, from_pod is not read, until the pod's bandwidth allows it (bandwidth)
 //! tunnel   : Segments -> header blocks behind the frame -> Outbox: datagrams by peer and socket -> Exits
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! Nothing here knows sockets, clocks or threads: `daemon::worker` carries bytes in and out, `tests/sim` does
 //! the same for many nodes in one process.
 
+mod bandwidth;
 mod cut;
 mod egress;
 mod flow;
@@ -44,8 +46,9 @@ use crate::overlay::{PeerState, Peers};
 use crate::service::{Limits, Services};
 use crate::stack::Gateway;
 use crate::stack::egress::{Egress, Host, Policy};
-use crate::switch::{PortConflict, Ports, TokenBucket};
+use crate::switch::{PortConflict, Ports, RateBucket, TokenBucket};
 use crate::wire::{VNET_HDR_LEN, VnetHdr};
+use bandwidth::Ingress;
 use originate::Originated;
 use pings::Pings;
 use probes::Watch;
@@ -107,6 +110,11 @@ struct Port {
     broadcasts: TokenBucket,
     neighbours: TokenBucket,
     errors: TokenBucket,
+    /// Its limits, where it has some.
+    ingress: Option<Box<Ingress>>,
+    egress: Option<Box<RateBucket>>,
+    /// Since when it is not read.
+    paused: Option<Instant>,
 }
 
 /// One node.
@@ -128,6 +136,8 @@ pub struct Node {
     onward: Onward,
     watch: Watch,
     pings: Pings,
+    /// Ports for which frames wait.
+    waiting: Vec<PortId>,
     peer_errors: TokenBucket,
     /// The first peer that has its turn when peers are probed.
     probe_first: PeerId,
@@ -163,6 +173,7 @@ impl Node {
             onward: Onward::default(),
             watch: Watch::default(),
             pings: Pings::default(),
+            waiting: Vec::new(),
             peer_errors: TokenBucket::new(PEER_ERROR_LIMIT.0, PEER_ERROR_LIMIT.1),
             probe_first: PeerId(0),
             odd_macs: false,
@@ -177,6 +188,7 @@ impl Node {
     /// # Errors
     /// The conflict; nothing has changed then.
     pub fn add_port(&mut self, spec: PortSpec) -> Result<PortId, PortConflict> {
+        let limits = spec.bandwidth.unwrap_or_default();
         let id = self.ports.insert(spec)?;
         let at = usize::from(id.0);
         if self.states.len() <= at {
@@ -188,7 +200,12 @@ impl Node {
             broadcasts: TokenBucket::new(limit, limit),
             neighbours: TokenBucket::new(NEIGHBOUR_LIMIT.0, NEIGHBOUR_LIMIT.1),
             errors: TokenBucket::new(PORT_ERROR_LIMIT.0, PORT_ERROR_LIMIT.1),
+            ingress: limits.ingress.map(|rate| Box::new(Ingress::new(&rate))),
+            egress: limits.egress.map(|rate| Box::new(RateBucket::new(&rate))),
+            paused: None,
         });
+        // Each has its place, so that nothing is allocated when frames begin to wait.
+        self.waiting.reserve(self.states.len() - self.waiting.len());
         self.flows.forget();
         Ok(id)
     }
@@ -199,6 +216,7 @@ impl Node {
         self.services.forget(id);
         self.end_flows(id, exits);
         self.host = self.host.filter(|host| *host != id);
+        self.forget_waiting(id);
         self.states[usize::from(id.0)] = None;
         self.flows.forget();
         Some(id)

@@ -88,7 +88,7 @@ impl Node {
 
     /// Tell the other pods who holds a new port's addresses now. Needed only where MACs were chosen by hand: one
     /// that follows from the address is the same for every holder, and no pod's neighbour table is wrong.
-    pub fn announce(&mut self, port: PortId, exits: &mut impl Exits) {
+    pub fn announce(&mut self, port: PortId, now: Instant, exits: &mut impl Exits) {
         let Some(spec) = self.ports.spec(port) else { return };
         let (mac, ip4, ip6) = (spec.mac, spec.ip4, spec.ip6);
         let derived = ip4.map(Mac::of_ipv4).or(ip6.map(Mac::of_ipv6));
@@ -112,7 +112,7 @@ impl Node {
         for frame in [&four[..four_len], &six[..six_len]] {
             for to in others.iter().filter(|_| !frame.is_empty()) {
                 self.counters.originated += 1;
-                self.write_own(*to, frame, exits);
+                self.write_own(*to, frame, now, exits);
             }
         }
     }
@@ -214,7 +214,7 @@ impl Node {
             put(frame, 6, &gateway.0);
             // An error may be about a packet to a Service, which the pod knows by its virtual address.
             self.services.reverse(frame, &h, None, now);
-            self.write_own(port, span.of(arena.memory()), exits);
+            self.write_own(port, span.of(arena.memory()), now, exits);
             return Ok(());
         }
         let Some(peer) = self.peers.route(dst).filter(|_| !self.is_local(dst)) else {

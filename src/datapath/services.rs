@@ -183,7 +183,14 @@ impl Node {
 
     /// Tell a pod's TCP that its port is taken: not as others are told, since that would be taken for what the backend
     /// says by its virtual address.
-    pub(super) fn reset_beside(&mut self, port: PortId, frame: &[u8], h: &Headers, exits: &mut impl Exits) {
+    pub(super) fn reset_beside(
+        &mut self,
+        port: PortId,
+        frame: &[u8],
+        h: &Headers,
+        now: Instant,
+        exits: &mut impl Exits,
+    ) {
         if h.proto != proto::TCP || flags(frame, h) & RST != 0 {
             return;
         }
@@ -196,7 +203,7 @@ impl Node {
             let sum = checksum::pseudo(out, &h, h.end - h.l4).with(&out[h.l4..h.end]);
             put_be16(out, h.l4 + 16, sum.finish());
             self.counters.originated += 1;
-            self.write_own(port, out, exits);
+            self.write_own(port, out, now, exits);
         }
     }
 

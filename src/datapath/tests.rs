@@ -1,5 +1,6 @@
 //! The node as a whole, with frames in vectors. Stories over many nodes are in `tests/sim`.
 
+mod bandwidth;
 mod host;
 mod many_peers;
 mod node_ports;
@@ -119,6 +120,7 @@ fn spec(node: u8, pod: u8) -> PortSpec {
         ip6: Some(Ipv6Addr::new(0xfd00, node.into(), 0, 0, 0, 0, 0, pod.into())),
         mtu: PodMtu(1450),
         caps: ALL,
+        bandwidth: None,
     }
 }
 
@@ -656,7 +658,7 @@ fn marks_are_carried_over_in_both_directions() {
 fn a_mac_chosen_by_hand_is_announced() {
     let mut lab = Lab::new(1);
     let usual = lab.node.add_port(spec(1, 8)).unwrap();
-    lab.node.announce(usual, &mut lab.out);
+    lab.node.announce(usual, NOW, &mut lab.out);
     assert!(
         lab.out.to_pods.is_empty(),
         "no pod can know another MAC for that address"
@@ -666,7 +668,7 @@ fn a_mac_chosen_by_hand_is_announced() {
         ..spec(1, 9)
     };
     let port = lab.node.add_port(odd).unwrap();
-    lab.node.announce(port, &mut lab.out);
+    lab.node.announce(port, NOW, &mut lab.out);
     let told: Vec<_> = lab
         .out
         .to_pods

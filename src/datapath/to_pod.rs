@@ -35,6 +35,23 @@ impl Node {
         let caps = self.ports.spec(to).ok_or(DropReason::PortGone)?.caps;
         let first = pieces.first().copied().unwrap_or_default();
         self.services.reverse(first.of_mut(memory), h, vnet.partial, now);
+        if self.is_limited(to) && !self.may_pass(to, (h, vnet), &[], memory, pieces, now)? {
+            return Ok(());
+        }
+        self.write(to, caps, memory, (h, vnet), pieces, exits)
+    }
+
+    /// The same, whatever the port's limit is.
+    pub(super) fn write(
+        &mut self,
+        to: PortId,
+        caps: TapCaps,
+        memory: &mut [u8],
+        (h, vnet): (&Headers, &VnetHdr),
+        pieces: &[Span],
+        exits: &mut impl Exits,
+    ) -> Result<(), DropReason> {
+        let first = pieces.first().copied().unwrap_or_default();
         let bytes: u64 = pieces.iter().map(|p| u64::from(p.len)).sum();
         let ok = if !takes(&caps, vnet.gso) {
             self.split(to, memory, h, vnet, first, exits)?
@@ -61,7 +78,14 @@ impl Node {
     }
 
     /// Write a frame of the node itself, complete and in one piece.
-    pub(super) fn write_own(&mut self, to: PortId, frame: &[u8], exits: &mut impl Exits) {
+    pub(super) fn write_own(&mut self, to: PortId, frame: &[u8], now: Instant, exits: &mut impl Exits) {
+        if self.is_limited(to) {
+            match self.own_may_pass(to, frame, now) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(reason) => return self.drops.add(reason, 1),
+            }
+        }
         if exits.to_pod(to, &VnetHdr::default(), frame, &[], &[]) {
             self.wrote(to, frame.len() as u64);
         } else {

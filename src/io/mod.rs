@@ -4,9 +4,11 @@
 mod host;
 mod listeners;
 mod tap;
+mod timer;
 mod underlay;
 
 pub use host::{Mouths, Streams};
 pub use listeners::{Knock, Listeners, turn_away};
 pub use tap::Tap;
+pub use timer::Timer;
 pub use underlay::{OpenError, Options, Receiver, SLOTS, Sender, open};

@@ -16,6 +16,15 @@ pub struct PortCounters {
     pub bytes_to_pod: u64,
     /// Frames of this pod that were dropped.
     pub drops: u64,
+    /// Frames for the pod that its bandwidth limit made wait.
+    #[serde(default)]
+    pub held_to_pod: u64,
+    /// Frames for the pod that were dropped, as more waited already than its bandwidth limit allows.
+    #[serde(default)]
+    pub limited_to_pod: u64,
+    /// Microseconds in which nothing was read from the pod, as its bandwidth limit had it.
+    #[serde(default)]
+    pub paused_from_pod_us: u64,
 }
 
 /// The node's frame and system-call counters.
@@ -43,6 +52,9 @@ pub struct NodeCounters {
     pub consumed: u64,
     /// Frames dropped, all reasons.
     pub dropped: u64,
+    /// Frames that wait at the moment for the bandwidth limits of pods.
+    #[serde(default)]
+    pub held: u64,
     /// Bytes read from TAPs.
     pub tap_read_bytes: u64,
     /// Read calls on TAPs that returned a frame.
@@ -74,6 +86,7 @@ impl NodeCounters {
             + i128::from(self.coalesced)
             + i128::from(self.acks_merged)
             + i128::from(self.consumed)
+            + i128::from(self.held)
             + i128::from(self.dropped);
         came - went
     }

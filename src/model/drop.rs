@@ -144,6 +144,8 @@ reasons! {
     NoUnderlay = "no_underlay",
     /// The kernel refused the frame for the pod's TAP.
     TapWrite = "tap_write",
+    /// More waits for the pod already than its bandwidth limit lets through in a while.
+    BandwidthLimit = "bandwidth_limit",
     /// The pod's interface is going away.
     PortGone = "port_gone",
     /// The gateway's own queue is full.

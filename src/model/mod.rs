@@ -2,6 +2,7 @@
 //! needs a clock or a socket.
 
 mod attachment;
+mod bandwidth;
 mod connection;
 mod counters;
 mod drop;
@@ -16,6 +17,7 @@ mod service;
 mod store;
 
 pub use attachment::{Attachment, AttachmentFilter, MAX_IDENTIFIER, is_alias, is_identifier};
+pub use bandwidth::{Bandwidth, Rate, RateError};
 pub use connection::{ConnState, ConnectionFilter, ServiceConnection};
 pub use counters::{NodeCounters, PortCounters};
 pub use drop::{DropReason, Drops};

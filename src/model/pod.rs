@@ -1,6 +1,6 @@
 //! Pods and the ports they hang on.
 
-use super::Mac;
+use super::{Bandwidth, Mac};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -133,6 +133,8 @@ pub struct PortSpec {
     pub mtu: PodMtu,
     /// What its TAP accepts.
     pub caps: TapCaps,
+    /// How much it may receive and send.
+    pub bandwidth: Option<Bandwidth>,
 }
 
 #[cfg(test)]

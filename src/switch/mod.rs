@@ -11,6 +11,7 @@
 //! - [`neighbour`] answers ARP requests and neighbour solicitations itself. They are never flooded, so pods
 //!   see no one else's questions and cannot answer in another's name.
 //! - [`TokenBucket`] bounds what a port may make the node do: broadcasts, neighbour questions, ICMP errors.
+//! - [`RateBucket`] is a pod's bandwidth limit in one direction, [`FrameQueue`] what waits for it.
 //!
 //! ```text
 //! frame -> Headers::parse -> guard::check -> ARP / ND?  -> neighbour::{arp, ndisc} -> answer to the same port
@@ -23,9 +24,13 @@ pub mod guard;
 mod limit;
 pub mod neighbour;
 mod ports;
+mod queue;
+mod rate;
 #[cfg(test)]
 mod testing;
 
 pub use limit::TokenBucket;
 pub use neighbour::Neighbour;
 pub use ports::{PortConflict, Ports};
+pub use queue::{FrameQueue, Waiting};
+pub use rate::RateBucket;

@@ -15,6 +15,7 @@ pub fn spec(n: u16) -> PortSpec {
         ip6: Some(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, n)),
         mtu: PodMtu(1450),
         caps: TapCaps::default(),
+        bandwidth: None,
     }
 }
 

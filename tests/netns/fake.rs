@@ -51,6 +51,7 @@ impl Fake {
             publish: Vec::new(),
             labels: Default::default(),
             ports: Vec::new(),
+            bandwidth: None,
         };
         let Ok(Reply::Plan(plan)) = client.call(&Request::Attach(request)) else {
             panic!("no plan");

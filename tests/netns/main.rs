@@ -14,6 +14,7 @@
 //! frame and end by SIGTERM within a second. All run in both offload modes: `offload_on::`, `offload_off::`.
 
 mod adopt;
+mod bandwidth;
 mod bulk;
 mod cluster;
 mod crashes;
@@ -72,6 +73,7 @@ fn suite() -> ExitCode {
     let cases: Vec<world::Case> = [
         reach::CASES,
         bulk::CASES,
+        bandwidth::CASES,
         loss::CASES,
         refusals::CASES,
         overrun::CASES,

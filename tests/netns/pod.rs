@@ -4,7 +4,7 @@ use super::netns::Netns;
 use super::node::{Node, PODWIRE};
 use super::world::eventually;
 use podwire::api::AttachRequest;
-use podwire::model::{Mac, PodMtu};
+use podwire::model::{Bandwidth, Mac, PodMtu};
 use podwire::pod::sandbox::{Sandbox, Spec};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::{Output, Stdio};
@@ -43,12 +43,17 @@ impl Pod {
 
     /// A new pod on `node`, with a certain MTU.
     pub fn attach_sized(node: &Node, name: &str, mtu: u16) -> Pod {
-        Pod::make(node, name, None, Some(PodMtu(mtu))).ready()
+        Pod::make(node, name, None, Some(PodMtu(mtu)), None).ready()
+    }
+
+    /// A new pod on `node`, with bandwidth limits.
+    pub fn attach_limited(node: &Node, name: &str, bandwidth: Option<Bandwidth>) -> Pod {
+        Pod::make(node, name, None, None, bandwidth).ready()
     }
 
     /// A new pod on `node`, without a look whether it is ready.
     pub fn attach_now(node: &Node, name: &str, ip4: Option<Ipv4Addr>) -> Pod {
-        Pod::make(node, name, ip4, None)
+        Pod::make(node, name, ip4, None, None)
     }
 
     fn ready(self) -> Pod {
@@ -56,7 +61,13 @@ impl Pod {
         self
     }
 
-    fn make(node: &Node, name: &str, ip4: Option<Ipv4Addr>, mtu: Option<PodMtu>) -> Pod {
+    fn make(
+        node: &Node,
+        name: &str,
+        ip4: Option<Ipv4Addr>,
+        mtu: Option<PodMtu>,
+        bandwidth: Option<Bandwidth>,
+    ) -> Pod {
         let mut spec = Spec::new(name);
         spec.program = PODWIRE.into();
         let sandbox = spec.spawn().unwrap_or_else(|e| panic!("{e}"));
@@ -74,6 +85,7 @@ impl Pod {
             publish: Vec::new(),
             labels: Default::default(),
             ports: Vec::new(),
+            bandwidth,
         };
         let attached = sandbox.attach(&node.socket, request);
         let pod = attached.unwrap_or_else(|e| panic!("{name}: {e}")).pod;
@@ -129,6 +141,7 @@ impl Pod {
             publish: Vec::new(),
             labels: Default::default(),
             ports: Vec::new(),
+            bandwidth: None,
         };
         let attached = self.sandbox.attach(&node.socket, request);
         let pod = attached.unwrap_or_else(|e| panic!("{name}: {e}")).pod;

@@ -5,8 +5,9 @@
 use podwire::buf::{Arena, Message, Progress, Received, Span};
 use podwire::datapath::{Exits, FRAME_ROOM, HEADROOM, Node, Settings};
 use podwire::model::{
-    Backend, BackendPhase, Change, ConnectionFilter, Frontend, Instant, LocalNode, Mac, Peer, PodMtu, PortId,
-    PortSpec, Scheduler, ServiceChange, TapCaps, Transport, UnderlayMtu, VirtualServer,
+    Backend, BackendPhase, Bandwidth, Change, ConnectionFilter, Duration, Frontend, Instant, LocalNode, Mac,
+    Peer, PodMtu, PortId, PortSpec, Rate, Scheduler, ServiceChange, TapCaps, Transport, UnderlayMtu,
+    VirtualServer,
 };
 use podwire::service::{Limits, Services, Verdict};
 use podwire::wire::bytes::put_be16;
@@ -106,6 +107,7 @@ fn node(own: u8, other: u8) -> Node {
             ip4: Some(ip),
             ip6: None,
             mtu: PodMtu(1450),
+            bandwidth: None,
             caps: TapCaps {
                 vnet_hdr: true,
                 csum: true,
@@ -214,6 +216,51 @@ fn a_warm_forwarding_path_takes_no_memory() {
         }
         assert_eq!(TAKEN.with(Cell::get) - before, 0, "{what}");
     }
+}
+
+/// What waits for a limited pod, and leaves when it is time.
+#[test]
+fn a_limited_port_takes_no_memory() {
+    let mut node = node(1, 2);
+    let rate = Rate::new(100_000_000, 0).unwrap();
+    let near = Ipv4Addr::new(10, 244, 1, 9);
+    let spec = PortSpec {
+        pod: "limited".parse().unwrap(),
+        mac: Mac::of_ipv4(near),
+        ip4: Some(near),
+        bandwidth: Bandwidth::of(Some(rate), Some(rate)),
+        ..node.ports().spec(PortId(0)).unwrap().clone()
+    };
+    let port = node.add_port(spec).unwrap();
+    let mut arena = Arena::new(4 * FRAME_ROOM);
+    let mut wire = Wire {
+        memory: vec![0; 1 << 20],
+        used: 0,
+        step: 0,
+        to_pods: 0,
+    };
+    let kinds = [60_000, 100].map(|len| frame(Mac::of_ipv4(near), near, len));
+    let before = TAKEN.with(Cell::get);
+    let mut now = Instant::from_secs(20);
+    for turn in 0..1000 {
+        let (vnet, frame) = &kinds[usize::from(turn % 3 == 0)];
+        arena.rewind(0);
+        arena.free_mut()[..HEADROOM].copy_from_slice(&vnet.emit());
+        arena.take(HEADROOM);
+        arena.free_mut()[..frame.len()].copy_from_slice(frame);
+        let span = arena.take(frame.len());
+        node.from_pod(PortId(0), &mut arena, span, now, &mut wire);
+        node.may_read(port, now);
+        now += Duration::from_micros(500);
+        node.release(now, &mut wire);
+    }
+    assert_eq!(TAKEN.with(Cell::get) - before, 0);
+    let counted = node.port_counters(port).unwrap();
+    assert!(
+        counted.held_to_pod > 20 && counted.limited_to_pod > 100,
+        "{counted:?}"
+    );
+    assert_eq!(counted.frames_to_pod, wire.to_pods as u64);
 }
 
 /// Connections to a Service come, talk and go: what a table has grown to is enough for as many again.

@@ -131,6 +131,7 @@ fn pod(node: usize, pod: usize) -> PortSpec {
         ip6: Some(Ipv6Addr::new(0xfd00, node as u16, 0, 0, 0, 0, 0, pod as u16 + 2)),
         mtu: PodMtu(1450),
         // The last pod of each node has a plain TAP.
+        bandwidth: None,
         caps: match pod {
             2 => TapCaps::default(),
             _ => TapCaps {

@@ -45,6 +45,7 @@ impl Pod {
             holder: None,
             labels: Default::default(),
             ports: Vec::new(),
+            bandwidth: None,
             publish,
             attachment: None,
             aliases: Vec::new(),

@@ -212,6 +212,7 @@ impl HostLink {
             ip6,
             mtu,
             caps,
+            bandwidth: None,
         };
         Ok((port, tap, spec))
     }

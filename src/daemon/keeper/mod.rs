@@ -39,7 +39,9 @@ mod process;
 
 pub use process::{VERB, main};
 
-use crate::model::{Attachment, Labels, Mac, NamedPort, PodMtu, PodName, PodState, PortMapping, TapCaps};
+use crate::model::{
+    Attachment, Bandwidth, Labels, Mac, NamedPort, PodMtu, PodName, PodState, PortMapping, TapCaps,
+};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
@@ -94,6 +96,9 @@ pub struct Record {
     /// When its port is removed, in microseconds since the machine's boot, when it drains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_until_us: Option<i64>,
+    /// How much it may receive and send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// A pod with its descriptors.

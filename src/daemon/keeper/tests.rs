@@ -73,6 +73,7 @@ fn record(pod: &str) -> Record {
         ports: Vec::new(),
         state: Default::default(),
         drain_until_us: None,
+        bandwidth: None,
     }
 }
 

@@ -118,6 +118,11 @@ impl Page {
             &[([], count(self.report.published.len()))],
         )?;
         to.gauge(
+            "podwire_frames_held",
+            "Frames that wait for the bandwidth limits of pods.",
+            &[([], i64::try_from(self.report.counters.held).unwrap_or(i64::MAX))],
+        )?;
+        to.gauge(
             "podwire_host_port",
             "Whether the host has a port of its own in the pod network: 1 or 0.",
             &[([], i64::from(self.report.host.is_some()))],
@@ -299,7 +304,7 @@ impl Page {
 
     fn pods(&self, to: &mut Families<'_>) -> fmt::Result {
         type Counter = fn(&PortCounters) -> u64;
-        let each: [(&str, &str, Counter); 5] = [
+        let each: [(&str, &str, Counter); 7] = [
             (
                 "podwire_pod_frames_from_pod_total",
                 "Frames read from the pod.",
@@ -325,6 +330,16 @@ impl Page {
                 "Frames of the pod that were dropped.",
                 |c| c.drops,
             ),
+            (
+                "podwire_pod_held_to_pod_total",
+                "Frames for the pod that its bandwidth limit made wait.",
+                |c| c.held_to_pod,
+            ),
+            (
+                "podwire_pod_limited_to_pod_total",
+                "Frames for the pod that its bandwidth limit dropped.",
+                |c| c.limited_to_pod,
+            ),
         ];
         for (name, help, value) in each {
             let ports = self.report.ports.iter();
@@ -334,7 +349,16 @@ impl Page {
             });
             to.counter(name, help, &series.collect::<Vec<_>>())?;
         }
-        Ok(())
+        let ports = self.report.ports.iter();
+        let paused = ports.map(|(pod, c)| {
+            let labels = [("namespace", pod.namespace.as_str()), ("pod", pod.name.as_str())];
+            (labels, c.paused_from_pod_us as f64 / 1e6)
+        });
+        to.counter(
+            "podwire_pod_paused_from_pod_seconds_total",
+            "Time in which nothing was read from the pod, as its bandwidth limit had it.",
+            &paused.collect::<Vec<_>>(),
+        )
     }
 
     fn peers(&self, to: &mut Families<'_>) -> fmt::Result {

@@ -185,6 +185,7 @@ fn want(pod: &str) -> AttachRequest {
         publish: Vec::new(),
         labels: Default::default(),
         ports: Vec::new(),
+        bandwidth: None,
     }
 }
 

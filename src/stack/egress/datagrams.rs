@@ -10,7 +10,7 @@ use super::host::{Host, MouthId, Outside};
 use super::key::FlowKey;
 use super::link::Scratch;
 use super::packet::{Ip, ip_len, transport_sum, write_ip, write_udp};
-use super::policy::{Closed, Limits, Policy};
+use super::policy::{Limits, Policy};
 use super::published::{self, Clients, Entrance, Fars, Names};
 use super::timers::Timers;
 use crate::model::{DropReason, Duration, Heard, HostError, Instant, LocalEnd, MouthKind, Outward, PortId};

@@ -1,6 +1,6 @@
 //! What the stacks ask of the host, and of the pods' ports. The data path and its worker fulfil it; tests play it.
 
-use crate::model::{DropReason, Heard, HostError, MouthKind, Moved, Outward, PodMtu, PortId};
+use crate::model::{DropReason, Heard, HostError, Instant, MouthKind, Moved, Outward, PodMtu, PortId};
 use crate::stack::Trouble;
 use std::net::{IpAddr, SocketAddr};
 
@@ -88,4 +88,10 @@ pub trait Outside: Host {
 
     /// MTU of a pod's interface.
     fn mtu(&self, port: PortId) -> PodMtu;
+
+    /// When a pod's bandwidth limit has room for a super-frame again; none when it has. TCP waits instead of losing it,
+    /// as smoltcp is slow to make good for losses.
+    fn room_at(&self, _port: PortId) -> Option<Instant> {
+        None
+    }
 }

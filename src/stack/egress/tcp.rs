@@ -87,6 +87,8 @@ struct Flow {
     dirty: bool,
     /// Something moved last.
     last: Instant,
+    /// Until when the pod's bandwidth limit has no room for what it has to send.
+    held: Option<Instant>,
 }
 
 impl Flow {
@@ -384,6 +386,7 @@ impl Flows {
             rest: Vec::new(),
             dirty: false,
             last: now,
+            held: None,
         });
         let id = self.free.pop().unwrap_or(self.table.len() as FlowId);
         match self.table.get_mut(id as usize) {
@@ -641,11 +644,18 @@ impl Flows {
             SocketAddr::V4(_) => &mut self.four,
             SocketAddr::V6(_) => &mut self.six,
         };
-        let mut emit = |frame: &mut [u8]| send(port, frame, mss, mtu, out);
-        let mut link = Link::new(None, &mut self.scratch, &mut emit);
-        for n in 1..=BURST {
+        for _ in 0..BURST {
+            // A reset finds room anyway.
+            flow.held = out
+                .room_at(port)
+                .filter(|_| flow.socket().state() != State::Closed);
+            if flow.held.is_some() {
+                return false;
+            }
+            let mut emit = |frame: &mut [u8]| send(port, frame, mss, mtu, out);
+            let mut link = Link::new(None, &mut self.scratch, &mut emit);
             interface.poll_egress(now, &mut link, &mut flow.sockets);
-            if link.sent < n {
+            if link.sent == 0 {
                 return false;
             }
         }
@@ -713,7 +723,7 @@ impl Flows {
             SocketAddr::V6(_) => &mut self.six,
         };
         let expires = flow.expires();
-        let at = match interface.poll_at(now, &flow.sockets) {
+        let at = match flow.held.or(interface.poll_at(now, &flow.sockets)) {
             // A held SYN-ACK would be sent at once, if it were not held.
             Some(at) if flow.syn.is_none() => at.max(now + Duration::from_millis(1)).min(expires),
             _ => expires,

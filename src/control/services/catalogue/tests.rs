@@ -2,7 +2,7 @@ use super::*;
 use crate::control::services::manifest::read;
 use crate::model::{Labels, NamedPort, PodState};
 use proptest::prelude::*;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub fn rules() -> Rules {
     let nets = |all: &[&str]| all.iter().map(|n| n.parse().unwrap()).collect();
@@ -513,7 +513,7 @@ fn allocated_addresses_are_the_same_everywhere() {
 }
 
 #[test]
-fn one_change_among_ten_thousand_is_cheap() {
+fn of_ten_thousand_services_one_that_changes_is_told_alone() {
     let mut catalogue = Catalogue::new(rules());
     for n in 0..10_000u32 {
         catalogue.set_source(
@@ -532,20 +532,13 @@ fn one_change_among_ten_thousand_is_cheap() {
         }
     }
     assert_eq!(catalogue.update().services.len(), 10_000);
-    let mut times = Vec::new();
     for n in 0..200u32 {
         let name = id(&format!("p{}", n * 377));
         let mut facts = catalogue.pods.get(&name).unwrap().as_ref().clone();
         facts.state.ready = false;
-        let start = Instant::now();
         catalogue.set_pod(&name, Some(facts));
-        let update = catalogue.update();
-        times.push(start.elapsed());
-        assert_eq!(update.services.len(), 1);
+        assert_eq!(catalogue.update().services.len(), 1);
     }
-    times.sort();
-    println!("one change: median {:?}, worst {:?}", times[100], times[199]);
-    assert!(times[100] < Duration::from_millis(1), "{:?}", times[100]);
 }
 
 #[test]
