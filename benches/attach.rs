@@ -126,10 +126,10 @@ fn request(n: usize) -> AttachRequest {
         holder: None,
         attachment: None,
         aliases: Vec::new(),
-        bandwidth: None,
         publish: Vec::new(),
         labels: Default::default(),
         ports: Vec::new(),
+        bandwidth: None,
     }
 }
 

@@ -6,7 +6,7 @@ use super::egress::Outside;
 use super::pod::{Family, Place, Pod};
 use super::traffic::{MB, connect, stream};
 use super::world::{Case, World};
-use podwire::model::{Bandwidth, DropReason, Rate};
+use podwire::model::{Bandwidth, DropReason, OffloadMode, Rate};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -103,12 +103,20 @@ fn keep_busy(near: &mut TcpStream, far: &mut TcpStream, work: impl FnOnce()) {
     std::thread::scope(|s| {
         s.spawn(|| {
             let chunk = vec![7; 128 << 10];
-            while !stop.load(Ordering::Relaxed) && near.write_all(&chunk).is_ok() {}
+            while !stop.load(Ordering::Relaxed) {
+                if near.write_all(&chunk).is_err() {
+                    break;
+                }
+            }
             let _ = near.shutdown(std::net::Shutdown::Both);
         });
         s.spawn(|| {
             let mut chunk = vec![0; 256 << 10];
-            while far.read(&mut chunk).is_ok_and(|n| n > 0) && !stop.load(Ordering::Relaxed) {}
+            while !stop.load(Ordering::Relaxed) {
+                if !far.read(&mut chunk).is_ok_and(|n| n > 0) {
+                    break;
+                }
+            }
             // Whoever writes notices.
             let _ = far.shutdown(std::net::Shutdown::Both);
         });
@@ -144,7 +152,12 @@ fn with_datagrams(from: &Pod, to: &Pod, mbit: u64, work: impl FnOnce()) {
 
 fn tcp_near(world: &mut World) {
     let a = &world.pods[0][0];
-    for mbit in [10, 100, 1000] {
+    // Frame by frame a debug build does not carry a gigabit on a busy machine, limit or not.
+    let rates: &[u64] = match world.mode {
+        OffloadMode::On => &[10, 100, 1000],
+        OffloadMode::Off => &[10, 100],
+    };
+    for mbit in rates.iter().copied() {
         let pod = Pod::attach_limited(
             &world.nodes[0],
             &format!("l{mbit}"),
@@ -172,7 +185,7 @@ fn outside(world: &mut World) {
     let outside = Outside::new(world);
     let listener = outside.listen(Family::V4);
     let at = listener.local_addr().expect("it is bound");
-    for mbit in [10, 200] {
+    for mbit in [10, 50] {
         let pod = Pod::attach_limited(&world.nodes[0], &format!("l{mbit}"), limits(Some(mbit), None));
         let mut far = connect(&pod, at).expect("a connection");
         let (mut near, _) = listener.accept().expect("a connection");
