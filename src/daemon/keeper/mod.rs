@@ -180,7 +180,7 @@ enum FromKeeper {
         pid: u32,
     },
     /// A pod that is kept.
-    Pod(Parcel),
+    Pod(Box<Parcel>),
     /// That was the last.
     All,
     /// The pod is kept.

@@ -223,11 +223,11 @@ impl Keeper {
         };
         self.say(&hello, &[])?;
         for held in self.pods.values() {
-            let parcel = FromKeeper::Pod(Parcel {
+            let parcel = FromKeeper::Pod(Box::new(Parcel {
                 record: held.record.clone(),
                 process: held.process.is_some(),
                 lifeline: held.lifeline.is_some(),
-            });
+            }));
             let fds = [Some(&held.tap), held.process.as_ref(), held.lifeline.as_ref()];
             let fds: Vec<_> = fds.into_iter().flatten().map(AsFd::as_fd).collect();
             self.say(&parcel, &fds)?;
