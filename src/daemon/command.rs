@@ -96,7 +96,7 @@ pub enum Command {
         /// One of its addresses.
         to: IpAddr,
         /// Gets the microseconds until the answer, or none when there was none within a second.
-        tell: Box<dyn FnOnce(Option<u64>) + Send>,
+        tell: TellPing,
     },
     /// Report counters and peers.
     Report {
@@ -108,6 +108,9 @@ pub enum Command {
     /// End the worker.
     Stop,
 }
+
+/// Gets the microseconds that a ping took, or none.
+pub type TellPing = Box<dyn FnOnce(Option<u64>) + Send>;
 
 /// A socket of the host for one port of a pod.
 #[derive(Debug)]

@@ -115,7 +115,7 @@ enum Pending {
     /// This is the answer once the keeper has been told of the pod.
     Kept(Reply),
     /// This is to be answered.
-    Question(Request),
+    Question(Box<Request>),
     /// The data path tells how long a ping took.
     Pong(Receiver<Option<u64>>),
 }
@@ -541,7 +541,7 @@ impl<'w> Server<'w> {
                     conversation.wire.reply(&reply)?;
                     continue;
                 }
-                Some((_, Pending::Question(request))) => (Ok(request), Vec::new()),
+                Some((_, Pending::Question(request))) => (Ok(*request), Vec::new()),
                 None => match conversation.wire.receive()? {
                     Some(received) => received,
                     None => return Ok(()),
@@ -592,7 +592,8 @@ impl<'w> Server<'w> {
             }
             // The interface of the pod's former self may have the name that this one shall have.
             Request::Attach(wish) if self.closing.contains(&wish.pod) => {
-                from.pending = Some((wish.pod.clone(), Pending::Question(Request::Attach(wish))));
+                let pod = wish.pod.clone();
+                from.pending = Some((pod, Pending::Question(Box::new(Request::Attach(wish)))));
                 return Ok(None);
             }
             Request::Attach(request) => {

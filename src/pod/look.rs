@@ -69,7 +69,7 @@ fn seen(m: &LinkMessage) -> Seen {
             LinkAttribute::Address(mac) => seen.mac = mac.as_slice().try_into().ok().map(Mac),
             LinkAttribute::Mtu(mtu) => seen.mtu = *mtu,
             LinkAttribute::LinkInfo(infos) => {
-                seen.tap = infos.iter().any(|i| *i == LinkInfo::Kind(InfoKind::Tun));
+                seen.tap = infos.contains(&LinkInfo::Kind(InfoKind::Tun));
             }
             _ => {}
         }

@@ -101,13 +101,13 @@ fn out_of_files(rig: &mut Rig) {
         .iter()
         .map(|c| rig.call("ADD", Some(c), &conf, &[]))
         .collect();
-    let there = said.iter().take_while(|s| s.is_ok()).count();
-    assert!((1..16).contains(&there), "{said:?}");
-    for (refused, container) in said.iter().zip(&containers).skip(there) {
-        let e = refused.as_ref().unwrap_err();
-        let what = e["msg"].as_str().unwrap();
-        assert!(what.contains("ulimit -n"), "{e}");
-        assert!(!container.has("eth0"));
+    // At the limit it depends on what else is open at the moment, as a file that is being written.
+    let refused: Vec<usize> = (0..said.len()).filter(|n| said[*n].is_err()).collect();
+    assert!((1..16).contains(&refused.len()) && said[0].is_ok(), "{said:?}");
+    for n in &refused {
+        let e = said[*n].as_ref().unwrap_err();
+        assert!(e["msg"].as_str().unwrap().contains("ulimit -n"), "{e}");
+        assert!(!containers[*n].has("eth0"));
     }
     assert!(containers[0].pings("10.244.1.1"), "those that are there go on");
     let before = rig.node.cpu();
@@ -117,6 +117,6 @@ fn out_of_files(rig: &mut Rig) {
         "it does not spin"
     );
     limit(4096);
-    rig.add(&containers[there], &conf);
+    rig.add(&containers[refused[0]], &conf);
     del_all(rig, &containers, &conf);
 }

@@ -112,8 +112,8 @@ fn names(rig: &mut Rig) {
         &[("CNI_ARGS", "K8S_POD_NAME=two")],
     );
     let (one, two) = (addresses(&first)[0].clone(), addresses(&second)[0].clone());
-    assert_eq!(resolve(&a, "one.default.pod"), [one.clone()]);
-    assert_eq!(resolve(&a, "cache.default.pod"), [one.clone()]);
+    assert_eq!(resolve(&a, "one.default.pod"), std::slice::from_ref(&one));
+    assert_eq!(resolve(&a, "cache.default.pod"), std::slice::from_ref(&one));
     let mut both = [one.clone(), two.clone()];
     both.sort();
     assert_eq!(resolve(&b, "web.default.pod"), both);

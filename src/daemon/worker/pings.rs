@@ -1,15 +1,16 @@
 //! Pings of pods, for the control thread.
 
 use super::Loop;
+use crate::daemon::command::TellPing;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// Who waits for which ping.
 #[derive(Default)]
-pub(super) struct Pingers(HashMap<u16, Box<dyn FnOnce(Option<u64>) + Send>>);
+pub(super) struct Pingers(HashMap<u16, TellPing>);
 
 impl Loop {
-    pub(super) fn ping(&mut self, to: IpAddr, tell: Box<dyn FnOnce(Option<u64>) + Send>) {
+    pub(super) fn ping(&mut self, to: IpAddr, tell: TellPing) {
         let now = self.now();
         match self.node.ping(to, now) {
             Some(number) => drop(self.pingers.0.insert(number, tell)),
