@@ -33,6 +33,7 @@ fn host() -> Host {
         up: true,
         vxlan: None,
         addresses: vec![ip.into()],
+        ..Link::default()
     };
     Host {
         name: "box".into(),

@@ -27,10 +27,16 @@ impl HostPortMode {
             "off" => Ok(HostPortMode::Off),
             "auto" => Ok(HostPortMode::Auto),
             "on" => Ok(HostPortMode::On(USUAL.into())),
-            name => match tap::check_name(name) {
-                Ok(()) => Ok(HostPortMode::On(name.into())),
-                Err(e) => Err(format!("is neither on, off nor auto, and {e}")),
-            },
+            name => {
+                let begins = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+                match tap::check_name(name) {
+                    Ok(()) if begins => Ok(HostPortMode::On(name.into())),
+                    _ => Err(format!(
+                        "{name:?} is neither on, off nor auto, and names no interface (use one of these, or 1 to 15 letters, \
+                         digits, '-', '_' and '.' that begin with a letter or digit)"
+                    )),
+                }
+            }
         };
         Ok(given.value(&keys::HOST_PORT, read)?.unwrap_or(HostPortMode::Off))
     }
@@ -103,7 +109,7 @@ mod tests {
         }
         let wrong = config(&[(&keys::HOST_PORT, "a/b")]).unwrap_err().to_string();
         assert!(
-            wrong.contains("host_port") && wrong.contains("neither on, off nor auto"),
+            wrong.contains("host-port") && wrong.contains("neither on, off nor auto"),
             "{wrong}"
         );
     }
