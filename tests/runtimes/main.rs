@@ -77,8 +77,11 @@ fn supervise() -> ExitCode {
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(dir.path(), open).unwrap();
     let mut suite = Command::new("unshare");
-    suite.args(["--mount", "--propagation", "private", "/proc/self/exe"]);
-    suite.args(std::env::args_os().skip(1)).env(DIR, dir.path());
+    suite.args(["--mount", "--propagation", "private"]);
+    suite
+        .arg(std::env::current_exe().unwrap())
+        .args(std::env::args_os().skip(1))
+        .env(DIR, dir.path());
     // Debian keeps some of the tools where only root's PATH leads.
     let path = std::env::var("PATH").unwrap_or_default();
     suite.env("PATH", format!("{path}:/usr/sbin:/sbin"));
