@@ -103,7 +103,12 @@ pub struct Record {
 /// # Errors
 /// Something of somebody else is in the way.
 pub fn look(plan: &Plan) -> Result<Vec<State>, RecordError> {
-    let manifest = plan.record.read()?.unwrap_or_default();
+    let manifest = match plan.record.read() {
+        // Who may not read it may not write either, and can be shown what would be: only a dry run goes on from here.
+        Err(RecordError::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => None,
+        read => read?,
+    };
+    let manifest = manifest.unwrap_or_default();
     let state = |(path, content): &(PathBuf, Content)| {
         let there = digest_at(path).map_err(at(path))?;
         match there {
