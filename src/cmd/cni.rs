@@ -14,7 +14,8 @@ use std::path::Path;
 Examples:
   ln -s \"$(command -v podwire)\" /opt/cni/bin/podwire-cni
   podwire cni conflist > /etc/cni/net.d/10-podwire.conflist
-  podwire --socket /run/user/1000/podwire/n1.sock cni conflist --name pods --cni-version 0.4.0")]
+  podwire --socket /run/user/1000/podwire/n1.sock cni conflist --name pods --cni-version 0.4.0
+  podwire cni conflist --no-ports > ~/.config/cni/net.d/10-podwire.conflist     (rootless podman)")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -33,6 +34,9 @@ enum Verb {
         /// File name of the plugin
         #[arg(long = "type", default_value = PROGRAM)]
         kind: String,
+        /// Leave published ports to the runtime: rootless podman binds them itself, and would find them taken
+        #[arg(long)]
+        no_ports: bool,
     },
 }
 
@@ -49,6 +53,7 @@ pub fn run(args: &Args, socket: Option<&Path>) -> Result<(), Failure> {
         name,
         cni_version,
         kind,
+        no_ports,
     } = &args.verb;
     if !is_identifier(name) {
         let what = format!(
@@ -58,5 +63,6 @@ pub fn run(args: &Args, socket: Option<&Path>) -> Result<(), Failure> {
     }
     let socket = socket.map(std::path::absolute).transpose();
     let socket = socket.map_err(|e| Failure::new(Exit::Usage, format!("--socket: {e}")))?;
-    say(&conflist(name, *cni_version, kind, socket.as_deref()))
+    let text = conflist(name, *cni_version, kind, socket.as_deref(), !no_ports);
+    say(&text)
 }

@@ -3,11 +3,19 @@
 use super::version::Version;
 use std::path::Path;
 
-/// Ten lines for a runtime's configuration folder. `kind` is the name of the plugin's file.
-pub fn conflist(network: &str, version: Version, kind: &str, socket: Option<&Path>) -> String {
+/// Capabilities of the plugin.
+const CAPABILITIES: [&str; 6] = ["portMappings", "bandwidth", "ips", "mac", "dns", "aliases"];
+
+/// Ten lines for a runtime's configuration folder. `kind` is the name of the plugin's file; without `ports` the runtime
+/// publishes ports itself, as rootless podman does whatever it is told.
+pub fn conflist(network: &str, version: Version, kind: &str, socket: Option<&Path>, ports: bool) -> String {
     let text = |s: &str| serde_json::Value::from(s).to_string();
-    let capabilities = ["portMappings", "bandwidth", "ips", "mac", "dns", "aliases"];
-    let capabilities = capabilities.map(|c| format!("{}: true", text(c))).join(", ");
+    let capabilities = &CAPABILITIES[usize::from(!ports)..];
+    let capabilities: Vec<String> = capabilities
+        .iter()
+        .map(|c| format!("{}: true", text(c)))
+        .collect();
+    let capabilities = capabilities.join(", ");
     let own = match socket {
         Some(socket) => format!("{{\"socket\": {}}}", text(&socket.to_string_lossy())),
         None => "{}".into(),
@@ -31,7 +39,9 @@ mod tests {
     #[test]
     fn it_is_what_the_plugin_understands() {
         let socket = Path::new("/run/podwire/n1.sock");
-        let text = conflist("pods", Version::V100, "podwire-cni", Some(socket));
+        let text = conflist("pods", Version::V100, "podwire-cni", Some(socket), true);
+        let without = conflist("pods", Version::V100, "podwire-cni", Some(socket), false);
+        assert_eq!(text.replace("\"portMappings\": true, ", ""), without);
         assert!(text.lines().count() <= 10, "{text}");
         let list: Value = serde_json::from_str(&text).unwrap();
         // As libcni makes a plugin's configuration of it.

@@ -92,7 +92,7 @@ fn containers_come_and_go() {
     said(containerd.container("b", &["-d"], &["/bin/sleep", "600"]));
     let pods = said(machine.podwire(&["pods", "--json"]));
     let pods: serde_json::Value = serde_json::from_str(&pods).unwrap();
-    let address = pods[0]["ip4"].as_str().unwrap().to_string();
+    let address = pods[0]["addresses"][0].as_str().unwrap().to_string();
     let ping = [
         "task",
         "exec",

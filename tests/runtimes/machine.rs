@@ -41,6 +41,10 @@ pub fn of_user() -> Machine {
     let world = world();
     let mut machine = Machine::bare(&world, 1);
     machine.rootless = true;
+    // As a user would write it.
+    let mut conflist = machine.podwire(&["cni", "conflist", "--no-ports", "--cni-version", "0.4.0"]);
+    conflist.args(["--name", NETWORK]);
+    fs::write(machine.dir.join("conf/10-podwire.conflist"), said(conflist)).unwrap();
     give(&machine.dir);
     let own = "node --name n1 --subnet 10.244.1.0/24 --subnet6 fd00:10:244:1::/64 --bind 127.0.0.1";
     machine.args.extend(own.split(' ').map(String::from));

@@ -7,7 +7,7 @@
 //!   podwire node n1  ====VXLAN==== podwire node n2          a network namespace each: 192.0.2.1, 192.0.2.2
 //! ```
 //!
-//! The suite runs in a mount namespace of its own, in which the places that runtimes use (`/run/netns`, `/etc/cni`,
+//! The suite runs in mount and process namespaces of its own, in which the places that runtimes use (`/run/netns`, `/etc/cni`,
 //! `/opt/cni`, `/var/lib/cni`, ...) are empty directories of a temporary one, so that it touches nothing of the host's and
 //! sees whatever is left.
 
@@ -27,7 +27,10 @@ type Case = (&'static str, fn());
 /// Tells the suite that it is in its own mount namespace: its directory.
 const DIR: &str = "PODWIRE_RUNTIMES_DIR";
 /// What runtimes share, whatever else they are told.
-const PLACES: [&str; 6] = [
+const PLACES: [&str; 9] = [
+    "/run/runc",
+    "/run/crun",
+    "/run/containerd",
     "/run/netns",
     "/etc/cni",
     "/opt/cni",
@@ -78,6 +81,8 @@ fn supervise() -> ExitCode {
     std::fs::set_permissions(dir.path(), open).unwrap();
     let mut suite = Command::new("unshare");
     suite.args(["--mount", "--propagation", "private"]);
+    // Whatever a test that failed has left ends with the suite.
+    suite.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
     suite
         .arg(std::env::current_exe().unwrap())
         .args(std::env::args_os().skip(1))

@@ -5,8 +5,9 @@ use super::machine::{Machine, NETWORK, machines, one};
 use super::shell::{dir, refused, said, until};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Tests.
 pub const CASES: &[Case] = &[
@@ -26,6 +27,7 @@ pub const CASES: &[Case] = &[
     ),
     ("podman::address_and_mac_are_as_wished", address_and_mac),
     ("podman::the_node_may_die_at_any_time", the_node_may_die),
+    ("podman::itself_may_be_killed_at_any_time", itself_may_be_killed),
     (
         "podman::an_address_that_is_taken_is_refused",
         an_address_that_is_taken,
@@ -52,7 +54,7 @@ pub fn file_system() -> &'static Path {
             .or_else(|_| fs::copy("/bin/busybox", root.join("bin/busybox")))
             .unwrap();
         for applet in [
-            "sh", "sleep", "ip", "ping", "wget", "httpd", "nslookup", "cat", "echo", "nc", "true",
+            "touch", "sh", "sleep", "ip", "ping", "wget", "httpd", "nslookup", "cat", "echo", "nc", "true",
         ] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
@@ -69,7 +71,7 @@ pub fn containers_conf(machine: &Path) -> String {
     format!(
         "[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [\"{0}/plugins\", \"/usr/lib/cni\"]\n\
          network_config_dir = \"{0}/conf\"\n\
-         [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"runc\"\n\
+         [engine]\ncgroup_manager = \"cgroupfs\"\nenable_port_reservation = false\nevents_logger = \"file\"\nruntime = \"runc\"\n\
          [containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n",
         machine.display()
     )
@@ -120,17 +122,6 @@ impl<'a> Podman<'a> {
         said(self.run(&["rm", "-fa", "-t", "0"]));
         assert_eq!(self.machine.pods(), Vec::<String>::new());
         assert_eq!(self.machine.interfaces(), Vec::<String>::new());
-        let left = fs::read_dir("/run/netns").unwrap().flatten();
-        let left: Vec<_> = left.map(|f| f.file_name().into_string().unwrap()).collect();
-        let own = |name: &&String| !name.starts_with("world") && self.is_own(name);
-        assert_eq!(left.iter().filter(own).count(), 0, "{left:?}");
-    }
-
-    /// Other tests run beside this one, and have containers too.
-    fn is_own(&self, netns: &str) -> bool {
-        let inspected = self.run(&["ps", "-a", "--format", "{{.ID}}"]).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&inspected.stdout).trim(), "", "{netns}");
-        false
     }
 }
 
@@ -141,6 +132,12 @@ const SERVE: &[&str] = &[
     "-c",
     "echo hello from $WHO > /www/index.html; exec /bin/httpd -f -p 80 -h /www",
 ];
+
+/// A shell's words for the page of a server. Debian's static busybox cannot run its own wget: it needs the C library's
+/// plugins.
+pub fn fetch(at: &str) -> String {
+    format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {at} 80")
+}
 
 fn a_container_has_its_network() {
     let machine = one();
@@ -170,17 +167,14 @@ fn two_machines() {
     two.start("b", &["-e", "WHO=b"], SERVE);
     let (a, b) = (one.address("a"), two.address("b"));
     let page = |podman: &Podman<'_>, from: &str, at: &str| {
-        let url = format!("http://{at}/");
         until("a page comes", || {
-            let fetched = podman
-                .run(&["exec", from, "/bin/wget", "-q", "-T", "5", "-O", "-", &url])
-                .output();
-            fetched.is_ok_and(|out| out.status.success())
+            let mut fetch = podman.run(&["exec", from, "/bin/sh", "-c", &fetch(at)]);
+            fetch.output().is_ok_and(|out| !out.stdout.is_empty())
         });
-        podman.exec(from, &["/bin/wget", "-q", "-T", "5", "-O", "-", &url])
+        podman.exec(from, &["/bin/sh", "-c", &fetch(at)])
     };
-    assert_eq!(page(&one, "a", &b), "hello from b");
-    assert_eq!(page(&two, "b", &a), "hello from a");
+    assert!(page(&one, "a", &b).ends_with("hello from b"));
+    assert!(page(&two, "b", &a).ends_with("hello from a"));
     one.end();
     two.end();
 }
@@ -273,24 +267,34 @@ fn a_pod_shares() {
         said(podman.run(&[&start[..], program].concat()));
     }
     assert_eq!(machine.pods().len(), 1);
-    let fetch = ["/bin/wget", "-q", "-T", "5", "-O", "-", "http://127.0.0.1/"];
-    until("the sidecar reaches it on localhost", || {
-        podman
-            .run(&[&["exec", "side"], &fetch[..]].concat())
+    let page = fetch("127.0.0.1");
+    let reached = || {
+        let mut fetch = podman.run(&["exec", "side", "/bin/sh", "-c", &page]);
+        fetch
             .output()
-            .is_ok_and(|out| out.status.success())
-    });
-    let address = podman.address("side");
-    // A connection of the sidecar to the gateway's name server stays while the other container restarts.
+            .is_ok_and(|out| out.stdout.ends_with(b"hello from web\n"))
+    };
+    until("the sidecar reaches it on localhost", reached);
+    // A connection of the sidecar goes on while the other container restarts.
+    podman.start("peer", &[], &["/bin/nc", "-l", "-p", "9000", "-e", "/bin/cat"]);
+    let (address, peer) = (podman.address("side"), podman.address("peer"));
+    let talk = format!(
+        "(echo before; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo after) | nc {peer} 9000 > /tmp/heard"
+    );
+    said(podman.run(&["exec", "-d", "side", "/bin/sh", "-c", &talk]));
+    let heard = |what: &str| {
+        let mut heard = podman.run(&["exec", "side", "/bin/cat", "/tmp/heard"]);
+        heard
+            .output()
+            .is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains(what))
+    };
+    until("the connection stands", || heard("before"));
     said(podman.run(&["restart", "-t", "0", "web"]));
+    podman.exec("side", &["/bin/sh", "-c", "echo > /tmp/go"]);
+    until("the connection went on", || heard("after"));
     assert_eq!(podman.address("web"), address);
     assert_eq!(podman.address("side"), address);
-    until("it answers again", || {
-        podman
-            .run(&[&["exec", "side"], &fetch[..]].concat())
-            .output()
-            .is_ok_and(|out| out.status.success())
-    });
+    until("it answers again", reached);
     podman.exec("side", &["/bin/ping", "-c", "1", "-W", "2", "10.244.1.1"]);
     podman.end();
 }
@@ -329,6 +333,61 @@ fn an_address_that_is_taken() {
         assert!(why.contains(word), "{wish}: {why}");
     }
     assert_eq!(machine.pods(), ["default/a"]);
+    podman.end();
+}
+
+fn itself_may_be_killed() {
+    let machine = one();
+    let podman = Podman::on(&machine);
+    podman.start("stays", &["-p", "8079:80"], SLEEP);
+    for (n, delay) in (20..420).step_by(25).enumerate() {
+        let name = format!("c{n}");
+        let run = [
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "--network",
+            NETWORK,
+            "-p",
+            "8080:80",
+            "busybox",
+            "/bin/sleep",
+            "600",
+        ];
+        let mut run = podman.run(&run);
+        let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(delay));
+        // Its own process, and what it started: the plugin may be at any step.
+        let _ = run.kill();
+        run.wait().unwrap();
+        let removed = podman.run(&["rm", "-f", "-t", "0", &name]).output();
+        removed.unwrap();
+    }
+    // podman 4.3 does not collect what it forgot; who does says what there is.
+    let id = said(podman.run(&["ps", "-a", "--no-trunc", "--format", "{{.ID}}"]));
+    let conf = format!(
+        r#"{{"cniVersion": "1.1.0", "name": "{NETWORK}", "type": "podwire-cni", "podwire": {{"socket": "{}"}},
+            "cni.dev/valid-attachments": [{{"containerID": "{id}", "ifname": "eth0"}}]}}"#,
+        machine.socket().display()
+    );
+    let file = machine.dir.join("gc.json");
+    fs::write(&file, conf).unwrap();
+    let mut gc = machine.run(
+        &machine.dir.join("plugins/podwire-cni").display().to_string(),
+        &[],
+    );
+    gc.env("CNI_COMMAND", "GC")
+        .env("CNI_PATH", machine.dir.join("plugins"));
+    let out = gc.stdin(fs::File::open(&file).unwrap()).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    until("only the one is left", || machine.pods() == ["default/stays"]);
+    let published = said(machine.podwire(&["port", "ls"]));
+    assert!(
+        published.contains("8079") && !published.contains("8080"),
+        "{published}"
+    );
+    podman.exec("stays", &["/bin/ping", "-c", "1", "-W", "2", "10.244.1.1"]);
     podman.end();
 }
 

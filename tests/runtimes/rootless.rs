@@ -2,7 +2,7 @@
 
 use super::Case;
 use super::machine::{Machine, NETWORK, of_user};
-use super::podman::{containers_conf, file_system};
+use super::podman::{containers_conf, fetch, file_system};
 use super::shell::{dir, said, until};
 use std::fs;
 use std::process::Command;
@@ -95,23 +95,15 @@ fn containers_of_an_ordinary_user() {
         "600",
     ]);
     assert_eq!(machine.pods(), ["default/a", "default/web"]);
-    let fetch = [
-        "exec",
-        "a",
-        "/bin/wget",
-        "-q",
-        "-T",
-        "5",
-        "-O",
-        "-",
-        "http://web.default.pod/",
-    ];
+    let pods: serde_json::Value = serde_json::from_str(&said(machine.podwire(&["pods", "--json"]))).unwrap();
+    let address = pods[1]["addresses"][0].as_str().unwrap().to_string();
+    let page = fetch(&address);
+    let page = ["exec", "a", "/bin/sh", "-c", &page];
     until("the other answers", || {
-        podman(&machine, &fetch)
-            .output()
-            .is_ok_and(|out| out.status.success())
+        let fetched = podman(&machine, &page).output();
+        fetched.is_ok_and(|out| out.stdout.ends_with(b"hello\n"))
     });
-    assert_eq!(run(&fetch), "hello");
+    assert!(run(&["exec", "a", "/bin/nslookup", "-type=a", "web.default.pod"]).contains(&address));
     let url = "http://127.0.0.1:8080/";
     assert_eq!(said(machine.run("curl", &["-sf", "-m", "5", url])), "hello");
     run(&["rm", "-fa", "-t", "0"]);

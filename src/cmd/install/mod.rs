@@ -7,7 +7,6 @@
 //! What is written is recorded with a digest, in a manifest beside the nodes' state. So `uninstall` removes what `install`
 //! wrote and nobody changed, and nothing else.
 
-mod conflist;
 mod plan;
 mod record;
 mod units;

@@ -1,7 +1,9 @@
 //! What an install comes to: each file and link, with where it goes. Nothing is touched here.
 
 use super::record::{Record, State};
-use super::{conflist, units};
+use super::units;
+use crate::cni::version::Version;
+use crate::cni::{self, conflist};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -118,7 +120,7 @@ impl Plan {
             },
         };
         let list = Content::File {
-            bytes: conflist::conflist(network).into(),
+            bytes: conflist(network, Version::V100, cni::PROGRAM, None, place.home.is_none()).into(),
             mode: TEXT,
         };
         let next = match (&place.home, &bin) {
