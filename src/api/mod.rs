@@ -40,7 +40,7 @@ pub enum Request {
     },
     /// Reserve a name and addresses for a pod. Answered by [`Reply::Plan`]; the reservation lives as long as
     /// the connection, until [`Request::Commit`].
-    Attach(AttachRequest),
+    Attach(Box<AttachRequest>),
     /// Hand over the TAP made after the plan, as the first file descriptor beside this line. A pidfd of the
     /// process that holds the namespace may follow, and then a lifeline. Answered by [`Reply::Attached`].
     Commit {

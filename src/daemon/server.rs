@@ -605,7 +605,7 @@ impl<'w> Server<'w> {
                 if let Some(earlier) = from.reserved.take() {
                     self.cancel(earlier);
                 }
-                let reservation = self.reserve(request, now)?;
+                let reservation = self.reserve(*request, now)?;
                 let plan = reservation.plan.clone();
                 from.reserved = Some(reservation);
                 Reply::Plan(plan)

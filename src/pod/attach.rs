@@ -141,7 +141,7 @@ pub fn attach_on(
     routes: Routes,
 ) -> Result<(Attached, AttachPlan), AttachError> {
     tap::check_name(&request.ifname)?;
-    let Reply::Plan(mut plan) = client.call(&Request::Attach(request.clone()))? else {
+    let Reply::Plan(mut plan) = client.call(&Request::Attach(Box::new(request.clone())))? else {
         return Err(AttachError::Answer);
     };
     let started = Instant::now();

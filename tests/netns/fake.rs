@@ -53,7 +53,7 @@ impl Fake {
             ports: Vec::new(),
             bandwidth: None,
         };
-        let Ok(Reply::Plan(plan)) = client.call(&Request::Attach(request)) else {
+        let Ok(Reply::Plan(plan)) = client.call(&Request::Attach(Box::new(request))) else {
             panic!("no plan");
         };
         let on = mode == OffloadMode::On;

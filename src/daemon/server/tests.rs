@@ -190,7 +190,7 @@ fn want(pod: &str) -> AttachRequest {
 }
 
 fn plan(client: &mut Client, request: AttachRequest) -> Result<AttachPlan, ApiError> {
-    match client.call(&Request::Attach(request))? {
+    match client.call(&Request::Attach(Box::new(request)))? {
         Reply::Plan(plan) => Ok(plan),
         other => panic!("{other:?}"),
     }
