@@ -31,10 +31,10 @@ pub const MAX_FLOWS: usize = 65_536;
 /// Flows of one pod, or of clients at one port of a Service.
 pub const MAX_PER_PORT: usize = 16_384;
 /// Ring of a flow, each way, that begins beside fewer than [`FEW`]. Pages of a ring that were never used are not there:
-/// what counts is not how many flows there are but what they could all fill at once, some 13 GiB.
+/// what counts is not how many flows there are but what they could all fill at once, some 19 GiB.
 const RING: usize = 1 << 20;
-/// Of one that begins beside fewer than [`MANY`]: four super-frames, so that both sides have something to do.
-const MID_RING: usize = 256 << 10;
+/// Of one that begins beside fewer than [`MANY`]: two chunks, so that both sides have something to do.
+const MID_RING: usize = 512 << 10;
 /// Of any other. From this size on memory is mapped by itself.
 pub const MIN_RING: usize = 64 << 10;
 const FEW: usize = 256;
