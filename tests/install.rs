@@ -324,3 +324,33 @@ fn systemd_takes_the_units() {
         assert!(out.status.success() && about.is_empty(), "{unit}: {said}");
     }
 }
+
+/// What was there before is another's, however alike; so is what lies beside it.
+#[test]
+fn an_uninstall_leaves_what_install_did_not_write() {
+    let machine = Machine::new();
+    let root = machine.at("root").display().to_string();
+    let install = [
+        "install",
+        "systemd",
+        "--prefix",
+        &root,
+        "--program",
+        "/usr/bin/podwire",
+    ];
+    let uninstall = ["uninstall", "systemd", "--prefix", &root];
+    let unit = machine.at("root/etc/systemd/system/podwire.service");
+    machine.done(&install);
+    let text = fs::read(&unit).expect("a unit");
+    machine.done(&uninstall);
+    let beside = unit.with_extension("service.new");
+    fs::create_dir_all(unit.parent().unwrap()).expect("a directory");
+    fs::write(&beside, "precious").expect("a file");
+    machine.done(&install);
+    machine.done(&uninstall);
+    assert_eq!(fs::read(&beside).expect("it is left"), b"precious");
+    fs::write(&unit, &text).expect("the same by another hand");
+    machine.done(&install);
+    machine.done(&uninstall);
+    assert_eq!(fs::read(&unit).expect("it is left"), text);
+}

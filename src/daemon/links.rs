@@ -161,6 +161,8 @@ pub struct Route {
     pub to: IpNet,
     /// By which interface; none for those that lead nowhere.
     pub by: Option<u32>,
+    /// Whether its addresses are neighbours: no router is between.
+    pub on_link: bool,
 }
 
 /// The routes of the main table, what ip-route(8) shows unless asked for more.
@@ -181,7 +183,10 @@ pub fn main_routes() -> io::Result<Vec<Route>> {
                     RouteAttribute::Oif(index) => Some(*index),
                     _ => None,
                 });
-                routes.push(Route { to, by });
+                let is_router =
+                    |a: &RouteAttribute| matches!(a, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
+                let on_link = by.is_some() && !m.attributes.iter().any(is_router);
+                routes.push(Route { to, by, on_link });
             }
         };
         match dump(RouteNetlinkMessage::GetRoute(ask), each) {

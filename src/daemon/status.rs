@@ -37,7 +37,7 @@ pub fn status(
     }
     let report = report.unwrap_or_default();
     if let Some(Ok(port)) = host {
-        problems.extend(port.problems().iter().cloned());
+        problems.extend(port.problems().cloned());
     }
     problems.extend(self::problems(config, &report));
     let four = config.subnet4.map(IpNet::from);

@@ -4,6 +4,9 @@
 //! port's rate, but room for two super-frames there is always; what finds no room is dropped (`bandwidth_limit`). All
 //! that is written to a pod comes by here, whoever sent it.
 //!
+//! What the node itself says in ARP, neighbour discovery and ICMP goes before what waits, so that a pod at a low rate is
+//! not taken for one that is gone; it is charged all the same, and beyond some KiB in a second it waits as well.
+//!
 //! From a pod nothing is dropped: while its bucket is in debt its TAP is not read, and its own kernel's queues decide.
 //!
 //! What is charged is what a wire would carry: each segment of a super-frame has its headers.
@@ -11,19 +14,23 @@
 use super::{Exits, Node};
 use crate::buf::Span;
 use crate::model::{DropReason, Instant, PortId, Rate};
-use crate::switch::{FrameQueue, RateBucket, Waiting};
-use crate::wire::{Gso, Headers, VNET_HDR_LEN, VnetHdr};
+use crate::switch::{FrameQueue, RateBucket, TokenBucket, Waiting};
+use crate::wire::{Gso, Headers, L3, VNET_HDR_LEN, VnetHdr, proto};
 
 /// For how long a frame waits at most.
 const LATENCY_MS: u64 = 25;
 /// Whatever the rate is, a queue has no more bytes than this.
 const MOST_WAITING: u64 = 4 << 20;
+/// Bytes of the node's own that go before what waits: in a second, and at once.
+const AHEAD: u32 = 8 << 10;
 
 /// The limit towards a pod.
 #[derive(Debug)]
 pub(super) struct Ingress {
     bucket: RateBucket,
     queue: FrameQueue,
+    /// What of the node's own may still go before what waits.
+    ahead: TokenBucket,
 }
 
 impl Ingress {
@@ -33,6 +40,7 @@ impl Ingress {
         Ingress {
             bucket: RateBucket::new(rate),
             queue: FrameQueue::new(bytes as usize),
+            ahead: TokenBucket::new(AHEAD, AHEAD),
         }
     }
 }
@@ -102,6 +110,18 @@ impl Node {
         now: Instant,
     ) -> Result<bool, DropReason> {
         let h = Headers::parse(frame)?;
+        let len = frame.len();
+        let is_control = h.l3 == L3::Arp || matches!(h.proto, proto::ICMP | proto::ICMPV6);
+        let port = self.port(to).ok_or(DropReason::PortGone)?;
+        if let Some(limit) = &mut port.ingress
+            && is_control
+            && limit.ahead.take(now, u32::try_from(len).unwrap_or(u32::MAX))
+        {
+            // So that the time before counts as credit and not against the debt.
+            limit.bucket.is_open(now);
+            limit.bucket.charge(len as u64);
+            return Ok(true);
+        }
         self.may_pass(to, (&h, &VnetHdr::default()), frame, &[], &[], now)
     }
 

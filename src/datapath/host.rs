@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! to the gateway's address   DNS, mapped ports, flows of the node's own: as without it (egress, services)
-//!                            echo requests: the node answers
+//!                            echo requests: the node answers; replies to its own pings: the node's
 //!                            all else, of pods here and of peers: the host's TAP
 //! from the host's TAP        from the gateway's address only: pods here, peers, Services; never out
 //! ```
@@ -15,12 +15,15 @@ use super::way::{Unreachable, Way};
 use crate::model::{DropReason, PortId, PortSpec};
 use crate::stack::Trouble;
 use crate::switch::PortConflict;
-use crate::wire::{Headers, L3, proto};
+use crate::wire::{ETH_LEN, Headers, L3, proto};
 use std::net::IpAddr;
 
 /// Types of an echo request (RFC 792, RFC 4443).
 const ECHO4: u8 = 8;
 const ECHO6: u8 = 128;
+/// Of an echo reply.
+const REPLY4: u8 = 0;
+const REPLY6: u8 = 129;
 
 impl Node {
     /// Take the host's own port into service. There is one at most.
@@ -53,7 +56,13 @@ impl Node {
             IpAddr::V4(ip) => local.gateway4() == Some(ip),
             IpAddr::V6(ip) => local.gateway6() == Some(ip),
         };
-        (is_gateway && !is_echo_request(frame, h)).then_some(host)
+        let is_nodes = match icmp_type(frame, h) {
+            Some(ECHO4 | ECHO6) => true,
+            // The host pings from this address too.
+            Some(REPLY4 | REPLY6) => self.is_pong(&frame[ETH_LEN..h.end]),
+            _ => false,
+        };
+        (is_gateway && !is_nodes).then_some(host)
     }
 
     /// The way of what the host sends: it has a way out of its own, and this is none.
@@ -68,12 +77,13 @@ impl Node {
     }
 }
 
-/// Whether the node answers it whoever has the address. One in fragments is not looked into.
-fn is_echo_request(frame: &[u8], h: &Headers) -> bool {
-    let kind = match (h.l3, h.proto) {
-        (L3::Ipv4, proto::ICMP) => ECHO4,
-        (L3::Ipv6, proto::ICMPV6) => ECHO6,
-        _ => return false,
+/// The type of an echo request or reply, of its own family. One in fragments is not looked into.
+fn icmp_type(frame: &[u8], h: &Headers) -> Option<u8> {
+    let types = match (h.l3, h.proto) {
+        (L3::Ipv4, proto::ICMP) => [ECHO4, REPLY4],
+        (L3::Ipv6, proto::ICMPV6) => [ECHO6, REPLY6],
+        _ => return None,
     };
-    !h.fragment && h.l4 < h.end && frame.get(h.l4) == Some(&kind)
+    let kind = frame.get(h.l4).filter(|_| !h.fragment && h.l4 < h.end)?;
+    types.contains(kind).then_some(*kind)
 }

@@ -2,7 +2,7 @@
 
 use super::Node;
 use crate::model::{Duration, Instant};
-use crate::stack::probe::{Probe, echo_request, small_len};
+use crate::stack::probe::{self, Echo, Probe, echo_request, small_len};
 use std::net::IpAddr;
 
 /// How long an answer is awaited.
@@ -26,6 +26,10 @@ struct Waiting {
 }
 
 impl Pings {
+    fn awaits(&self, from: IpAddr, number: u16) -> bool {
+        self.waiting.iter().any(|w| (w.number, w.to) == (number, from))
+    }
+
     /// An answer came; whether it was awaited.
     pub(super) fn answered(&mut self, from: IpAddr, number: u16, now: Instant) -> bool {
         let awaited = |w: &Waiting| (w.number, w.to) == (number, from);
@@ -86,6 +90,14 @@ impl Node {
     /// When a ping is given up.
     pub fn ping_deadline(&self) -> Option<Instant> {
         self.pings.waiting.iter().map(|w| w.since + PATIENCE).min()
+    }
+
+    /// Whether a packet answers a ping that is under way.
+    pub(super) fn is_pong(&self, packet: &[u8]) -> bool {
+        let Some((from, Echo::Reply { ident, seq })) = probe::parse(packet) else {
+            return false;
+        };
+        ident == self.ping_ident() && self.pings.awaits(from, seq)
     }
 
     /// Beside the one of probes.

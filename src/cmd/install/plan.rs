@@ -157,7 +157,12 @@ impl Plan {
             absolute,
         );
         let (unit, systemctl, more) = match place.home {
-            None => (units::system(program, &file), "systemctl", ""),
+            None => (
+                units::system(program, &file),
+                "systemctl",
+                "\nnote: the service gives the host an interface in the pod network (host_port auto), by which pods reach what \
+                 listens on all of its addresses (docs/host.md; without it: PODWIRE_OPTIONS in systemctl edit podwire)",
+            ),
             Some(_) => (
                 units::user(program, &file),
                 "systemctl --user",

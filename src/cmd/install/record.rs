@@ -5,10 +5,11 @@
 
 use super::plan::{Content, Plan};
 use crate::control::durable::{self, replace_file};
+use crate::control::memory::random;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// Longest manifest that is read: it names a handful of paths.
@@ -135,7 +136,11 @@ pub fn look(plan: &Plan) -> Result<Vec<State>, RecordError> {
 pub fn write(plan: &Plan) -> Result<Vec<(PathBuf, Outcome)>, RecordError> {
     let states = look(plan)?;
     let mut manifest = plan.record.read()?.unwrap_or_default();
-    for (path, content) in &plan.items {
+    for ((path, content), state) in plan.items.iter().zip(&states) {
+        // What somebody else wrote is not install's to remove, however alike.
+        if *state == State::Same {
+            continue;
+        }
         let entry = Entry {
             path: path.clone(),
             digest: digest(content),
@@ -256,15 +261,23 @@ fn put(path: &Path, content: &Content) -> io::Result<Outcome> {
     DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
     match content {
         Content::File { bytes, mode } => {
-            replace_file(path, &[bytes], *mode)?;
-            // Whatever the caller's umask is.
-            fs::set_permissions(path, Permissions::from_mode(*mode))?;
+            let beside = beside(path)?;
+            let mut options = OpenOptions::new();
+            let mut file = options.write(true).create_new(true).mode(*mode).open(&beside)?;
+            let moved = file.write_all(bytes).and_then(|()| {
+                // Whatever the caller's umask is.
+                file.set_permissions(Permissions::from_mode(*mode))?;
+                file.sync_all()?;
+                fs::rename(&beside, path)
+            });
+            moved.inspect_err(|_| {
+                let _ = fs::remove_file(&beside);
+            })?;
+            File::open(dir)?.sync_all()?;
             Ok(Outcome::Wrote)
         }
         Content::Link(to) => {
-            let mut beside = path.as_os_str().to_owned();
-            beside.push(".new");
-            let _ = fs::remove_file(&beside);
+            let beside = beside(path)?;
             symlink(to, &beside)?;
             fs::rename(&beside, path).inspect_err(|_| {
                 let _ = fs::remove_file(&beside);
@@ -272,6 +285,14 @@ fn put(path: &Path, content: &Content) -> io::Result<Outcome> {
             Ok(Outcome::Linked(to.clone()))
         }
     }
+}
+
+/// A name beside `path` that nobody has or guesses: whatever else is there, as `X.new`, is somebody's.
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    let number = u128::from_ne_bytes(random()?);
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{number:032x}"));
+    Ok(beside.into())
 }
 
 /// The directories above `path` that are not there, outer ones first.

@@ -29,8 +29,8 @@ use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, Neig
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use networks::{InTheWay, Networks, in_the_way};
-use std::collections::BTreeSet;
+use networks::{InTheWay, Networks, among_neighbours, in_the_way};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -128,6 +128,8 @@ pub struct HostLink {
     ends: Vec<(IpAddr, IpAddr)>,
     networks: Networks,
     routes: BTreeSet<IpNet>,
+    /// Networks without a route, and why.
+    refused: BTreeMap<IpNet, String>,
     problems: Vec<String>,
 }
 
@@ -198,12 +200,14 @@ impl HostLink {
             ends: four.into_iter().chain(six).collect(),
             networks,
             routes: BTreeSet::new(),
+            refused: BTreeMap::new(),
             problems: Vec::new(),
         };
         port.settle_neighbours(local.gateway_mac)?;
         port.route();
-        if let Some(why) = port.problems.first() {
-            return Err(HostPortError::Routes(why.clone()));
+        let refused = port.problems().next().cloned();
+        if let Some(why) = refused {
+            return Err(HostPortError::Routes(why));
         }
         let spec = PortSpec {
             pod: PodName::of_host(),
@@ -237,8 +241,8 @@ impl HostLink {
     }
 
     /// What a person should look at.
-    pub fn problems(&self) -> &[String] {
-        &self.problems
+    pub fn problems(&self) -> impl Iterator<Item = &String> {
+        self.problems.iter().chain(self.refused.values().take(FEW))
     }
 
     /// As `podwire status` shows it.
@@ -282,7 +286,20 @@ impl HostLink {
 
     /// Make the routes that are missing, and delete those that lead to nobody.
     fn route(&mut self) {
-        let wanted = self.networks.wanted();
+        let mut wanted = self.networks.wanted();
+        self.refused.retain(|net, _| wanted.contains(net));
+        // The kernel is asked only when there is something to ask for.
+        let mut refused = match wanted.is_subset(&self.routes) {
+            true => BTreeMap::new(),
+            false => self.hindered(&wanted),
+        };
+        for net in &wanted {
+            if let Some((peer, ip)) = self.networks.peer_within(net) {
+                let why = format!("peer {peer} is at {ip} there (give the pods another network)");
+                refused.insert(*net, why);
+            }
+        }
+        wanted.retain(|net| !refused.contains_key(net));
         let gone: Vec<IpNet> = self.routes.difference(&wanted).copied().collect();
         for some in gone.chunks(AT_ONCE) {
             let mut batch = Batch::default();
@@ -308,15 +325,48 @@ impl HostLink {
             }
             for net in self.refused(batch, some) {
                 self.routes.remove(&net);
-                let what = format!(
-                    "this host does not reach {net} by {}: the kernel refuses the route, mostly since there is another one \
-                     (`ip route get {}`; remove it and restart the node)",
-                    self.name,
+                let why = format!(
+                    "the kernel refuses the route, mostly since there is another one (`ip route get {}`; remove it and \
+                     restart the node)",
                     net.network()
                 );
-                self.complain(what);
+                refused.insert(net, why);
             }
         }
+        let before = std::mem::take(&mut self.refused);
+        for (net, why) in refused {
+            let what = format!("this host does not reach {net} by {}: {why}", self.name);
+            if before.get(&net) != Some(&what) {
+                log::warn!("{what}");
+            }
+            self.refused.insert(net, what);
+        }
+    }
+
+    /// Which of `wanted` that have no route yet would take something of the host's away, and what.
+    fn hindered(&self, wanted: &BTreeSet<IpNet>) -> BTreeMap<IpNet, String> {
+        let new = wanted.difference(&self.routes);
+        let asked = ask().and_then(|links| {
+            let routes = links::main_routes().map_err(|e| HostPortError::Routes(e.to_string()))?;
+            Ok((links, routes))
+        });
+        let (mut links, mut routes) = match asked {
+            Ok(asked) => asked,
+            Err(e) => return new.map(|net| (*net, e.to_string())).collect(),
+        };
+        links.retain(|l| l.index != self.index);
+        routes.retain(|r| r.by != Some(self.index));
+        let why = |net: &IpNet| {
+            if let Some(what) = in_the_way([net], &links, &routes) {
+                return Some(in_words(&what));
+            }
+            // Those of the configuration were chosen by a person, who may mean it so.
+            let around = among_neighbours(net, &routes).filter(|_| !self.networks.is_fixed(net))?;
+            Some(format!(
+                "it is within {around}, where this host's own neighbours are (give the pods another network)"
+            ))
+        };
+        new.filter_map(|net| Some((*net, why(net)?))).collect()
     }
 
     /// Send a batch of routes to `nets`; those that the kernel refused.

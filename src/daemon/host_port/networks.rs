@@ -12,6 +12,8 @@ pub struct Networks {
     /// Whoever the peers are.
     fixed: Vec<IpNet>,
     peers: HashMap<NodeName, Vec<IpNet>>,
+    /// Where the peers are themselves.
+    underlay: HashMap<NodeName, Vec<IpAddr>>,
 }
 
 impl Networks {
@@ -20,6 +22,7 @@ impl Networks {
         Networks {
             fixed,
             peers: HashMap::new(),
+            underlay: HashMap::new(),
         }
     }
 
@@ -32,10 +35,28 @@ impl Networks {
                     let all = four.into_iter().chain(peer.subnet6.map(IpNet::from));
                     let all = all.map(|net| net.trunc()).collect();
                     self.peers.insert(peer.name.clone(), all);
+                    let at = std::iter::once(peer.underlay).chain(peer.underlay6);
+                    let at = at.map(|a| a.ip()).collect();
+                    self.underlay.insert(peer.name.clone(), at);
                 }
-                Change::PeerGone(name) => drop(self.peers.remove(name)),
+                Change::PeerGone(name) => {
+                    self.peers.remove(name);
+                    self.underlay.remove(name);
+                }
             }
         }
+    }
+
+    /// Whether it is one of configuration.
+    pub fn is_fixed(&self, net: &IpNet) -> bool {
+        self.fixed.contains(net)
+    }
+
+    /// A peer that is itself in a network of a peer: its tunnel would lead into itself.
+    pub fn peer_within(&self, net: &IpNet) -> Option<(&NodeName, IpAddr)> {
+        let all = self.underlay.iter().filter(|_| !self.is_fixed(net));
+        let mut all = all.flat_map(|(name, at)| at.iter().map(move |ip| (name, *ip)));
+        all.find(|(_, ip)| net.contains(ip))
     }
 
     /// All of them, without those that lie within another.
@@ -77,6 +98,12 @@ pub enum InTheWay {
         /// The network.
         net: IpNet,
     },
+}
+
+/// Why there is no route to a peer's network, beside what [`in_the_way`] finds: the host's own neighbours are in it.
+pub fn among_neighbours(net: &IpNet, routes: &[Route]) -> Option<IpNet> {
+    let around = |r: &&Route| r.on_link && r.to.prefix_len() > 0 && r.to.contains(net);
+    routes.iter().find(around).map(|r| r.to)
 }
 
 /// The first thing of the host's that is in the way of routes to `nets`. A route around them all is none: the more precise
@@ -167,6 +194,7 @@ mod tests {
         let route = |to: &str, by| Route {
             to: to.parse().unwrap(),
             by,
+            on_link: to != "0.0.0.0/0",
         };
         let pods = nets(&["10.244.0.0/16"]);
         let around = [route("0.0.0.0/0", Some(2)), route("10.0.0.0/8", Some(2))];
@@ -190,5 +218,32 @@ mod tests {
                 net: wide[0]
             })
         );
+    }
+
+    #[test]
+    fn a_peers_network_takes_no_neighbours_and_no_peers_away() {
+        let lan = Route {
+            to: "192.0.2.0/24".parse().unwrap(),
+            by: Some(2),
+            on_link: true,
+        };
+        let far = Route {
+            to: "10.0.0.0/8".parse().unwrap(),
+            by: Some(2),
+            on_link: false,
+        };
+        let routes = [far, lan.clone()];
+        assert_eq!(
+            among_neighbours(&nets(&["192.0.2.128/25"])[0], &routes),
+            Some(lan.to)
+        );
+        assert_eq!(among_neighbours(&nets(&["10.1.0.0/24"])[0], &routes), None);
+        let mut networks = Networks::new(nets(&["10.244.1.0/24"]));
+        networks.follow(&[peer("n2", "10.244.2.0/24")]);
+        let taken = nets(&["192.0.2.0/30"])[0];
+        assert!(networks.peer_within(&taken).is_some());
+        assert!(networks.peer_within(&nets(&["10.244.2.0/24"])[0]).is_none());
+        networks.follow(&[Change::PeerGone("n2".parse().unwrap())]);
+        assert!(networks.peer_within(&taken).is_none());
     }
 }

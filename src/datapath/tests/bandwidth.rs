@@ -260,3 +260,31 @@ fn a_full_queue_tells_when_it_has_room() {
     lab.pass(200_000);
     assert_eq!(lab.node.room_at(PortId(2), lab.now), None);
 }
+
+/// A pod at a low rate is not taken for one that is gone.
+#[test]
+fn what_the_node_says_in_icmp_goes_before_what_waits_for_so_many_bytes() {
+    let (mut lab, limited) = lab(true, false, ALL);
+    for _ in 0..12 {
+        lab.send(0, &VnetHdr::default(), &sized(&limited, 1000));
+    }
+    assert_eq!(lab.got().len(), 8);
+    let to = IpAddr::V4(limited.ip4.unwrap());
+    lab.node.ping(to, lab.now).unwrap();
+    lab.settle();
+    let got = lab.got();
+    assert_eq!(got.len(), 1, "at once");
+    // It was charged: what waits does so for longer.
+    let quantum = 250;
+    assert_eq!(
+        lab.node.next_release(),
+        Some(lab.now + Duration::from_micros(quantum + got[0] as u64))
+    );
+    // And there is an end of it.
+    for _ in 0..300 {
+        lab.node.ping(to, lab.now).unwrap();
+        lab.settle();
+    }
+    assert_eq!(lab.got().len(), 8192 / got[0] - 1);
+    lab.balanced();
+}

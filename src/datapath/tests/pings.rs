@@ -72,3 +72,32 @@ fn pings_under_way_are_bounded() {
     assert_eq!(pongs(&mut lab).len(), 1024);
     lab.balanced();
 }
+
+/// The host has the gateway's address, and pings of its own: each gets its answers.
+#[test]
+fn an_answer_is_the_nodes_also_where_the_host_has_a_port() {
+    let mut lab = Lab::new(1);
+    let local = &lab.node.settings().local;
+    let host = PortSpec {
+        pod: PodName::of_host(),
+        mac: local.host_mac(),
+        ip4: local.gateway4(),
+        ip6: local.gateway6(),
+        ..spec(1, 2)
+    };
+    let host = lab.node.add_host(host).unwrap();
+    let number = lab.node.ping(IpAddr::from([10, 244, 1, 2]), lab.now).unwrap();
+    lab.settle();
+    let (theirs, own) = (answer(&lab, 3), answer(&lab, 2));
+    lab.out.to_pods.clear();
+    lab.send(1, &VnetHdr::default(), &theirs);
+    assert_eq!(lab.out.to_pods.last().map(|(port, ..)| *port), Some(host));
+    assert!(pongs(&mut lab).is_empty());
+    lab.send(0, &VnetHdr::default(), &own);
+    assert_eq!(pongs(&mut lab), [(number, Some(Duration::ZERO))]);
+    assert_eq!(lab.out.to_pods.len(), 1);
+    // It is over: what comes now was not asked for by the node.
+    lab.send(0, &VnetHdr::default(), &own);
+    assert_eq!(lab.out.to_pods.len(), 2);
+    lab.balanced();
+}
