@@ -1,16 +1,20 @@
-//! Attachments that ended while their node was away: a file for each in `NODE.gone` beside the admin socket, which the
-//! node's next start heeds and removes. They last as long as what keeps pods meanwhile, whose socket is there too.
+//! Attachments that ended while their node did not answer: a file for each in `NODE.gone` beside the admin socket, which
+//! the node heeds and removes, at its start and every few seconds. They last as long as what keeps pods meanwhile, whose socket is there too.
 
 use super::place::{claim, ours_alone};
 use crate::model::{Attachment, MAX_IDENTIFIER};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Longest file that is read: three names of [`MAX_IDENTIFIER`] bytes, and what is between them.
 const MAX_FILE: u64 = 4096;
 /// Most files that are read: no node has more pods.
 const MAX_FILES: usize = 1 << 16;
+/// Age of a file in the making that nobody makes any more.
+const ABANDONED: Duration = Duration::from_secs(60);
 
 /// The directory of the node whose admin socket is at `socket`.
 pub fn directory(socket: &Path) -> PathBuf {
@@ -25,11 +29,19 @@ pub fn directory(socket: &Path) -> PathBuf {
 pub fn leave(socket: &Path, attachment: &Attachment) -> io::Result<PathBuf> {
     let dir = directory(socket);
     claim(&dir)?;
-    let path = dir.join(file_name(attachment));
-    let mut beside = path.clone().into_os_string();
-    beside.push(format!(".{}", std::process::id()));
+    let name = file_name(attachment);
+    let path = dir.join(&name);
+    // The node passes over it until it has its name.
+    let beside = dir.join(format!(".{}.{name}", std::process::id()));
+    // A process that had this number may have left one behind.
+    let _ = fs::remove_file(&beside);
     let write = || {
-        let mut file = File::create(&beside)?;
+        let mut options = OpenOptions::new();
+        let options = options
+            .write(true)
+            .create_new(true)
+            .custom_flags(libc::O_NOFOLLOW);
+        let mut file = options.open(&beside)?;
         file.write_all(&serde_json::to_vec(attachment)?)?;
         file.sync_all()?;
         fs::rename(&beside, &path)?;
@@ -45,6 +57,14 @@ pub fn take_back(path: &Path) {
     let _ = fs::remove_file(path);
 }
 
+/// Take back what is left about an attachment, for it is carried out, or there is a new one.
+pub fn forget(socket: &Path, attachment: &Attachment) {
+    let dir = directory(socket);
+    if ours_alone(&dir).is_ok() {
+        take_back(&dir.join(file_name(attachment)));
+    }
+}
+
 /// What is left for the node at `socket`, with the files; none of an attachment where a file says nothing.
 ///
 /// # Errors
@@ -57,6 +77,7 @@ pub fn all(socket: &Path) -> io::Result<Vec<(PathBuf, Option<Attachment>)>> {
     }
     let entries = fs::read_dir(&dir)?.flatten().take(MAX_FILES);
     Ok(entries
+        .filter(|entry| !is_in_the_making(entry))
         .map(|entry| {
             let path = entry.path();
             let attachment = read(&path);
@@ -65,10 +86,21 @@ pub fn all(socket: &Path) -> io::Result<Vec<(PathBuf, Option<Attachment>)>> {
         .collect())
 }
 
+/// Whether another process is writing it.
+fn is_in_the_making(entry: &fs::DirEntry) -> bool {
+    let written = entry.metadata().and_then(|m| m.modified()).ok();
+    let age = written.and_then(|w| w.elapsed().ok()).unwrap_or_default();
+    entry.file_name().as_encoded_bytes().starts_with(b".") && age < ABANDONED
+}
+
 fn read(path: &Path) -> Option<Attachment> {
     let meta = fs::symlink_metadata(path).ok()?;
     let mut bytes = Vec::new();
-    let file = meta.is_file().then(|| File::open(path).ok()).flatten()?;
+    let mut options = OpenOptions::new();
+    let options = options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = meta.is_file().then(|| options.open(path).ok()).flatten()?;
     file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
     serde_json::from_slice(&bytes).ok().filter(Attachment::is_valid)
 }
@@ -96,6 +128,7 @@ mod tests {
             ifname: "eth0".into(),
             namespace: Some((4, 4_026_532_000)),
         };
+        let again = attachment.clone();
         let path = leave(&socket, &attachment).unwrap();
         assert_eq!(leave(&socket, &attachment).unwrap(), path, "once is enough");
         fs::write(directory(&socket).join("rubbish"), "rubbish").unwrap();
@@ -107,7 +140,12 @@ mod tests {
         assert!(found[1].1.is_none() && found[2].1.is_none());
         take_back(&path);
         take_back(&path);
+        leave(&socket, &again).unwrap();
+        forget(&socket, &again);
+        forget(&socket, &again);
         assert_eq!(all(&socket).unwrap().len(), 2);
+        fs::write(directory(&socket).join(".7.cbr0@c@eth0"), "{").unwrap();
+        assert_eq!(all(&socket).unwrap().len(), 2, "somebody writes it");
         // Anybody could end pods there.
         fs::set_permissions(directory(&socket), fs::Permissions::from_mode(0o777)).unwrap();
         assert!(all(&socket).is_err());

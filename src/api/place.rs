@@ -222,7 +222,10 @@ pub(super) fn claim(dir: &Path) -> io::Result<()> {
 }
 
 /// Whether `dir` is a directory that this user alone fills.
-pub(super) fn ours_alone(dir: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Why it is none, or what the kernel says.
+pub fn ours_alone(dir: &Path) -> io::Result<()> {
     let meta = fs::symlink_metadata(dir)?;
     let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     if !meta.is_dir() {

@@ -105,7 +105,12 @@ impl Call {
             return Err(wrong("CNI_IFNAME", &call.ifname, what));
         }
         call.netns = get("CNI_NETNS").filter(|p| !p.is_empty()).map(PathBuf::from);
-        call.args = Args::read(&text("CNI_ARGS")?)?;
+        let args = text("CNI_ARGS").and_then(|args| Args::read(&args));
+        // Nothing of them is needed to take something away.
+        call.args = match verb {
+            Verb::Del => args.unwrap_or_default(),
+            _ => args?,
+        };
         Ok(call)
     }
 }
@@ -161,6 +166,9 @@ mod tests {
         let call = read(&vars).unwrap();
         assert_eq!((call.verb, call.netns.as_deref()), (Verb::Del, None));
         assert_eq!(call.args.name.as_deref(), Some("web"));
+        let mut vars = vars;
+        vars[3].1 = "no pair";
+        assert!(read(&vars).is_ok(), "DEL does without");
     }
 
     #[test]

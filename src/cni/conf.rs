@@ -98,6 +98,9 @@ impl Conf {
             return Err(CniError::config("name", what));
         }
         let own = Keys::of(keys.get("podwire"), keys.at("podwire"))?;
+        if matches!(verb, Verb::Del | Verb::Gc) {
+            return Conf::to_free(&keys, &own, version, verb);
+        }
         if let Some(unknown) = own.names().find(|k| !OWN.contains(&k.as_str())) {
             let what = format!("there is no such key (known are {})", OWN.join(" and "));
             return Err(CniError::config(own.at(&shown(unknown)), what));
@@ -121,8 +124,24 @@ impl Conf {
             } else {
                 Wishes::default()
             },
+            valid: Vec::new(),
+        })
+    }
+
+    /// What is needed to take something away: a mistake elsewhere must not keep it there.
+    fn to_free(keys: &Keys<'_>, own: &Keys<'_>, version: Version, verb: Verb) -> Result<Conf, CniError> {
+        Ok(Conf {
+            version,
+            network: keys.text("name")?.unwrap_or_default().into(),
+            socket: socket(own)?,
+            namespace: String::new(),
+            mtu: None,
+            ranges: Vec::new(),
+            dns: Dns::default(),
+            before: before(keys, verb)?,
+            wishes: Wishes::default(),
             valid: if verb == Verb::Gc {
-                valid(&keys)?
+                valid(keys)?
             } else {
                 Vec::new()
             },
@@ -320,6 +339,8 @@ mod tests {
             assert_eq!(e.code, Code::Config, "{e}");
             assert!(e.msg.starts_with(key), "{key}: {e}");
         }
+        let wrong = json!({"mtu": 1, "ipam": {"type": "dhcp"}, "podwire": {"x": 1}, "dns": 1, "ipMasq": 1});
+        assert!(read(Verb::Del, wrong).is_ok());
         let e = Conf::read(b"{", Verb::Add).unwrap_err();
         assert_eq!(e.code, Code::Decoding);
         assert_eq!(Conf::read(b"[]", Verb::Add).unwrap_err().code, Code::Decoding);

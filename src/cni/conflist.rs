@@ -20,8 +20,13 @@ pub fn conflist(network: &str, version: Version, kind: &str, socket: Option<&Pat
         Some(socket) => format!("{{\"socket\": {}}}", text(&socket.to_string_lossy())),
         None => "{}".into(),
     };
+    // libcni since 1.1 takes the highest it knows, and has GC and STATUS; others pass the list over.
+    let versions = match version {
+        Version::V100 => " \"cniVersions\": [\"0.4.0\", \"1.0.0\", \"1.1.0\"],",
+        _ => "",
+    };
     format!(
-        "{{\n  \"cniVersion\": {},\n  \"name\": {},\n  \"plugins\": [{{\n    \"type\": {},\n    \"podwire\": {own},\n    \
+        "{{\n  \"cniVersion\": {},{versions}\n  \"name\": {},\n  \"plugins\": [{{\n    \"type\": {},\n    \"podwire\": {own},\n    \
          \"capabilities\": {{{capabilities}}}\n  }}]\n}}\n",
         text(version.text()),
         text(network),
@@ -44,6 +49,9 @@ mod tests {
         assert_eq!(text.replace("\"portMappings\": true, ", ""), without);
         assert!(text.lines().count() <= 10, "{text}");
         let list: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(list["cniVersions"][2], "1.1.0");
+        let older = conflist("pods", Version::V040, "podwire-cni", None, true);
+        assert!(!older.contains("cniVersions"), "it was asked for");
         // As libcni makes a plugin's configuration of it.
         let mut conf = list["plugins"][0].clone();
         conf["name"] = list["name"].clone();

@@ -25,6 +25,10 @@ pub const NONE: Patience = Patience(&[]);
 pub enum Trouble {
     /// It may work later.
     Away(String),
+    /// It runs, and serves others.
+    Busy(String),
+    /// It hangs: it has had all the time there is.
+    Hung(String),
     /// What the runtime is to be told.
     Told(CniError),
     /// The node said no.
@@ -39,9 +43,8 @@ impl From<ApiError> for Trouble {
                 message,
             } => Trouble::Away(message),
             ApiError::Refused { kind, message } => Trouble::Refused(kind, message),
-            ApiError::NoNode { .. } | ApiError::Timeout { .. } | ApiError::Broken { .. } => {
-                Trouble::Away(e.to_string())
-            }
+            ApiError::Timeout { .. } => Trouble::Hung(e.to_string()),
+            ApiError::NoNode { .. } | ApiError::Broken { .. } => Trouble::Away(e.to_string()),
             ApiError::Permission { .. } | ApiError::Stranger { .. } => {
                 Trouble::Told(CniError::new(Code::Permission, e))
             }
@@ -61,7 +64,9 @@ impl From<CniError> for Trouble {
 impl From<Trouble> for CniError {
     fn from(trouble: Trouble) -> CniError {
         match trouble {
-            Trouble::Away(why) => CniError::new(Code::TryAgain, why),
+            Trouble::Away(why) | Trouble::Busy(why) | Trouble::Hung(why) => {
+                CniError::new(Code::TryAgain, why)
+            }
             Trouble::Told(e) => e,
             Trouble::Refused(kind, message) => CniError::new(code(kind), message),
         }
@@ -80,7 +85,8 @@ fn code(kind: ErrorKind) -> Code {
     }
 }
 
-/// Do `work` with the node; again, on a new connection, while it is away.
+/// Do `work` with the node; again, on a new connection, while it is away. A busy node has the patience of ADD, unless
+/// there is none; one that hangs is not asked again.
 ///
 /// # Errors
 /// The last one's.
@@ -101,16 +107,21 @@ pub fn with_kept<T>(
     patience: Patience,
     mut work: impl FnMut(&mut Client) -> Result<T, Trouble>,
 ) -> Result<(Client, T), Trouble> {
-    let mut pauses = patience.0.iter();
+    let busy = if patience.0.is_empty() { NONE } else { PATIENT };
+    let mut asked = 0;
     loop {
         let done = connect(conf).and_then(|mut client| {
             let done = work(&mut client)?;
             Ok((client, done))
         });
-        match (done, pauses.next()) {
-            (Err(Trouble::Away(_)), Some(pause)) => sleep(Duration::from_millis(*pause)),
-            (done, _) => return done,
-        }
+        let pause = match &done {
+            Err(Trouble::Away(_)) => patience.0.get(asked),
+            Err(Trouble::Busy(_)) => busy.0.get(asked),
+            _ => None,
+        };
+        let Some(pause) = pause else { return done };
+        sleep(Duration::from_millis(*pause));
+        asked += 1;
     }
 }
 
@@ -124,7 +135,7 @@ fn connect(conf: &Conf) -> Result<Client, Trouble> {
     })?;
     Client::connect(&socket).map_err(|e| match e {
         // It has not even said hello: too many clients, or out of files.
-        ApiError::Refused { message, .. } => Trouble::Away(message),
+        ApiError::Refused { message, .. } => Trouble::Busy(message),
         other => other.into(),
     })
 }
@@ -141,6 +152,8 @@ pub fn absent(conf: &Conf) -> Vec<PathBuf> {
     }
     let entries = place::directories()
         .into_iter()
+        // Anybody can make one in /tmp.
+        .filter(|dir| place::ours_alone(dir).is_ok())
         .filter_map(|dir| std::fs::read_dir(dir).ok());
     let files = entries.flatten().flatten().map(|e| e.path());
     let mut sockets: Vec<PathBuf> = files

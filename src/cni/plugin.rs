@@ -153,19 +153,20 @@ pub(super) fn namespace_error(e: &NsError) -> CniError {
 fn del(call: &Call, conf: &Conf) -> Result<(), CniError> {
     let attachment = attachment(call, conf);
     let ask = |patience| node::with(conf, patience, |client| release(client, &attachment));
-    match ask(BRIEF) {
+    let hangs = match ask(BRIEF) {
         Ok(_) => return Ok(()),
-        Err(Trouble::Away(_)) => {}
+        Err(Trouble::Away(_) | Trouble::Busy(_)) => false,
+        Err(Trouble::Hung(_)) => true,
         Err(other) => return Err(other.into()),
-    }
-    // What the node had of it is with its keeper. The next process of the node finds word of it, or finds that the
-    // interface is gone, whichever can be brought about here.
+    };
+    // What the node had of it is with its keeper. The node, when it comes to itself, or its next process, finds word of it,
+    // or finds that the interface is gone, whichever can be brought about here.
     let sockets = node::absent(conf);
     let left: Vec<_> = sockets.iter().map(|s| (s, gone::leave(s, &attachment))).collect();
     let unsaid = left
         .iter()
         .find_map(|(s, l)| l.as_ref().err().map(|e| (gone::directory(s), e.to_string())));
-    if ask(NONE).is_ok() {
+    if !hangs && ask(NONE).is_ok() {
         left.iter()
             .filter_map(|(_, l)| l.as_ref().ok())
             .for_each(|path| gone::take_back(path));
@@ -176,7 +177,7 @@ fn del(call: &Call, conf: &Conf) -> Result<(), CniError> {
         Some((dir, e)) if !deleted => Err(CniError::new(
             Code::Io,
             format!(
-                "the node is away, and that {} of container {} is gone cannot be written to {}: {e} (make room there, \
+                "the node does not answer, and that {} of container {} is gone cannot be written to {}: {e} (make room there, \
                  or start the node)",
                 call.ifname,
                 call.container,
@@ -233,10 +234,16 @@ fn gc(conf: &Conf) -> Result<(), CniError> {
             .into_iter()
             .filter_map(|p| p.attachment)
             .filter(|a| !there(a));
+        let mut first = Ok(());
         for attachment in stale {
-            release(client, &attachment)?;
+            match release(client, &attachment) {
+                Ok(_) => {}
+                // It concerns this one only.
+                Err(e @ (Trouble::Refused(..) | Trouble::Told(_))) => first = first.and(Err(e)),
+                Err(e) => return Err(e),
+            }
         }
-        Ok(())
+        first
     });
     freed.map_err(Into::into)
 }

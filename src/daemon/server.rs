@@ -173,6 +173,8 @@ pub struct Server<'w> {
     retry: bool,
     /// The last client could not be served, and a warning said so.
     short: bool,
+    /// Word of attachments that ended while nobody answered.
+    word: attachments::Word,
     next: usize,
     start: std::time::Instant,
     born: SystemTime,
@@ -252,6 +254,11 @@ impl<'w> Server<'w> {
             spare: spare(),
             retry: false,
             short: false,
+            word: attachments::Word {
+                socket: kept.socket,
+                heeded: Instant::ZERO,
+                refused: false,
+            },
             next: FIRST,
             start: std::time::Instant::now(),
             born: SystemTime::now(),
@@ -265,7 +272,7 @@ impl<'w> Server<'w> {
         let (folder, own) = kept.manifests;
         server.open_services(folder, &own);
         server.adopt(kept.pods, kept.replace)?;
-        server.heed_gone(&kept.socket);
+        server.heed_gone();
         Ok(server)
     }
 
@@ -290,6 +297,7 @@ impl<'w> Server<'w> {
             let again = (!self.untold.0.is_empty()).then_some(AGAIN);
             let patience = self.endpoints.patience(now).into_iter().chain(again);
             let patience = patience.chain(self.keeping.patience());
+            let patience = patience.chain([self.word.patience(now)]);
             let patience = patience.chain(self.services_patience());
             let patience = patience.chain(self.node_ports.patience(now));
             let patience = patience.chain(self.recorder.patience()).min();
@@ -348,6 +356,7 @@ impl<'w> Server<'w> {
                 self.offer();
             }
             self.services_on_time();
+            self.heed_on_time();
             self.node_ports_on_time();
             self.endpoints.expire(now);
             if self.keeping.patience().is_some_and(|p| p.is_zero()) {

@@ -8,7 +8,29 @@ use crate::model::{Attachment, AttachmentFilter, Instant, PodName};
 use crossbeam_channel::bounded;
 use ipnet::IpNet;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How often a node looks for word of attachments that ended while it did not answer.
+const EVERY: Duration = Duration::from_secs(3);
+
+/// Word that is left for this node.
+pub(super) struct Word {
+    /// The admin socket, beside which it is.
+    pub socket: PathBuf,
+    /// When it was looked for last.
+    pub heeded: Instant,
+    /// It could not be read, and a warning said so.
+    pub refused: bool,
+}
+
+impl Word {
+    /// How long it need not be looked for.
+    pub fn patience(&self, now: Instant) -> Duration {
+        let passed = u64::try_from((now - self.heeded).total_micros()).unwrap_or(0);
+        EVERY.saturating_sub(Duration::from_micros(passed))
+    }
+}
 
 impl Server<'_> {
     /// The pods that runtimes attached, as far as `filter` takes them.
@@ -52,6 +74,7 @@ impl Server<'_> {
             return Some(Reply::Detached { existed: false });
         };
         self.remove(&pod);
+        gone::forget(&self.word.socket, attachment);
         log::info!(
             "pod {pod} is detached: {} of container {} is gone",
             attachment.ifname,
@@ -125,15 +148,32 @@ impl Server<'_> {
         Err(Refusal::new(ErrorKind::Taken, what))
     }
 
-    /// Remove the pods that ended while no process of this node ran.
-    pub(super) fn heed_gone(&mut self, socket: &Path) {
-        let left = gone::all(socket).unwrap_or_else(|e| {
-            log::warn!("{} is not heeded: {e}", gone::directory(socket).display());
-            Vec::new()
-        });
+    /// Heed word when it is time.
+    pub(super) fn heed_on_time(&mut self) {
+        if self.word.patience(self.now()).is_zero() {
+            self.heed_gone();
+        }
+    }
+
+    /// Remove the pods that ended while this node did not answer.
+    pub(super) fn heed_gone(&mut self) {
+        self.word.heeded = self.now();
+        let left = match gone::all(&self.word.socket) {
+            Ok(left) => {
+                self.word.refused = false;
+                left
+            }
+            Err(e) => {
+                if !std::mem::replace(&mut self.word.refused, true) {
+                    let dir = gone::directory(&self.word.socket);
+                    log::warn!("{} is not heeded: {e}", dir.display());
+                }
+                Vec::new()
+            }
+        };
         for (path, attachment) in left {
             if let Some(pod) = attachment.and_then(|a| self.attached_as(&a)) {
-                self.lose(&pod, "its container was removed while the node was away");
+                self.lose(&pod, "its container was removed while the node did not answer");
             }
             gone::take_back(&path);
         }

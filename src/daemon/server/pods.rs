@@ -1,7 +1,7 @@
 //! Pods that come and go.
 
 use super::Server;
-use crate::api::{AttachRequest, ErrorKind, Reply};
+use crate::api::{AttachRequest, ErrorKind, Reply, gone};
 use crate::daemon::admin::{Detached, Made, Refusal, Reservation};
 use crate::daemon::ipam::Lease;
 use crate::daemon::records::boottime_us;
@@ -68,6 +68,10 @@ impl Server<'_> {
                 return Err(self.out_of_files());
             }
         };
+        // Word of a former one must not take this one away.
+        if let Some(attachment) = &of.request.attachment {
+            gone::forget(&self.word.socket, attachment);
+        }
         let made = Made {
             tap: copy,
             caps,

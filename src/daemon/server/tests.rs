@@ -97,6 +97,7 @@ impl Node {
         let ears = Arc::new(Ears::default());
         let heard = ears.clone();
         let records = dir.path().join("n1.state/pods.json");
+        let socket = dir.path().join("n1.sock");
         let own = dir.path().join("n1.state/services");
         let thread = std::thread::spawn(move || {
             let (lifeline, worker_far) = UnixStream::pair().unwrap();
@@ -110,6 +111,7 @@ impl Node {
             };
             let mut kept = Kept::nothing(records);
             kept.manifests.1 = own;
+            kept.socket = socket;
             let server = Server::new(
                 config,
                 &handle,

@@ -1,6 +1,7 @@
 //! What a container runtime's plugin asks of a node.
 
 use super::*;
+use crate::api::gone;
 use crate::model::{Attachment, AttachmentFilter};
 
 fn named(container: &str) -> Attachment {
@@ -120,5 +121,24 @@ fn a_ping_is_answered_later() {
     let address = [10, 244, 1, 6].into();
     let nobody = client.call(&Request::Ping { address }).unwrap_err();
     assert!(nobody.to_string().contains("no pod of this node"), "{nobody}");
+    node.stop();
+}
+
+#[test]
+fn word_is_heeded_while_the_node_runs_and_is_not_about_a_later_pod() {
+    let node = Node::start();
+    let mut client = node.client();
+    let socket = node.path("n1.sock");
+    // The node takes it away by itself.
+    attached(&mut client, "a", "one");
+    gone::leave(&socket, &named("one")).unwrap();
+    node.pods(0);
+    // One that ends and comes again: the word is gone when the new one is there.
+    let word = gone::leave(&socket, &named("two")).unwrap();
+    attached(&mut client, "b", "two");
+    assert!(!word.exists());
+    let word = gone::leave(&socket, &named("two")).unwrap();
+    released(&mut client, &named("two"));
+    assert!(!word.exists());
     node.stop();
 }
