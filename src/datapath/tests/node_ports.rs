@@ -391,8 +391,9 @@ fn a_client_of_a_socket_is_told_at_once_that_there_is_no_way() {
         .unwrap();
     a.settle();
     assert!(a.node.has_resets());
-    a.node.turn_egress(a.now, &mut a.out);
+    assert!(a.node.turn_egress(a.now, &mut a.out), "its flow has more to do");
     assert!(!a.node.has_resets());
+    a.node.turn_egress(a.now, &mut a.out);
     assert_eq!(a.node.egress().unwrap().counts().0, 0);
     a.balanced();
 }
