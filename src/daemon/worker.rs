@@ -427,6 +427,8 @@ impl Loop {
         if !self.blocked {
             self.node.on_timeout(now);
             self.node.send_own(&mut self.arena, now, &mut self.exits);
+            // What had no way then is told in the next turn: that is to be at once.
+            self.busy_egress |= self.node.has_resets();
             self.flush(now);
         }
         for news in self.node.news() {

@@ -100,7 +100,7 @@ impl Node {
         if self.way(key) == Ok(Way::Service) {
             return self.serve(port, arena, &f, now, exits);
         }
-        if let Err(reason) = self.services.pass_by(frame, &h) {
+        if let Err(reason) = self.services.pass_by(frame, &h, now) {
             self.reset_beside(port, frame, &h, now, exits);
             return Err(reason);
         }

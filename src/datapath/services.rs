@@ -307,6 +307,11 @@ impl Node {
         any
     }
 
+    /// Whether flows of the host's sockets are to be [told](Node::turn_egress) that their backend is gone.
+    pub fn has_resets(&self) -> bool {
+        !self.onward.resets.is_empty()
+    }
+
     /// Send what waits for peers.
     pub(super) fn send_onward(&mut self, arena: &mut Arena, now: Instant, exits: &mut impl Exits) {
         if self.onward.waiting.is_empty() {

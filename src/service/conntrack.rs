@@ -13,6 +13,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+/// Seconds without a word after which nobody is opening a connection any more: longer than TCP's first three tries are
+/// apart (RFC 6298).
+const GIVEN_UP: u32 = 5;
+
 /// One end of a connection. As a [`SocketAddr`], without what IPv6 has in addition.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct End {
@@ -123,6 +127,16 @@ impl Conn {
         match self.pod {
             Some(port) => Holder::Pod(port),
             None => Holder::Address(self.original.src.ip),
+        }
+    }
+
+    /// Whether it is certainly over for a client that begins another one with the same backend from the same port: it has
+    /// ended its side, or tries no more to open it.
+    pub fn is_abandoned(&self, now: u32) -> bool {
+        match self.course.state {
+            ConnState::Closing => true,
+            ConnState::Opening if now.saturating_sub(self.seen) >= GIVEN_UP => true,
+            _ => self.course.is_client_done(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Connections that a person has ended. Maglev takes on one in its midst that the node does not know, so that connections
+//! Connections that were ended: by a person, or as their backend left. Maglev takes on one in its midst that the node does not know, so that connections
 //! outlive their node; these it must not take on again.
 
 use super::hash::Keyed;
@@ -52,19 +52,23 @@ impl Ended {
         }
     }
 
+    /// The second [`Ended::turn`] has something to do in next.
+    pub fn next(&self) -> Option<u32> {
+        self.order.front().map(|(_, until)| *until)
+    }
+
     /// Forget those whose time is up, some of them at most.
     pub fn turn(&mut self, now: u32) {
         for _ in 0..BUDGET {
-            match self.order.front() {
-                Some((_, until)) if *until <= now => self.forget_first(),
-                Some(_) => return,
-                None => {
-                    // Whoever ended so many has had the memory for it.
-                    self.until.shrink_to_fit();
-                    self.order.shrink_to_fit();
-                    return;
-                }
+            match self.next() {
+                Some(until) if until <= now => self.forget_first(),
+                _ => break,
             }
+        }
+        if self.order.is_empty() {
+            // Whoever ended so many has had the memory for it.
+            self.until.shrink_to_fit();
+            self.order.shrink_to_fit();
         }
     }
 

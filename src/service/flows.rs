@@ -87,14 +87,14 @@ impl Services {
     /// # Errors
     /// Both have a handshake with the backend, or no port is left to tell them apart: this one is to be refused.
     #[inline]
-    pub fn pass_by(&mut self, frame: &[u8], h: &Headers) -> Result<(), DropReason> {
+    pub fn pass_by(&mut self, frame: &[u8], h: &Headers, now: Instant) -> Result<(), DropReason> {
         if self.is_idle() || h.l3 == L3::Arp || !self.conntrack.concerns(h.src(frame), None) {
             return Ok(());
         }
-        self.beside(frame, h)
+        self.beside(frame, h, second(now))
     }
 
-    fn beside(&mut self, frame: &[u8], h: &Headers) -> Result<(), DropReason> {
+    fn beside(&mut self, frame: &[u8], h: &Headers, now: u32) -> Result<(), DropReason> {
         let Some(transport) = transport(h.proto).filter(|_| !h.later_fragment) else {
             return Ok(());
         };
@@ -105,12 +105,21 @@ impl Services {
             return Ok(());
         };
         let signal = Signal::of(transport, frame, h);
-        let state = self.conntrack.conns.get(n).map(|c| c.course.state);
+        let conn = self.conntrack.conns.get(n);
+        let (state, abandoned) = (
+            conn.map(|c| c.course.state),
+            conn.is_some_and(|c| c.is_abandoned(now)),
+        );
         match (transport, state) {
-            _ if self.is_over(n, Signal::default()) => Ok(()),
+            _ if self.is_gone(n) => Ok(()),
             (Transport::Udp, _) => {
                 let masked = self.masked(sent.flipped())?;
                 self.conntrack.readdress(n, masked);
+                Ok(())
+            }
+            // What the backend answers is to this one.
+            _ if signal.opens && abandoned => {
+                self.end(n, true);
                 Ok(())
             }
             (_, Some(ConnState::Open)) => Err(DropReason::PortTaken),
@@ -165,6 +174,18 @@ impl Services {
         self.table.closed(slot, was_closing);
     }
 
+    /// Close a connection whose packets are to lead nowhere from now on: Maglev would take it on in its midst.
+    pub(super) fn end(&mut self, n: u32, told: bool) {
+        if let Some(conn) = self.conntrack.conns.get(n)
+            && conn.original.transport == Transport::Tcp
+            && self.server_of(conn).map(|s| s.what.scheduler) == Some(Scheduler::Maglev)
+        {
+            let (hash, until) = (self.conntrack.hash(&conn.original), conn.ends_at());
+            self.ended.remember(hash, until);
+        }
+        self.close(n, told);
+    }
+
     /// A packet of a connection passes.
     #[inline]
     fn touch(&mut self, n: u32, direction: Direction, signal: Signal, now: u32) {
@@ -174,7 +195,7 @@ impl Services {
     }
 
     /// Whether a packet would break off a connection that the client has to the backend itself, from the same port: then
-    /// the next try at this one is masked.
+    /// the next try at this one is masked. Where it cannot be, the packet goes on.
     fn spares_another(&mut self, n: u32, signal: Signal) -> bool {
         let conn = self.conntrack.conns.get(n);
         let Some(conn) = conn.filter(|c| c.pod.is_some() && !c.is_masked()) else {
@@ -183,9 +204,10 @@ impl Services {
         if !conn.course.breaks_another(signal) {
             return false;
         }
-        if let Ok(masked) = self.masked(conn.reply) {
-            self.conntrack.readdress(n, masked);
-        }
+        let Ok(masked) = self.masked(conn.reply) else {
+            return false;
+        };
+        self.conntrack.readdress(n, masked);
         if let Some(conn) = self.conntrack.conns.get_mut(n) {
             conn.course.begin_again();
         }
@@ -195,15 +217,14 @@ impl Services {
     /// Whether a known connection is none for this packet: its backend is gone, or it is over and the client begins
     /// another one from the same port.
     fn is_over(&self, n: u32, signal: Signal) -> bool {
-        let Some(conn) = self.conntrack.conns.get(n) else {
-            return true;
-        };
-        let gone = self
-            .table
-            .slots
-            .get(conn.backend)
-            .is_none_or(|s| s.phase.is_none());
-        gone || signal.opens && conn.course.state == ConnState::Closing
+        self.is_gone(n) || signal.opens && self.is_closing(n)
+    }
+
+    /// Whether a connection's backend is gone.
+    fn is_gone(&self, n: u32) -> bool {
+        let conn = self.conntrack.conns.get(n);
+        let slot = conn.and_then(|c| self.table.slots.get(c.backend));
+        slot.is_none_or(|s| s.phase.is_none())
     }
 
     /// A connection for its first packet, or what the packet gets instead. `old` is one with the same ends.
@@ -215,8 +236,10 @@ impl Services {
         pod: Option<PortId>,
         now: u32,
     ) -> Result<u32, Verdict> {
-        if let Some(old) = old {
-            self.close(old, false);
+        match old {
+            Some(old) if self.is_gone(old) => self.end(old, false),
+            Some(old) => self.close(old, false),
+            None => {}
         }
         let frontend = Frontend {
             at: from.dst.into(),

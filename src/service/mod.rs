@@ -166,7 +166,7 @@ impl Services {
         {
             match self.table.first_conn(gone) {
                 Some(n) => {
-                    self.close(n, false);
+                    self.end(n, false);
                     budget -= 1;
                 }
                 None => _ = self.table.gone.pop(),
@@ -175,15 +175,16 @@ impl Services {
         while let Some(n) = self.conntrack.expired(second, &mut budget) {
             self.close(n, true);
         }
-        budget == 0
+        budget == 0 || self.ended.next().is_some_and(|until| until <= second)
     }
 
     /// When [`Services::turn`] has something to do next. A time that is past: at once.
     pub fn next_deadline(&self) -> Option<Instant> {
-        match self.table.gone.is_empty() {
-            true => self.conntrack.deadline(),
-            false => Some(Instant::ZERO),
+        if !self.table.gone.is_empty() {
+            return Some(Instant::ZERO);
         }
+        let ended = self.ended.next().map(|s| Instant::from_secs(i64::from(s)));
+        self.conntrack.deadline().into_iter().chain(ended).min()
     }
 
     /// Bytes allocated for all of it.

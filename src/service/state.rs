@@ -139,6 +139,11 @@ impl Course {
         (self.answered, self.challenged) = (false, false);
     }
 
+    /// Whether the client has ended its side.
+    pub fn is_client_done(&self) -> bool {
+        self.ended[0]
+    }
+
     /// For how long it is kept when nothing passes.
     pub fn patience(&self, transport: Transport) -> Duration {
         match (transport, self.state) {

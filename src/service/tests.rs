@@ -1,6 +1,7 @@
 //! A pod network of addresses only: clients, virtual addresses, backends, and packets between them.
 
 mod balance;
+mod beside;
 mod connections;
 mod errors;
 mod translation;

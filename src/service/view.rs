@@ -3,10 +3,7 @@
 use super::Services;
 use super::conntrack::{Conn, age, second};
 use super::table::Server;
-use crate::model::{
-    Backend, ConnectionFilter, Frontend, Instant, PortId, Scheduler, ServiceConnection, ServiceName,
-    Transport,
-};
+use crate::model::{Backend, ConnectionFilter, Frontend, Instant, PortId, ServiceConnection, ServiceName};
 use std::net::IpAddr;
 
 /// A Service's port, for people and metrics.
@@ -71,14 +68,7 @@ impl Services {
         let meant = all.filter(|(_, c)| self.server_of(c).is_some_and(|s| matches(filter, c, s)));
         let meant: Vec<u32> = meant.map(|(n, _)| n).collect();
         for n in &meant {
-            if let Some(conn) = self.conntrack.conns.get(*n)
-                && conn.original.transport == Transport::Tcp
-                && self.server_of(conn).map(|s| s.what.scheduler) == Some(Scheduler::Maglev)
-            {
-                let (hash, until) = (self.conntrack.hash(&conn.original), conn.ends_at());
-                self.ended.remember(hash, until);
-            }
-            self.close(*n, false);
+            self.end(*n, false);
         }
         meant.len()
     }
@@ -144,7 +134,7 @@ impl Services {
         }
     }
 
-    fn server_of(&self, conn: &Conn) -> Option<&Server> {
+    pub(super) fn server_of(&self, conn: &Conn) -> Option<&Server> {
         let slot = self.table.slots.get(conn.backend)?;
         self.table.servers.get(slot.server)
     }

@@ -195,6 +195,10 @@ fn in_child(dir: &Path) {
     }
 
     // A store that has lost everything proves nothing.
+    apply(&n1, dir, "old");
+    for node in [&n1, &n2] {
+        soon("there are two", node, || said(node).len() == 2);
+    }
     etcd.kill();
     etcd.wipe();
     etcd.run();
@@ -203,10 +207,21 @@ fn in_child(dir: &Path) {
     for node in [&n1, &n2] {
         soon("it is told", node, || {
             node.ask(&["service", "ls"])
-                .contains("! etcd does not have 1 manifests any more")
+                .contains("! etcd does not have 2 manifests any more")
         });
         assert_eq!(behind(node, "web"), ["default/a"]);
     }
+    // What somebody deletes then is gone everywhere, though the store had nothing to delete.
+    n2.ask(&["service", "delete", "old"]);
+    for node in [&n1, &n2] {
+        soon("it is deleted", node, || {
+            said(node).len() == 1
+                && node
+                    .ask(&["service", "ls"])
+                    .contains("! etcd does not have 1 manifests any more")
+        });
+    }
+    assert_eq!(etcd.ctl(&["get", &key("services/default/old")]), "");
     apply(&n2, dir, "web");
     for node in [&n1, &n2] {
         soon("it is whole again", node, || {

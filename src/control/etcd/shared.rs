@@ -21,7 +21,7 @@ use crate::control::flannel::shared_key;
 use crate::control::memory::{Memory, Recalled};
 use crate::control::services::shared::{Mirror, RememberedKeys, SharedChange, TTL_S};
 use crate::model::Instant;
-use etcd_client::{LeaseGrantOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, LeaseGrantOptions, PutOptions, Txn, TxnOp};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -46,6 +46,9 @@ const DISK_RETRY: Duration = Duration::from_secs(30);
 const ORDERS: usize = 16;
 /// Most keys of one transaction: etcd's own limit is 128 operations.
 pub const MAX_KEYS: usize = 100;
+
+/// What stands at a key for the moment before it is deleted. Nobody can use it, so that it removes nothing should it stay.
+const TOMBSTONE: &str = r#"{"deleted":true}"#;
 
 /// Keys below the prefix, with their values.
 type Pods = BTreeMap<String, Vec<u8>>;
@@ -616,9 +619,40 @@ impl Writer<'_> {
             .map_err(|failed| failed.tell(sessions.access()))
     }
 
+    /// Put something at keys that are to be deleted and that the store lacks: others may carry them on, and a store tells
+    /// nobody that what it did not have is deleted.
+    async fn mark(&self, keys: &[SharedChange]) -> Result<(), StoreError> {
+        let sessions = &self.common.sessions;
+        let gone = || keys.iter().filter(|(_, value)| value.is_none());
+        if gone().next().is_none() {
+            return Ok(());
+        }
+        let asked = sessions.call(true, |mut session| {
+            let ops: Vec<TxnOp> = gone()
+                .map(|(key, _)| {
+                    let key = format!("{}{key}", self.common.prefix);
+                    let lacks = Compare::version(key.clone(), CompareOp::Equal, 0);
+                    TxnOp::txn(
+                        Txn::new()
+                            .when([lacks])
+                            .and_then([TxnOp::put(key, TOMBSTONE, None)]),
+                    )
+                })
+                .collect();
+            async move { Ok(session.kv.txn(Txn::new().and_then(ops)).await?) }
+        });
+        asked
+            .await
+            .map(drop)
+            .map_err(|failed| failed.tell(sessions.access()))
+    }
+
     /// Write what a person asked for.
     async fn obey(&mut self, order: Order) {
-        let outcome = self.write(&order.keys, 0).await;
+        let outcome = match self.mark(&order.keys).await {
+            Ok(()) => self.write(&order.keys, 0).await,
+            Err(why) => Err(why),
+        };
         if outcome.is_ok() {
             // What the store lacked already it does not tell of.
             self.common.with(|mirror| {

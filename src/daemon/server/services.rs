@@ -431,7 +431,11 @@ impl Server<'_> {
         };
         Reply::Services {
             services: self.services.catalogue.list().into_iter().map(bare).collect(),
-            problems: self.services.of_manifests().collect(),
+            problems: self
+                .services
+                .of_manifests()
+                .chain(self.node_ports.problems())
+                .collect(),
         }
     }
 

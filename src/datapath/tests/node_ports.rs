@@ -373,3 +373,27 @@ fn a_client_of_a_socket_is_told_what_a_peer_says_of_its_backend() {
     a.balanced();
     b.balanced();
 }
+
+/// What waited for the end of the turn went nowhere then: the next turn is to be at once.
+#[test]
+fn a_client_of_a_socket_is_told_at_once_that_there_is_no_way() {
+    let mut a = Lab::new(1);
+    a.node
+        .apply_services(vec![service(&[(spec(2, 9).ip4.unwrap(), false)])], NOW);
+    let client: SocketAddr = "198.51.100.9:5000".parse().unwrap();
+    a.node
+        .accept(None, (at(VIP.into(), 80), client), NOW, &mut a.out)
+        .unwrap();
+    a.node.turn_egress(a.now, &mut a.out);
+    assert!(!a.node.has_resets());
+    a.node
+        .apply(crate::model::Change::PeerGone(peer(2).name))
+        .unwrap();
+    a.settle();
+    assert!(a.node.has_resets());
+    assert!(a.node.turn_egress(a.now, &mut a.out), "its flow has more to do");
+    assert!(!a.node.has_resets());
+    a.node.turn_egress(a.now, &mut a.out);
+    assert_eq!(a.node.egress().unwrap().counts().0, 0);
+    a.balanced();
+}
