@@ -26,7 +26,8 @@ use crate::model::{
     PortSpec,
 };
 use crate::overlay::Reach;
-use crate::stack::egress::tcp::{MAX_FLOWS, MIN_RING};
+use crate::stack::egress::rings::MIN_RING;
+use crate::stack::egress::tcp::MAX_FLOWS;
 use crate::stack::egress::{Failure, Host, Policy};
 use crate::switch::PortConflict;
 use crate::switch::Ports;

@@ -27,7 +27,7 @@ pub(super) struct Word {
 impl Word {
     /// How long it need not be looked for.
     pub fn patience(&self, now: Instant) -> Duration {
-        let passed = u64::try_from((now - self.heeded).total_micros()).unwrap_or(0);
+        let passed = (now - self.heeded).total_micros();
         EVERY.saturating_sub(Duration::from_micros(passed))
     }
 }

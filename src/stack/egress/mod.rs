@@ -18,6 +18,7 @@ mod link;
 mod packet;
 pub mod policy;
 pub mod published;
+pub mod rings;
 pub mod tcp;
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ use super::key::FlowKey;
 use super::link::{Link, Scratch, mss_of, segment_size};
 use super::policy::{Closed, Limits, Policy};
 use super::published::Fars;
+use super::rings::ring;
 use super::timers::Timers;
 use crate::model::{DropReason, Duration, HostError, Instant, Moved, PortId};
 use crate::stack::Trouble;
@@ -30,15 +31,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub const MAX_FLOWS: usize = 65_536;
 /// Flows of one pod, or of clients at one port of a Service.
 pub const MAX_PER_PORT: usize = 16_384;
-/// Ring of a flow, each way, that begins beside fewer than [`FEW`]. Pages of a ring that were never used are not there:
-/// what counts is not how many flows there are but what they could all fill at once, some 19 GiB.
-const RING: usize = 1 << 20;
-/// Of one that begins beside fewer than [`MANY`]: two chunks, so that both sides have something to do.
-const MID_RING: usize = 512 << 10;
-/// Of any other. From this size on memory is mapped by itself.
-pub const MIN_RING: usize = 64 << 10;
-const FEW: usize = 256;
-const MANY: usize = 12_288;
 /// Bytes that are taken from the host before they are sent on, while they are in the processor's cache.
 const CHUNK: usize = 256 << 10;
 /// Bytes that are taken from a pod before they are written to the host.
@@ -348,11 +340,7 @@ impl Flows {
     }
 
     fn socket(&self) -> Socket<'static> {
-        let ring = match self.keys.len() {
-            0..FEW => RING,
-            FEW..MANY => MID_RING,
-            _ => MIN_RING,
-        };
+        let ring = ring(self.keys.len());
         let buffer = || SocketBuffer::new(vec![0; ring]);
         let mut socket = Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);
