@@ -7,6 +7,10 @@ use super::shell::{refused, said};
 
 /// Tests.
 pub const CASES: &[Case] = &[
+    (
+        "chain::bandwidth_finds_no_veth_and_leaves_nothing",
+        bandwidth_behind,
+    ),
     ("chain::tuning_changes_what_podwire_made", tuning_behind),
     ("chain::an_interface_made_before_is_not_touched", bridge_before),
     ("chain::one_that_fails_behind_leaves_nothing", failing_behind),
@@ -60,6 +64,17 @@ fn failing_behind() {
         "busybox",
         "/bin/true",
     ]));
+    assert_eq!(machine.pods(), Vec::<String>::new());
+    podman.end();
+}
+
+fn bandwidth_behind() {
+    let machine = one();
+    let bandwidth = r#"{"type": "bandwidth", "ingressRate": 10000000, "ingressBurst": 1000000, "egressRate": 10000000, "egressBurst": 1000000}"#;
+    machine.conflist(&format!("{}, {bandwidth}", own(&machine)));
+    let podman = Podman::on(&machine);
+    let why = refused(podman.run(&["run", "--rm", "--network", NETWORK, "busybox", "/bin/true"]));
+    assert!(why.contains("veth"), "{why}");
     assert_eq!(machine.pods(), Vec::<String>::new());
     podman.end();
 }
