@@ -307,15 +307,20 @@ impl Folder {
     /// One file may be another.
     fn look(&mut self, path: &Path) -> Option<Stated> {
         let source = Source::File(path.into());
-        match std::fs::metadata(path) {
-            Ok(metadata) if self.seen.get(path) == Some(&Some(Signature::of(&metadata))) => return None,
-            Ok(_) => {}
+        let found = std::fs::metadata(path);
+        match &found {
+            Ok(metadata) if self.seen.get(path) == Some(&Some(Signature::of(metadata))) => return None,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return self.drop_file(path),
-            Err(e) => return self.files.set(&source, Some(Err(e.to_string()))),
+            _ => {}
         }
         if self.seen.len() >= MAX_FILES && !self.seen.contains_key(path) {
             self.complain_of_many();
             return None;
+        }
+        if let Err(e) = found {
+            // As a link that leads in a circle: it counts, so that it is missed when it goes.
+            self.seen.insert(path.into(), None);
+            return self.files.set(&source, Some(Err(e.to_string())));
         }
         let read = steady(path, |file| {
             durable::read_open(file, MAX_TEXT as u64).map(String::from_utf8)
@@ -451,6 +456,20 @@ mod tests {
 
     fn is(file: &str, all: &[(&str, u16)]) -> Vec<(String, Vec<(String, u16)>)> {
         vec![(file.into(), all.iter().map(|(n, p)| ((*n).into(), *p)).collect())]
+    }
+
+    #[test]
+    fn a_file_nobody_can_look_at_is_missed_when_it_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let circle = dir.path().join("a.yaml");
+        std::os::unix::fs::symlink("a.yaml", &circle).unwrap();
+        let mut folder = Folder::open(dir.path()).unwrap();
+        let _ = folder.reload();
+        assert_eq!(folder.problems().count(), 1);
+        fs::remove_file(&circle).unwrap();
+        // As where the watch was lost.
+        let _ = folder.reload();
+        assert_eq!(folder.problems().count(), 0);
     }
 
     #[test]
