@@ -13,6 +13,7 @@ use crate::model::{
     is_label_value, is_port_name,
 };
 use crate::service::ServiceView;
+use crate::switch::{PortConflict, Ports};
 use crossbeam_channel::bounded;
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, HashMap};
@@ -201,6 +202,9 @@ impl<'w> Admin<'w> {
             ip6: request.ip6,
             mac: request.mac,
         };
+        if self.ports_left() == 0 {
+            return Err(Refusal::new(ErrorKind::Exhausted, PortConflict::Full.to_string()));
+        }
         let lease = self.ipam.reserve(&request.pod, want, now)?;
         let length4 = self.local.subnet4.map_or(32, |n| n.prefix_len());
         let length6 = self.local.subnet6.map_or(128, |n| n.prefix_len());
@@ -227,6 +231,11 @@ impl<'w> Admin<'w> {
             since: now,
             lease,
         })
+    }
+
+    /// How many ports the data path has left for pods; one may be the host's own.
+    pub fn ports_left(&self) -> usize {
+        (Ports::MAX - 1).saturating_sub(self.pods.len())
     }
 
     /// Give a reservation back.

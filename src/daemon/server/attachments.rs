@@ -5,6 +5,7 @@ use crate::api::{ErrorKind, Reply, gone};
 use crate::daemon::admin::Refusal;
 use crate::daemon::command::Command;
 use crate::model::{Attachment, AttachmentFilter, Instant, PodName};
+use crate::switch::PortConflict;
 use crossbeam_channel::bounded;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -119,7 +120,7 @@ impl Server<'_> {
         self.check_allocation()?;
         if self.admin.report().is_none() {
             let what = "the data path did not answer within 1 s (see the node's log)";
-            return Err(Refusal::new(ErrorKind::Internal, what));
+            return Err(Refusal::new(ErrorKind::Waiting, what));
         }
         let subnets = [
             self.config.subnet4.map(IpNet::from),
@@ -127,7 +128,11 @@ impl Server<'_> {
         ];
         let subnets: Vec<IpNet> = subnets.into_iter().flatten().collect();
         let held = self.admin.records().count() as u64;
-        let free = self.admin.ipam().room().saturating_sub(held);
+        let left = self.admin.ports_left();
+        if left == 0 {
+            return Err(Refusal::new(ErrorKind::Exhausted, PortConflict::Full.to_string()));
+        }
+        let free = self.admin.ipam().room().saturating_sub(held).min(left as u64);
         if free == 0 {
             let net = subnets.first().copied().unwrap_or_default();
             let what = format!(
