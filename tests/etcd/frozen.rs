@@ -165,7 +165,11 @@ fn in_child(dir: &Path) {
     node.signal(Signal::TERM);
     node.ends();
     other.stop(true);
-    tool("umount", &[&disk.to_string_lossy()]);
+    // What writes beside the neighbour lets go of its file a moment later.
+    eventually("the disk is let go", || {
+        let umount = std::process::Command::new("umount").arg(&disk).output();
+        umount.is_ok_and(|out| out.status.success())
+    });
 }
 
 /// Everything that needs no disk goes on: pods come and go and talk, leases are taken again and renewed.
