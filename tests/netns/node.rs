@@ -270,12 +270,16 @@ impl Node {
                 self.process = None;
                 return status;
             }
-            assert!(
-                begun.elapsed() < patience,
-                "n{} did not end within {patience:?}; its threads wait in {}",
-                self.number,
-                waits(child.id())
-            );
+            if begun.elapsed() >= patience {
+                let waits = waits(child.id());
+                // On a busy machine the kernel takes seconds to take a TAP down, and nobody can leave before.
+                let by_the_kernel = waits.contains("rcu_barrier") && begun.elapsed() < START;
+                assert!(
+                    by_the_kernel,
+                    "n{} did not end within {patience:?}; its threads wait in {waits}",
+                    self.number
+                );
+            }
             std::thread::sleep(Duration::from_millis(2));
         }
     }
