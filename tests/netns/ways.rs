@@ -371,8 +371,8 @@ fn unimpressed(world: &World, lie: impl Fn(&[u8])) {
     let mtu = if world.underlay6 { 1430 } else { 1450 };
     let packets = outer_packets(&near.netns, || {
         // Which of the node's sockets a stream takes is chance.
-        for family in [FAMILIES; 4].concat() {
-            stream(a, b, family, MB / 16);
+        for family in [FAMILIES; 8].concat() {
+            stream(a, b, family, MB / 32);
         }
     });
     assert!(packets.len() >= 2, "{} flows", packets.len());
