@@ -330,8 +330,14 @@ fn host_port(
         }
     };
     let addresses: Vec<IpAddr> = port.addresses().collect();
+    // The host asks by loopback, pods of peers by the port; a machine that routes to this address by another interface
+    // gets no answer.
+    let interfaces = [port.interface(), "lo"].map(String::from);
+    let interfaces = interfaces.each_ref().map(String::as_str);
     for ip in addresses {
-        let bound = names.as_mut().map(|names| names.also((ip, DNS_PORT).into()));
+        let bound = names
+            .as_mut()
+            .map(|names| names.also((ip, DNS_PORT).into(), &interfaces));
         if let Some(Err(e)) = bound {
             port.complain(format!(
                 "this host gets no names at {ip}, its port in the pod network: {e}"

@@ -13,7 +13,7 @@ use super::traffic::{MB, at_once, connect, stream};
 use super::world::{Case, World, eventually};
 use podwire::model::DropReason;
 use rustix::process::Signal;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -196,6 +196,21 @@ fn names(world: &mut World) {
         question(&here.netns, host.ip(family));
         question(host.netns, host.ip(family));
     }
+    // A machine of the LAN that routes there has no business with the pods' names.
+    let lan = Stranger(world);
+    lan.netns().ip("route add 10.244.1.1/32 via 192.0.2.1");
+    let at: SocketAddr = "10.244.1.1:53".parse().expect("an address");
+    let refused = connect(&lan, at).map(drop).expect_err("nobody listens there");
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    let socket = lan
+        .netns()
+        .within(|| UdpSocket::bind("0.0.0.0:0"))
+        .expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket.connect(at).expect("a route");
+    socket.send(&[0; 12]).expect("it is sent");
+    let refused = socket.recv(&mut [0; 512]).expect_err("nobody listens there");
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
 }
 
 /// A published port works for the host by each of its addresses, and the pod sees who it is as ever.
@@ -419,6 +434,18 @@ fn in_the_way(world: &mut World) {
         world.nodes[0].stop();
         host.ip(remove);
     }
+    // Ports of the host's own connections that are the gateway's too are no reason to do without.
+    host.run("sysctl", &["-w", "net.ipv4.ip_local_port_range=10000 60999"]);
+    world.nodes[0].set("--host-port", "on");
+    world.nodes[0].restart(host);
+    let problems = world.nodes[0].status().problems;
+    assert!(
+        problems
+            .iter()
+            .any(|p| p.contains("at port 10000") && p.contains("sysctl -w")),
+        "{problems:?}"
+    );
+    world.nodes[0].stop();
     // The gateway's address cannot be loopback's and the host's.
     world.nodes[0].set("--host-port", "on");
     world.nodes[0].set("--map-host", "gateway");

@@ -27,6 +27,7 @@ use crate::model::{PodName, ServiceName, ServiceRecords};
 use crossbeam_channel::{Sender, bounded};
 use ipnet::IpNet;
 use mio::Waker;
+use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -105,20 +106,29 @@ struct Place {
 }
 
 impl Place {
-    fn bind(at: SocketAddr) -> Result<Place, BindError> {
+    /// Bind it. With an interface only what comes in by that one is heard.
+    fn bind(at: SocketAddr, interface: Option<&str>) -> Result<Place, BindError> {
         let failed = |source| BindError { at, source };
+        let socket = |at: SocketAddr, kind| {
+            let socket = Socket::new(Domain::for_address(at), kind, None)?;
+            socket.bind_device(interface.map(str::as_bytes))?;
+            // Connections of a node that ended a moment ago are no hindrance.
+            socket.set_reuse_address(kind == Type::STREAM)?;
+            socket.set_nonblocking(true)?;
+            socket.bind(&at.into())?;
+            Ok(socket)
+        };
         let mut last = None;
         for _ in 0..if at.port() == 0 { PORTS } else { 1 } {
-            let udp = UdpSocket::bind(at).map_err(failed)?;
+            let udp = UdpSocket::from(socket(at, Type::DGRAM).map_err(failed)?);
             let found = udp.local_addr().map_err(failed)?;
-            match TcpListener::bind(found) {
+            match socket(found, Type::STREAM) {
                 Ok(tcp) => {
-                    udp.set_nonblocking(true).map_err(failed)?;
                     // What the kernel grants has to do.
                     crate::sys::net::buffers(&udp, BUFFER, BUFFER);
-                    // The library asks for 128, which a pod's flood fills before the thread is woken.
-                    rustix::net::listen(&tcp, BACKLOG).map_err(|e| failed(e.into()))?;
-                    tcp.set_nonblocking(true).map_err(failed)?;
+                    // More than the usual 128, which a pod's flood fills before the thread is woken.
+                    tcp.listen(BACKLOG).map_err(failed)?;
+                    let tcp = TcpListener::from(tcp);
                     return Ok(Place { at: found, udp, tcp });
                 }
                 Err(e) => last = Some(e),
@@ -143,26 +153,27 @@ impl Sockets {
     /// # Errors
     /// Which cannot be, and what helps.
     pub fn bind(listen: &[SocketAddr]) -> Result<Sockets, BindError> {
-        let internal = match Place::bind((Ipv4Addr::LOCALHOST, 0).into()) {
+        let internal = match Place::bind((Ipv4Addr::LOCALHOST, 0).into(), None) {
             Err(e) if e.source.kind() == io::ErrorKind::AddrNotAvailable => None,
             bound => Some(bound?),
         };
-        let others = listen.iter().map(|at| Place::bind(*at));
+        let others = listen.iter().map(|at| Place::bind(*at, None));
         Ok(Sockets {
             internal,
             others: others.collect::<Result<_, _>>()?,
         })
     }
 
-    /// Have one at another place too, unless one of `listen` has it already.
+    /// Have one at another place too, for who comes in by one of `interfaces`, unless one of `listen` has it already.
     ///
     /// # Errors
     /// Why it cannot be, and what helps.
-    pub fn also(&mut self, at: SocketAddr) -> Result<(), BindError> {
+    pub fn also(&mut self, at: SocketAddr, interfaces: &[&str]) -> Result<(), BindError> {
         let same = |ip: IpAddr| ip == at.ip() || ip.is_unspecified() && ip.is_ipv4() == at.is_ipv4();
         let has = |p: &Place| p.at.port() == at.port() && same(p.at.ip());
         if !self.others.iter().any(has) {
-            self.others.push(Place::bind(at)?);
+            let places = interfaces.iter().map(|name| Place::bind(at, Some(name)));
+            self.others.extend(places.collect::<Result<Vec<_>, _>>()?);
         }
         Ok(())
     }
@@ -178,7 +189,8 @@ impl Sockets {
     /// What the kernel refused.
     pub fn serve(self, settings: Settings) -> io::Result<Dns> {
         let internal = self.internal();
-        let listen: Vec<SocketAddr> = self.others.iter().map(|p| p.at).collect();
+        let mut listen: Vec<SocketAddr> = self.others.iter().map(|p| p.at).collect();
+        listen.dedup();
         let mailbox = Arc::new(Mailbox::default());
         let (thread, waker) = thread::spawn(self, settings, mailbox.clone())?;
         Ok(Dns {

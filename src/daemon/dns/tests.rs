@@ -66,7 +66,7 @@ fn it_ends_with_its_owner() {
     let server = "192.0.2.1:53".parse().unwrap();
     let dns = dns.serve(settings(Some(vec![server]), PathBuf::new())).unwrap();
     assert_eq!(dns.report(false).unwrap().servers, [(server, false)]);
-    assert!(Place::bind(at).is_err());
+    assert!(Place::bind(at, None).is_err());
     drop(dns);
-    assert!(Place::bind(at).is_ok());
+    assert!(Place::bind(at, None).is_ok());
 }

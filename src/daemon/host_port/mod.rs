@@ -40,6 +40,8 @@ use std::time::{Duration, Instant};
 const OWNER: &str = "podwire node ";
 /// How long the interface of a process that was killed is waited for to go.
 const GOES_WITHIN: Duration = Duration::from_secs(2);
+/// Where the host's own connections have to begin: ports below are clients' that the gateway stands for.
+const OWN_PORTS: u16 = 32_768;
 /// How long the worker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Routes in one message to the kernel, which takes some hundred kilobytes.
@@ -139,7 +141,7 @@ impl HostLink {
     /// # Errors
     /// See [`HostPortError`]; nothing is left of it then.
     pub fn open(config: &Config, worker: &dyn Worker) -> Result<HostLink, HostPortError> {
-        let (port, tap, spec) = HostLink::make(config, worker.gso_max_segs(config.pod_mtu))?;
+        let (mut port, tap, spec) = HostLink::make(config, worker.gso_max_segs(config.pod_mtu))?;
         let (reply, answer) = bounded(1);
         worker
             .send(Command::AddHost { spec, tap, reply })
@@ -150,6 +152,12 @@ impl HostLink {
             .unwrap_or_else(|_| Err(late.into()))
             .map_err(HostPortError::Worker)?;
         log::info!("this host is in the pod network, by {}", port.name);
+        if let Some(first) = first_own_port().filter(|first| *first < OWN_PORTS) {
+            port.complain(format!(
+                "connections of this host begin at port {first}, where clients are that the gateway stands for: some may fail \
+                 (`sysctl -w net.ipv4.ip_local_port_range='{OWN_PORTS} 60999'`)"
+            ));
+        }
         Ok(port)
     }
 
@@ -219,6 +227,11 @@ impl HostLink {
             bandwidth: None,
         };
         Ok((port, tap, spec))
+    }
+
+    /// Its name.
+    pub fn interface(&self) -> &str {
+        &self.name
     }
 
     /// Its addresses.
@@ -436,6 +449,12 @@ fn tap_error(name: &str, e: TapError) -> HostPortError {
         TapError::NotPermitted(_) => HostPortError::NotPermitted(format!("making {name}")),
         e => HostPortError::Tap(e),
     }
+}
+
+/// The first port of connections that the kernel chooses for the programs of this host, when it says so.
+fn first_own_port() -> Option<u16> {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    range.split_whitespace().next()?.parse().ok()
 }
 
 fn ask() -> Result<Vec<links::Link>, HostPortError> {
