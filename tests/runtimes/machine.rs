@@ -216,13 +216,13 @@ impl Machine {
         self.start();
     }
 
-    /// The TAPs and other interfaces of the machine, but its loopback and link.
+    /// The TAPs and other interfaces of the machine, but its loopback and link, and the node's own.
     pub fn interfaces(&self) -> Vec<String> {
         let all = said(self.run("ip", &["-o", "link"]));
         let names = all.lines().filter_map(|line| line.split(' ').nth(1));
         names
             .map(|name| name.trim_end_matches(':').split('@').next().unwrap().to_string())
-            .filter(|name| !["lo", "eth0"].contains(&name.as_str()))
+            .filter(|name| !["lo", "eth0", "podwire0"].contains(&name.as_str()))
             .collect()
     }
 }

@@ -126,8 +126,8 @@ impl<'a> Podman<'a> {
 }
 
 const SLEEP: &[&str] = &["/bin/sleep", "600"];
-/// A server that answers each page with its host name's file.
-const SERVE: &[&str] = &[
+/// A web server that says whose it is.
+pub const SERVE: &[&str] = &[
     "/bin/sh",
     "-c",
     "echo hello from $WHO > /www/index.html; exec /bin/httpd -f -p 80 -h /www",
