@@ -20,6 +20,7 @@ use crate::daemon::links::Host;
 use crate::daemon::listener::{ListenError, Listener};
 use crate::daemon::lobby::{Lobby, Wait};
 use crate::daemon::metrics::Endpoints;
+use crate::daemon::panics;
 use crate::daemon::server::kept::Kept;
 use crate::daemon::server::names;
 use crate::daemon::server::{End, KEEP, Server, Wakers};
@@ -137,6 +138,7 @@ pub fn run(args: Args, socket: Option<&Path>) -> Result<(), Failure> {
         .filter_level(config.log)
         .format_target(false)
         .init();
+    panics::listen();
     take_all_files();
     let failed = |what: String| Failure::new(Exit::Failed, what);
     let signal = |e: std::io::Error| failed(format!("signals cannot be taken: {e}"));

@@ -5,7 +5,7 @@ use super::table::{age, bytes, table};
 use super::{Exit, Failure, say};
 use crate::api::place::Socket;
 use crate::api::{Client, PodInfo, Reply, Request};
-use crate::model::{Bandwidth, Labels, PodName, PodState, Rate};
+use crate::model::{Bandwidth, Labels, PodName, PodState, PortCounters, Rate};
 
 /// List the pods of this node, with their addresses and traffic.
 #[derive(Debug, clap::Args)]
@@ -92,6 +92,12 @@ pub fn listing(pods: &[PodInfo]) -> String {
             row.push(labels(&pod.labels));
         }
     }
+    if pods.iter().any(|p| p.counters.panics > 0) {
+        head.push("PANICS");
+        for (row, pod) in rows.iter_mut().zip(pods) {
+            row.push(panics(&pod.counters));
+        }
+    }
     if pods.iter().any(|p| p.bandwidth.is_some()) {
         head.push("LIMITS");
         for (row, pod) in rows.iter_mut().zip(pods) {
@@ -106,6 +112,14 @@ pub fn state(pod: &PodInfo) -> String {
     match pod.drain_ms {
         Some(ms) => format!("{} ({})", pod.state, age(ms.div_ceil(1000))),
         None => pod.state.to_string(),
+    }
+}
+
+/// Panics of the node at frames of a pod, and how long it is not read yet, in one cell.
+fn panics(c: &PortCounters) -> String {
+    match c.parked_ms {
+        0 => c.panics.to_string(),
+        ms => format!("{} (parked for {})", c.panics, age(ms.div_ceil(1000))),
     }
 }
 
@@ -149,4 +163,21 @@ fn row(pod: &PodInfo) -> Vec<String> {
         age(pod.age_s),
         held,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_are_told_with_what_they_cost() {
+        let counters = |panics, parked_ms| PortCounters {
+            panics,
+            parked_ms,
+            ..PortCounters::default()
+        };
+        assert_eq!(panics(&counters(0, 0)), "0");
+        assert_eq!(panics(&counters(2, 0)), "2");
+        assert_eq!(panics(&counters(3, 3001)), "3 (parked for 4s)");
+    }
 }

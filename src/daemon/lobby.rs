@@ -3,6 +3,7 @@
 use super::admin::Refusal;
 use super::listener::Listener;
 use super::metrics::Endpoints;
+use super::panics::caught;
 use super::server::{drain, take_token, watch_fd};
 use super::source::Source;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request};
@@ -110,8 +111,16 @@ impl Lobby<'_> {
                         self.endpoints.serve(token, clock(), false, || None)
                     }
                     token => {
-                        let done = clients.get_mut(&token).map(|client| self.answer(client));
-                        if let Some(Err(_)) = done {
+                        let done = clients
+                            .get_mut(&token)
+                            .map(|client| caught(|| self.answer(client)));
+                        if let Some(Err(panic)) = &done {
+                            log::error!(
+                                "podwire panicked at a client's request, which is a bug (please report it): {}",
+                                panic.said
+                            );
+                        }
+                        if let Some(Err(_) | Ok(Err(_))) = done {
                             // Closing it takes it out of the poll.
                             clients.remove(&token);
                         }

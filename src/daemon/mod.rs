@@ -15,6 +15,7 @@ pub mod links;
 pub mod listener;
 pub mod lobby;
 pub mod metrics;
+pub mod panics;
 pub mod published;
 pub mod records;
 pub mod server;

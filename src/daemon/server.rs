@@ -25,6 +25,7 @@ use super::host_port::HostLink;
 use super::keeper::keeping::Keeping;
 use super::listener::Listener;
 use super::metrics::{self, Endpoints, Page};
+use super::panics::caught;
 use super::published::Published;
 use super::records::Recorder;
 use super::source::Source;
@@ -503,7 +504,18 @@ impl<'w> Server<'w> {
         let Some(mut conversation) = self.conversations.remove(&token) else {
             return;
         };
-        match self.serve(token, &mut conversation) {
+        let served = caught(|| self.serve(token, &mut conversation));
+        let served = served.unwrap_or_else(|panic| {
+            log::error!(
+                "podwire panicked at a client's request, which is a bug (please report it): {}",
+                panic.said
+            );
+            let what = "the node failed at this request, which is a bug in podwire (its log says where)";
+            let refusal = Refusal::new(ErrorKind::Internal, what);
+            let _ = conversation.wire.reply(&refusal.into());
+            Err(Broken::Eof)
+        });
+        match served {
             Ok(()) => drop(self.conversations.insert(token, conversation)),
             Err(end) => {
                 if !matches!(end, Broken::Eof) {

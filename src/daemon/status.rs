@@ -77,6 +77,24 @@ pub fn status(
 /// What in `report` a person should look at, worst first.
 pub fn problems(config: &Config, report: &Report) -> Vec<String> {
     let mut found = Vec::new();
+    let parked = report.ports.iter().filter(|(_, c)| c.parked_ms > 0);
+    let parked = parked.map(|(pod, c)| {
+        format!(
+            "pod {pod} is not read for {} s more, as podwire panicked at its frames, {} times in all: that is a bug, which \
+             the log tells more of (please report it)",
+            c.parked_ms.div_ceil(1000),
+            c.panics
+        )
+    });
+    a_few(&mut found, parked, "so are also");
+    let panics = report.counters.panics;
+    let others = panics.flow + panics.peer + panics.node;
+    if others > 0 {
+        found.push(format!(
+            "podwire panicked {others} times at flows to the outside, at what peers sent or at nothing in particular: that \
+             is a bug, which the log tells more of (please report it)"
+        ));
+    }
     let segments = report.offloads.udp_gso;
     let since = |ms: Option<u64>| format!("{} s", ms.unwrap_or(0) / 1000);
     let silent = report.peers.iter().filter(|p| p.state == PeerReach::Silent);
@@ -209,7 +227,7 @@ mod tests {
     use crate::daemon::config::given::Given;
     use crate::daemon::config::keys;
     use crate::daemon::links::Host;
-    use crate::model::PodMtu;
+    use crate::model::{PodMtu, PortCounters};
 
     #[test]
     fn problems_come_with_remedies() {
@@ -219,6 +237,21 @@ mod tests {
         let config = Config::understand(&given, &Host::default()).unwrap();
         let mut report = Report::default();
         assert_eq!(problems(&config, &report), [""; 0]);
+        let parked = PortCounters {
+            panics: 3,
+            parked_ms: 2500,
+            ..PortCounters::default()
+        };
+        report.ports.push(("a".parse().unwrap(), parked));
+        report.counters.panics.flow = 2;
+        let told = problems(&config, &report);
+        assert!(
+            told[0].starts_with(
+                "pod default/a is not read for 3 s more, as podwire panicked at its frames, 3 times in all"
+            ) && told[1].starts_with("podwire panicked 2 times at flows"),
+            "{told:?}"
+        );
+        report = Report::default();
         report.drops.add(DropReason::WrongVni, 3);
         report.drops.add(DropReason::TtlExceeded, 3);
         report.offloads = OffloadInfo {

@@ -10,22 +10,25 @@
 //! than a round trip. It does not when the last wait was long, or bulk came a moment ago. When the underlay is full the
 //! worker stops reading TAPs and waits for room: back-pressure, and the pods' own queues decide what is lost.
 
+#[cfg(debug_assertions)]
+mod failpoint;
 mod limits;
 mod pings;
 mod published;
+mod recovery;
+mod report;
 
-use super::admin::{self, Worker};
-use super::command::{Command, Report};
+use super::admin::Worker;
+use super::command::Command;
 use super::config::{Config, Dscp};
-use crate::api::{EgressInfo, OffloadInfo, PeerInfo, PeerReach};
+use super::panics::caught;
 use crate::buf::{Arena, Message, Progress, Span};
-use crate::datapath::{Exits, FRAME_ROOM, Node, Settings};
+use crate::datapath::{Exits, FRAME_ROOM, Node, Settings, Work};
 use crate::io::{self, Mouths, OpenError, Receiver, Sender, Streams, Tap, Timer};
 use crate::model::{
     Heard, HostError, Instant, MouthKind, Moved, NodeCounters, OffloadMode, Outward, PodName, PortId,
     PortSpec,
 };
-use crate::overlay::Reach;
 use crate::stack::egress::rings::MIN_RING;
 use crate::stack::egress::tcp::MAX_FLOWS;
 use crate::stack::egress::{Failure, Host, Policy};
@@ -34,11 +37,11 @@ use crate::switch::Ports;
 use crate::sys::memory;
 use crate::wire::VnetHdr;
 use crossbeam_channel::{Receiver as Orders, Sender as Outlet, bounded};
-use ipnet::IpNet;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use published::Entrances;
+use recovery::Patience;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -166,6 +169,7 @@ pub fn spawn(config: &Config, policy: Arc<Policy>, lifeline: UnixStream) -> Resu
         start: std::time::Instant::now(),
         lifeline,
         pingers: pings::Pingers::default(),
+        patience: Patience::default(),
     };
     let thread = std::thread::Builder::new().name("worker".into()).spawn(move || {
         worker.run();
@@ -225,7 +229,12 @@ impl Host for Outlets {
         self.streams.outcome(flow)
     }
     fn read(&mut self, flow: u32, into: &mut [u8]) -> Moved {
-        self.streams.read(flow, into)
+        let moved = self.streams.read(flow, into);
+        #[cfg(debug_assertions)]
+        if let Moved::Bytes(n) = moved {
+            failpoint::pass("stream", &into[..n]);
+        }
+        moved
     }
     fn write(&mut self, flow: u32, from: &[u8]) -> Moved {
         self.streams.write(flow, from)
@@ -255,6 +264,10 @@ impl Exits for Outlets {
     fn to_pod(&mut self, port: PortId, vnet: &VnetHdr, head: &[u8], memory: &[u8], pieces: &[Span]) -> bool {
         match self.taps.get_mut(usize::from(port.0)) {
             Some(Some(tap)) => {
+                #[cfg(debug_assertions)]
+                pieces
+                    .iter()
+                    .for_each(|p| failpoint::pass("to_pod", p.of(memory)));
                 let before = tap.lost;
                 let written = tap.write(vnet, head, memory, pieces);
                 self.lost |= tap.lost != before;
@@ -265,6 +278,10 @@ impl Exits for Outlets {
     }
 
     fn to_peers(&mut self, messages: &[Message], memory: &[u8]) -> Progress {
+        #[cfg(debug_assertions)]
+        for piece in messages.iter().flat_map(|m| &m.pieces) {
+            failpoint::pass("to_peers", piece.of(memory));
+        }
         self.sender.send(messages, memory)
     }
 }
@@ -301,6 +318,8 @@ struct Loop {
     /// To the control thread.
     lifeline: UnixStream,
     pingers: pings::Pingers,
+    /// With panics.
+    patience: Patience,
 }
 
 impl Loop {
@@ -323,20 +342,25 @@ impl Loop {
             for event in &events {
                 match event.token() {
                     WAKER => woken = true,
-                    SEND => self.unblock(),
+                    SEND => drop(self.guarded(Work::Rest, Loop::unblock)),
                     // The turn sees to it.
                     TIMER => {}
                     Token(t) if t >= LISTENERS => {
                         self.exits.entrances.listener_is_ready((t - LISTENERS) as u32);
                     }
                     Token(t) if t >= MOUTHS => self.node.mouth_ready((t - MOUTHS) as u32),
-                    Token(t) if t >= STREAMS => self.stream_is_ready((t - STREAMS) as u32, event),
+                    Token(t) if t >= STREAMS => {
+                        let flow = (t - STREAMS) as u32;
+                        self.guarded(Work::Rest, |this| this.stream_is_ready(flow, event));
+                    }
                     Token(t) if t >= RECEIVE => self.ready_sockets[t - RECEIVE] = true,
                     Token(t) => self.tap_is_ready(PortId(t as u16)),
                 }
             }
-            if woken && !self.obey() {
-                return;
+            while woken && let Ok(order) = self.orders.try_recv() {
+                if let Some(false) = self.guarded(Work::Rest, |this| this.obey(order)) {
+                    return;
+                }
             }
             self.turn();
         }
@@ -404,27 +428,49 @@ impl Loop {
     fn turn(&mut self) {
         let now = self.now();
         self.moved = 0;
-        self.resume(now);
-        self.node.release(now, &mut self.exits);
+        self.busy_egress = false;
+        self.guarded(Work::Rest, |this| {
+            this.resume(now);
+            this.node.release(now, &mut this.exits);
+        });
         if !self.blocked {
             let mut ready = std::mem::take(&mut self.ready_taps);
-            ready.retain(|port| self.drain_tap(*port, now));
+            ready.retain(|port| {
+                let more = self.guarded(Work::Pod(*port), |this| this.drain_tap(*port, now));
+                more.unwrap_or(false)
+            });
             self.ready_taps = ready;
-            self.flush(now);
+            self.guarded(Work::Rest, |this| this.flush(now));
         }
         for i in 0..self.ready_sockets.len() {
             if self.ready_sockets[i] {
-                self.ready_sockets[i] = self.drain_socket(i, now);
+                let more = self.guarded(Work::Rest, |this| this.drain_socket(i, now));
+                self.ready_sockets[i] = more.unwrap_or(true);
             }
         }
-        self.accept(now);
-        for mouth in self.exits.mouths.untold() {
-            self.node.mouth_ready(mouth);
-        }
-        self.busy_egress = self.node.turn_egress(now, &mut self.exits) | self.node.turn_services(now);
+        self.guarded(Work::Rest, |this| this.accept(now));
+        self.guarded(Work::Rest, |this| this.leave(now));
         if self.moved >= BULK {
             self.bulk = std::time::Instant::now();
         }
+        self.guarded(Work::Rest, |this| this.speak(now));
+        if std::mem::take(&mut self.exits.lost) {
+            // A stream that is full has not been read yet.
+            let _ = self.lifeline.write(&[0]);
+        }
+    }
+
+    /// Flows that leave the node, and connections to Services, go on.
+    fn leave(&mut self, now: Instant) {
+        for mouth in self.exits.mouths.untold() {
+            self.node.mouth_ready(mouth);
+        }
+        self.busy_egress |= self.node.turn_egress(now, &mut self.exits);
+        self.busy_egress |= self.node.turn_services(now);
+    }
+
+    /// What the node itself has to say.
+    fn speak(&mut self, now: Instant) {
         if !self.blocked {
             self.node.on_timeout(now);
             self.node.send_own(&mut self.arena, now, &mut self.exits);
@@ -443,10 +489,6 @@ impl Loop {
             }
         }
         self.tell_pings();
-        if std::mem::take(&mut self.exits.lost) {
-            // A stream that is full has not been read yet.
-            let _ = self.lifeline.write(&[0]);
-        }
     }
 
     /// Read a TAP's frames; whether there may be more.
@@ -493,18 +535,38 @@ impl Loop {
         while taken < io::SLOTS {
             let outcome = self.receiver.receive(i);
             self.node.lost_by_kernel(outcome.lost);
-            let (memory, messages) = self.receiver.batch();
-            for message in messages {
-                self.moved += message.span.len();
-                self.node.from_peer(memory, message, now, &mut self.exits);
-            }
-            self.node.deliver_trains(memory, now, &mut self.exits);
+            taken += self.take_batch(now).max(1);
             if !outcome.more {
                 return false;
             }
-            taken += messages.len().max(1);
         }
         true
+    }
+
+    /// Take the messages that were received: how many. One at which a panic comes is lost with what it has behind that
+    /// place, the others are taken all the same.
+    fn take_batch(&mut self, now: Instant) -> usize {
+        let (memory, messages) = self.receiver.batch();
+        let (node, exits) = (&mut self.node, &mut self.exits);
+        let mut rest = messages.iter();
+        let mut panicked = false;
+        // Each panic is behind a message, or a train, that is not tried again.
+        while let Err(panic) = caught(|| {
+            for message in rest.by_ref() {
+                self.moved += message.span.len();
+                node.from_peer(memory, message, now, exits);
+            }
+            node.deliver_trains(memory, now, exits);
+        }) {
+            panicked = true;
+            let blame = recovery::set_right(node, Work::Peers, now, exits);
+            self.patience
+                .bear(blame, panic, now, || "a peer's datagram".into());
+        }
+        if panicked {
+            node.settle();
+        }
+        messages.len()
     }
 
     /// Send what waits; when the underlay is full, begin to wait for room.
@@ -547,70 +609,68 @@ impl Loop {
     }
 
     /// Do what the control thread ordered; `false` at the end.
-    fn obey(&mut self) -> bool {
-        while let Ok(order) = self.orders.try_recv() {
-            match order {
-                Command::Changes(changes) => {
-                    for change in changes {
-                        if let Err(what) = self.node.apply(change) {
-                            log::warn!("{what}");
-                        }
+    fn obey(&mut self, order: Command) -> bool {
+        match order {
+            Command::Changes(changes) => {
+                for change in changes {
+                    if let Err(what) = self.node.apply(change) {
+                        log::warn!("{what}");
                     }
                 }
-                Command::Services(changes) => {
-                    let now = self.now();
-                    self.node.apply_services(changes, now);
-                }
-                Command::Connections {
-                    filter,
-                    limit,
-                    kill,
-                    reply,
-                } => {
-                    let now = self.now();
-                    let listed = match kill {
-                        true => (Vec::new(), self.node.services_mut().kill(&filter)),
-                        false => self.node.services().list(&filter, limit, now),
-                    };
-                    let _ = reply.send(listed);
-                }
-                Command::Served { frontends, reply } => {
-                    let all = frontends.iter().filter_map(|f| self.node.served(f));
-                    let _ = reply.send(all.collect());
-                }
-                Command::AddPort { spec, tap, reply } => {
-                    let _ = reply.send(self.add_port(spec, tap, Node::add_port));
-                }
-                Command::AddHost { spec, tap, reply } => {
-                    let _ = reply.send(self.add_port(spec, tap, Node::add_host));
-                }
-                Command::RemovePort { pod, reply } => {
-                    let _ = reply.send(self.remove_port(&pod));
-                }
-                Command::Publish { pod, sockets, reply } => {
-                    let _ = reply.send(self.publish(pod.as_ref(), sockets));
-                }
-                Command::Unpublish { ports, reply } => {
-                    self.unpublish(&ports);
-                    let _ = reply.send(());
-                }
-                Command::Taps { of, reply } => {
-                    let _ = reply.send(self.copies(of.as_ref()));
-                }
-                Command::Lost { reply } => {
-                    // Who waits no longer is told again.
-                    self.exits.lost |= reply.send(self.lost()).is_err();
-                }
-                Command::Ping { to, tell } => self.ping(to, tell),
-                Command::Report { reply } => {
-                    let now = self.now();
-                    let _ = reply.send(self.report(now));
-                    // After the report, so that what waits to be sent is in no count yet.
-                    self.node.probe_peers(now);
-                }
-                Command::Policy(policy) => self.node.set_policy(policy),
-                Command::Stop => return false,
             }
+            Command::Services(changes) => {
+                let now = self.now();
+                self.node.apply_services(changes, now);
+            }
+            Command::Connections {
+                filter,
+                limit,
+                kill,
+                reply,
+            } => {
+                let now = self.now();
+                let listed = match kill {
+                    true => (Vec::new(), self.node.services_mut().kill(&filter)),
+                    false => self.node.services().list(&filter, limit, now),
+                };
+                let _ = reply.send(listed);
+            }
+            Command::Served { frontends, reply } => {
+                let all = frontends.iter().filter_map(|f| self.node.served(f));
+                let _ = reply.send(all.collect());
+            }
+            Command::AddPort { spec, tap, reply } => {
+                let _ = reply.send(self.add_port(spec, tap, Node::add_port));
+            }
+            Command::AddHost { spec, tap, reply } => {
+                let _ = reply.send(self.add_port(spec, tap, Node::add_host));
+            }
+            Command::RemovePort { pod, reply } => {
+                let _ = reply.send(self.remove_port(&pod));
+            }
+            Command::Publish { pod, sockets, reply } => {
+                let _ = reply.send(self.publish(pod.as_ref(), sockets));
+            }
+            Command::Unpublish { ports, reply } => {
+                self.unpublish(&ports);
+                let _ = reply.send(());
+            }
+            Command::Taps { of, reply } => {
+                let _ = reply.send(self.copies(of.as_ref()));
+            }
+            Command::Lost { reply } => {
+                // Who waits no longer is told again.
+                self.exits.lost |= reply.send(self.lost()).is_err();
+            }
+            Command::Ping { to, tell } => self.ping(to, tell),
+            Command::Report { reply } => {
+                let now = self.now();
+                let _ = reply.send(self.report(now));
+                // After the report, so that what waits to be sent is in no count yet.
+                self.node.probe_peers(now);
+            }
+            Command::Policy(policy) => self.node.set_policy(policy),
+            Command::Stop => return false,
         }
         true
     }
@@ -690,84 +750,6 @@ impl Loop {
         }
         let ports = self.pods().filter(|(port, _)| self.is_lost(*port));
         ports.map(|(_, spec)| spec.pod.clone()).collect()
-    }
-
-    fn report(&self, now: Instant) -> Report {
-        let mut counters = NodeCounters {
-            wakeups: self.counters.wakeups,
-            tap_reads: self.counters.tap_reads,
-            tap_read_bytes: self.counters.tap_read_bytes,
-            tap_writes: self.counters.tap_writes,
-            tap_write_bytes: self.counters.tap_write_bytes,
-            underlay_sends: self.exits.sender.calls,
-            underlay_recvs: self.receiver.calls,
-            underlay_messages: self.receiver.messages,
-            ..self.node.counters()
-        };
-        for tap in self.exits.taps.iter().flatten() {
-            add(&mut counters, tap);
-        }
-        let settings = self.node.settings();
-        let local = &settings.local;
-        let host = self.node.host().and_then(|id| self.node.port_counters(id));
-        let ports = self
-            .pods()
-            .filter_map(|(id, spec)| Some((spec.pod.clone(), self.node.port_counters(id)?.clone())));
-        let peers = self.node.peers().iter().map(|(_, state)| {
-            let four = state.peer.subnet4.map(IpNet::from);
-            let probes = &state.path(state.worst()).probes;
-            PeerInfo {
-                name: state.peer.name.to_string(),
-                underlay: state.endpoint(state.worst()),
-                subnets: four
-                    .into_iter()
-                    .chain(state.peer.subnet6.map(IpNet::from))
-                    .collect(),
-                state: match probes.reach() {
-                    Reach::Unheard => PeerReach::Unheard,
-                    Reach::Up(_) => PeerReach::Up,
-                    Reach::Silent(_) => PeerReach::Silent,
-                },
-                state_ms: probes.reach().since().map(|at| (now - at).total_millis()),
-                deaf_ms: probes.deaf().map(|at| (now - at).total_millis()),
-                last_heard_ms: state.last_heard().map(|at| (now - at).total_millis()),
-                rtt_us: probes.rtt_us(),
-                loss_percent: probes.loss_percent(),
-                pod_mtu: state.pod_mtu(state.peer.subnet4.is_none(), local.underlay_mtu),
-                gso: state.gso,
-                datagrams_to_peer: state.datagrams_to,
-                bytes_to_peer: state.bytes_to,
-                datagrams_from_peer: state.datagrams_from,
-                bytes_from_peer: state.bytes_from,
-            }
-        });
-        let plain = self.pods().any(|(_, spec)| !spec.caps.vnet_hdr);
-        Report {
-            counters,
-            drops: self.node.drops().clone(),
-            ports: ports.collect(),
-            host: host.cloned(),
-            published: self.published(),
-            frontends: self.node.services().frontends(),
-            connections: self.node.services().connections(None),
-            peers: peers.collect(),
-            egress: self.node.egress().map_or_else(EgressInfo::default, |egress| {
-                let (tcp_flows, datagram_sockets) = egress.counts();
-                EgressInfo {
-                    open: egress.policy().open,
-                    tcp_flows: tcp_flows as u64,
-                    datagram_sockets: datagram_sockets as u64,
-                }
-            }),
-            offloads: OffloadInfo {
-                tap: if plain { OffloadMode::Off } else { self.mode },
-                udp_gso: self.exits.sender.gso,
-                udp_gro: self.receiver.gro,
-                receive_buffer: self.receiver.buffer,
-                send_buffer: self.exits.sender.buffer,
-                gso_max_segs: admin::gso_max_segs(local.pod_mtu, settings.underlay.1),
-            },
-        }
     }
 }
 

@@ -11,6 +11,7 @@
 //!
 //! What is charged is what a wire would carry: each segment of a super-frame has its headers.
 
+use super::recover::Lent;
 use super::{Exits, Node};
 use crate::buf::Span;
 use crate::model::{DropReason, Instant, PortId, Rate};
@@ -139,23 +140,26 @@ impl Node {
 
     /// Whether there is more that waits.
     fn release_port(&mut self, port: PortId, now: Instant, exits: &mut impl Exits) -> bool {
-        let Some(mut limit) = self.port(port).and_then(|p| p.ingress.take()) else {
+        let limit = self.port(port).and_then(|p| p.ingress.take());
+        let mut lent = Lent::new(self, limit, |node, limit| {
+            if let Some(port) = node.port(port) {
+                port.ingress = limit;
+            }
+        });
+        let (node, Some(limit)) = lent.parts() else {
             return false;
         };
         while !limit.queue.is_empty() && limit.bucket.is_open(now) {
             let Some(waiting) = limit.queue.front() else { break };
             limit.bucket.charge(waiting.cost);
-            self.counters.held -= 1;
-            if let Err(reason) = self.write_waiting(port, limit.queue.memory_mut(), &waiting, exits) {
-                self.drops.add(reason, 1);
-            }
+            // Its memory is not used again before something is put in.
             limit.queue.pop();
+            node.counters.held -= 1;
+            if let Err(reason) = node.write_waiting(port, limit.queue.memory_mut(), &waiting, exits) {
+                node.drops.add(reason, 1);
+            }
         }
-        let more = !limit.queue.is_empty();
-        if let Some(port) = self.port(port) {
-            port.ingress = Some(limit);
-        }
-        more
+        !limit.queue.is_empty()
     }
 
     fn write_waiting(
@@ -213,10 +217,11 @@ impl Node {
         open
     }
 
-    /// When a TAP that may not be read now is worth another look.
+    /// When a TAP that may not be read now is worth another look: its limit allows it, and it does not rest.
     pub fn next_read(&self, port: PortId) -> Option<Instant> {
         let state = self.states.get(usize::from(port.0))?.as_ref()?;
-        Some(state.egress.as_ref()?.opens_at())
+        let limit = state.egress.as_ref().map(|limit| limit.opens_at());
+        limit.max(state.rest.until())
     }
 
     /// A frame of a limited pod was read.

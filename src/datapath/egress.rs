@@ -1,6 +1,7 @@
 //! The way out: packets of pods that leave the pod network by the host's own sockets, and what comes back.
 
 use super::from_pod::Parsed;
+use super::recover::Lent;
 use super::{Exits, Node};
 use crate::buf::Span;
 use crate::model::{
@@ -20,7 +21,7 @@ use std::sync::Arc;
 const MIN_MTU: PodMtu = PodMtu(1280);
 
 /// A node, as the stacks of the way out see what is outside of them.
-struct Beside<'a, E: Exits> {
+pub(super) struct Beside<'a, E: Exits> {
     node: &'a mut Node,
     exits: &'a mut E,
     now: Instant,
@@ -101,21 +102,16 @@ impl<E: Exits> Outside for Beside<'_, E> {
 
 impl Node {
     /// Do something with the way out, which needs the node beside itself.
-    fn beside<E: Exits, R>(
+    pub(super) fn beside<E: Exits, R>(
         &mut self,
         now: Instant,
         exits: &mut E,
         work: impl FnOnce(&mut Egress, &mut Beside<'_, E>) -> R,
     ) -> Option<R> {
-        let mut egress = self.egress.take()?;
-        let mut beside = Beside {
-            node: self,
-            exits,
-            now,
-        };
-        let result = work(&mut egress, &mut beside);
-        self.egress = Some(egress);
-        Some(result)
+        let egress = self.egress.take();
+        let mut lent = Lent::new(self, egress, |node, egress| node.egress = egress);
+        let (node, egress) = lent.parts();
+        Some(work(egress.as_mut()?, &mut Beside { node, exits, now }))
     }
 
     /// A pod's packet leaves the pod network.

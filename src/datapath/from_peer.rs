@@ -2,6 +2,7 @@
 
 use super::from_pod::{Parsed, hop};
 use super::probes::PathId;
+use super::recover::{Lent, UnderWay};
 use super::to_pod::takes;
 use super::way::is_routable;
 use super::{Exits, Node};
@@ -28,6 +29,11 @@ impl Node {
     pub fn from_peer(&mut self, memory: &mut [u8], message: &Received, now: Instant, exits: &mut impl Exits) {
         let whole = message.span;
         let step = message.segment.map_or(whole.len(), usize::from).max(1);
+        self.under_way = UnderWay {
+            before: self.counters.datagrams_from_peers,
+            len: whole.len(),
+            step,
+        };
         let Some(known) = self.peers.at_underlay(message.from) else {
             let n = whole.len().div_ceil(step).max(1) as u64;
             self.counters.datagrams_from_peers += n;
@@ -35,6 +41,7 @@ impl Node {
         };
         if let Some(headers) = self.already_whole(memory, whole, step) {
             self.counters.datagrams_from_peers += 1;
+            self.under_way.len = 0;
             let frame = whole.part(VXLAN_LEN, whole.len());
             if let Err(reason) = self.super_frame(memory, frame, headers, step, message, now, exits) {
                 self.drops.add(reason, 1);
@@ -60,18 +67,19 @@ impl Node {
         }
     }
 
-    /// Deliver the merged frames of this batch.
+    /// Deliver the merged frames of this batch. After a panic the next call goes on behind the one it came at.
     pub fn deliver_trains(&mut self, memory: &mut [u8], now: Instant, exits: &mut impl Exits) {
         if self.coalescer.is_empty() {
             return;
         }
-        let mut coalescer = std::mem::take(&mut self.coalescer);
+        let coalescer = std::mem::take(&mut self.coalescer);
+        let mut lent = Lent::new(self, coalescer, |node, coalescer| node.coalescer = coalescer);
+        let (node, coalescer) = lent.parts();
         coalescer.drain(memory, |memory, port, h, vnet, pieces| {
-            if let Err(reason) = self.hand_over(port, memory, (h, vnet), pieces, now, exits) {
-                self.drops.add(reason, 1);
+            if let Err(reason) = node.hand_over(port, memory, (h, vnet), pieces, now, exits) {
+                node.drops.add(reason, 1);
             }
         });
-        self.coalescer = coalescer;
     }
 
     /// One datagram: merged with an open train (`None`: from the same peer as before), or decided afresh; and whether

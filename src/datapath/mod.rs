@@ -6,6 +6,7 @@
 //!                                          -> else: way, open a train -> deliver at the end of the batch
 //! out      : TCP in a smoltcp socket, datagrams as they are -> sockets of the host (Exits: Host)
 //! limits   : to_pod waits in a ring, from_pod is not read, until the pod's bandwidth allows it (bandwidth)
+//! panic    : what was half done is set right, a pod or a flow pays for it (recover)
 //! tunnel   : Segments -> header blocks behind the frame -> Outbox: datagrams by peer and socket -> Exits
 //! ```
 //!
@@ -27,6 +28,7 @@ mod originate;
 mod outbox;
 mod pings;
 mod probes;
+mod recover;
 mod services;
 mod to_pod;
 mod way;
@@ -34,6 +36,7 @@ mod way;
 pub use flow::{FlowCache, FlowKey};
 pub use outbox::Outbox;
 pub use probes::News;
+pub use recover::{Blame, Work};
 pub use way::{Unreachable, Way};
 
 use crate::buf::{Arena, Message, Progress, Refusal, Span};
@@ -46,12 +49,13 @@ use crate::overlay::{PeerState, Peers};
 use crate::service::{Limits, Services};
 use crate::stack::Gateway;
 use crate::stack::egress::{Egress, Host, Policy};
-use crate::switch::{PortConflict, Ports, RateBucket, TokenBucket};
+use crate::switch::{BackOff, PortConflict, Ports, RateBucket, TokenBucket};
 use crate::wire::{VNET_HDR_LEN, VnetHdr};
 use bandwidth::Ingress;
 use originate::Originated;
 use pings::Pings;
 use probes::Watch;
+use recover::{Suspect, UnderWay};
 use services::Onward;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -115,6 +119,8 @@ struct Port {
     egress: Option<Box<RateBucket>>,
     /// Since when it is not read.
     paused: Option<Instant>,
+    /// How long it is not read after a panic.
+    rest: BackOff,
 }
 
 /// One node.
@@ -143,6 +149,11 @@ pub struct Node {
     probe_first: PeerId,
     /// Some pod has, or had, a MAC that does not follow from its address.
     odd_macs: bool,
+    /// Messages are being sent to peers.
+    sending: bool,
+    /// Whose a packet of the node's own was, at which a panic came.
+    suspect: Option<Suspect>,
+    under_way: UnderWay,
     counters: NodeCounters,
     drops: Drops,
 }
@@ -177,6 +188,9 @@ impl Node {
             peer_errors: TokenBucket::new(PEER_ERROR_LIMIT.0, PEER_ERROR_LIMIT.1),
             probe_first: PeerId(0),
             odd_macs: false,
+            sending: false,
+            suspect: None,
+            under_way: UnderWay::default(),
             counters: NodeCounters::default(),
             drops: Drops::default(),
             settings,
@@ -203,6 +217,7 @@ impl Node {
             ingress: limits.ingress.map(|rate| Box::new(Ingress::new(&rate))),
             egress: limits.egress.map(|rate| Box::new(RateBucket::new(&rate))),
             paused: None,
+            rest: BackOff::default(),
         });
         // Each has its place, so that nothing is allocated when frames begin to wait.
         self.waiting.reserve(self.states.len() - self.waiting.len());
@@ -244,7 +259,9 @@ impl Node {
     /// frame be read from pods, until a later call gives `true`.
     pub fn flush(&mut self, arena: &mut Arena, now: Instant, exits: &mut impl Exits) -> bool {
         while !self.outbox.is_empty() {
+            self.sending = true;
             let progress = exits.to_peers(self.outbox.messages(), arena.memory());
+            self.sending = false;
             let (sent, refusal) = match progress {
                 Progress::All => (self.outbox.messages().len(), None),
                 Progress::Blocked { sent } => {

@@ -1,6 +1,7 @@
 //! What the node itself sends: answers of its gateway, ICMP errors, and probes.
 
 use super::from_pod::Parsed;
+use super::recover::{Lent, Suspect};
 use super::{Exits, FRAME_ROOM, HEADROOM, Node};
 use crate::buf::Arena;
 use crate::model::{DropReason, Instant, Mac, PortId};
@@ -18,6 +19,8 @@ pub(super) const WAITING: usize = 128;
 pub(super) struct Originated {
     slots: Vec<Vec<u8>>,
     len: usize,
+    /// Those that are sent, while that goes on.
+    sent: usize,
 }
 
 impl Originated {
@@ -61,25 +64,40 @@ impl Node {
         self.send_onward(arena, now, exits);
         if !self.gateway.is_idle() {
             let (gateway, originated) = (&mut self.gateway, &mut self.originated);
-            let (mut made, mut lost) = (0, 0);
-            gateway.poll(now, |packet| match originated.push(packet) {
-                true => made += 1,
-                false => lost += 1,
+            let (counters, drops) = (&mut self.counters, &mut self.drops);
+            gateway.poll(now, |packet| {
+                counters.originated += 1;
+                if !originated.push(packet) {
+                    drops.add(DropReason::StackFull, 1);
+                }
             });
-            self.counters.originated += made + lost;
-            self.drops.add(DropReason::StackFull, lost);
         }
         if self.originated.len == 0 {
             return;
         }
-        let mut own = std::mem::take(&mut self.originated);
-        for packet in &own.slots[..own.len] {
-            if let Err(reason) = self.send_packet(packet, arena, now, exits) {
-                self.drops.add(reason, 1);
+        let own = std::mem::take(&mut self.originated);
+        let mut lent = Lent::new(self, own, |node, own| node.keep_unsent(own));
+        let (node, own) = lent.parts();
+        while let Some(packet) = own.slots[..own.len].get(own.sent) {
+            own.sent += 1;
+            if let Err(reason) = node.send_packet(packet, arena, now, exits) {
+                node.drops.add(reason, 1);
             }
         }
-        own.len = 0;
-        // What the kernel refused meanwhile may have made errors of its own: those go with the next turn.
+    }
+
+    /// After they were sent: what the kernel refused meanwhile may have made errors of its own, and what a panic kept from
+    /// being sent is still there. Those go with the next turn.
+    fn keep_unsent(&mut self, mut own: Originated) {
+        if std::thread::panicking()
+            && let Some(packet) = own.sent.checked_sub(1).and_then(|i| own.slots.get(i))
+            && let Some(ip) = destination(packet)
+        {
+            self.suspect = Some(Suspect::Holder(ip));
+        }
+        let (sent, len) = (own.sent, own.len);
+        own.slots[..len].rotate_left(sent);
+        (own.len, own.sent) = (len - sent, 0);
         for packet in &self.originated.slots[..self.originated.len] {
             own.push(packet);
         }
@@ -221,6 +239,14 @@ impl Node {
             return Err(DropReason::NoRoute);
         };
         self.tunnel(None, peer, arena, &Parsed::plain(span, h), now, exits)
+    }
+}
+
+/// Whom a packet is for.
+fn destination(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => Some(IpAddr::from(*packet.get(16..)?.first_chunk::<4>()?)),
+        _ => Some(IpAddr::from(*packet.get(24..)?.first_chunk::<16>()?)),
     }
 }
 

@@ -63,11 +63,19 @@ impl Outbox {
 
     /// Forget the oldest `n`.
     pub(super) fn shift(&mut self, n: usize) {
-        self.first = (self.first + n).min(self.len);
+        self.first = self.first.saturating_add(n).min(self.len);
         if self.first == self.len {
             self.first = 0;
             self.len = 0;
         }
+    }
+
+    /// Forget the last messages if the frame they stand for was not put in to its end.
+    pub(super) fn forget_unfinished(&mut self) {
+        while self.messages().last().is_some_and(|m| m.frames == 0) {
+            self.len -= 1;
+        }
+        self.shift(0);
     }
 
     /// Put an acknowledgement in the place of the one that waits last for the same destination, if it says all
@@ -227,6 +235,25 @@ mod tests {
         o.shift(2);
         assert_eq!(lengths(&o)[0], (1, 2, 240));
         o.shift(9);
+        assert!(o.is_empty());
+    }
+
+    #[test]
+    fn half_a_frame_is_forgotten() {
+        let mut o = Outbox::default();
+        o.push(to(1, 0), Span::new(0, 60), false);
+        for _ in 0..2 {
+            add(o.begin(to(1, 0), 1400, 1), 1400, &[Span::new(0, 1400)]);
+        }
+        o.forget_unfinished();
+        assert_eq!(lengths(&o), [(1, 1, 60)]);
+        o.begin(to(1, 0), 1400, 1);
+        o.begin(to(1, 0), 1400, 1).frames = 1;
+        o.forget_unfinished();
+        assert_eq!(o.messages().len(), 3, "a whole one is sent");
+        let mut o = Outbox::default();
+        o.begin(to(1, 0), 1400, 1);
+        o.forget_unfinished();
         assert!(o.is_empty());
     }
 

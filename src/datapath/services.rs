@@ -16,6 +16,7 @@
 use super::cut::cut;
 use super::flow::FlowKey;
 use super::from_pod::{Parsed, hop};
+use super::recover::{Lent, Suspect};
 use super::{Exits, FRAME_ROOM, HEADROOM, Node};
 use crate::buf::{Arena, Span};
 use crate::model::{DropReason, Frontend, Instant, PeerId, PortId, ServiceChange};
@@ -52,6 +53,8 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub(super) struct Onward {
     waiting: Vec<Waiting>,
+    /// Those that are sent, while that goes on.
+    sent: usize,
     bytes: Vec<u8>,
     whole: Vec<u8>,
     /// For flows of the host's sockets whose backend is gone.
@@ -317,20 +320,33 @@ impl Node {
         if self.onward.waiting.is_empty() {
             return;
         }
-        let mut onward = std::mem::take(&mut self.onward);
-        for waiting in &onward.waiting {
+        let onward = std::mem::take(&mut self.onward);
+        let mut lent = Lent::new(self, onward, |node, onward| node.keep_onward(onward));
+        let (node, onward) = lent.parts();
+        while let Some(waiting) = onward.waiting.get(onward.sent) {
+            onward.sent += 1;
             let frame = &onward.bytes[waiting.at.clone()];
-            let sent = match self.too_long(waiting, frame) {
-                Some(mtu) => self.send_cut(waiting, (frame, mtu, &mut onward.ident), arena, now, exits),
-                None => self.send_waiting((waiting.peer, waiting.vnet), frame, arena, now, exits),
+            let sent = match node.too_long(waiting, frame) {
+                Some(mtu) => node.send_cut(waiting, (frame, mtu, &mut onward.ident), arena, now, exits),
+                None => node.send_waiting((waiting.peer, waiting.vnet), frame, arena, now, exits),
             };
             if let Err(reason) = sent {
-                self.drops.add(reason, 1);
-                self.tell_opening(reason, frame);
+                node.drops.add(reason, 1);
+                node.tell_opening(reason, frame);
             }
         }
-        onward.waiting.clear();
-        onward.bytes.clear();
+    }
+
+    /// After they were sent; what a panic kept from being sent waits for the next turn.
+    fn keep_onward(&mut self, mut onward: Onward) {
+        if std::thread::panicking() {
+            self.suspect = Some(Suspect::Client);
+        }
+        onward.waiting.drain(..onward.sent);
+        onward.sent = 0;
+        if onward.waiting.is_empty() {
+            onward.bytes.clear();
+        }
         onward.resets.append(&mut self.onward.resets);
         self.onward = onward;
     }

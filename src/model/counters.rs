@@ -25,6 +25,25 @@ pub struct PortCounters {
     /// Microseconds in which nothing was read from the pod, as its bandwidth limit had it.
     #[serde(default)]
     pub paused_from_pod_us: u64,
+    /// Panics of the node at frames of the pod.
+    #[serde(default)]
+    pub panics: u64,
+    /// Milliseconds until frames are read from the pod again, after a panic; zero when they are.
+    #[serde(default)]
+    pub parked_ms: u64,
+}
+
+/// Panics of the node, by what was given up for them: each is a bug.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Panics {
+    /// At frames of pods, which are not read for a while then.
+    pub pod: u64,
+    /// At TCP flows or datagram sockets of the way out and of published ports.
+    pub flow: u64,
+    /// At datagrams of peers.
+    pub peer: u64,
+    /// At what is nobody's in particular.
+    pub node: u64,
 }
 
 /// The node's frame and system-call counters.
@@ -71,6 +90,9 @@ pub struct NodeCounters {
     pub underlay_messages: u64,
     /// Times the worker woke up.
     pub wakeups: u64,
+    /// Panics that were caught.
+    #[serde(default)]
+    pub panics: Panics,
 }
 
 impl NodeCounters {

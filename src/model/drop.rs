@@ -150,6 +150,8 @@ reasons! {
     PortGone = "port_gone",
     /// The gateway's own queue is full.
     StackFull = "stack_full",
+    /// A panic of podwire itself, which is a bug, ended the work at it (the log says where).
+    Panic = "panic",
 }
 
 /// A counter for each [`DropReason`].

@@ -19,7 +19,7 @@ mod store;
 pub use attachment::{Attachment, AttachmentFilter, MAX_IDENTIFIER, is_alias, is_identifier};
 pub use bandwidth::{Bandwidth, Rate, RateError};
 pub use connection::{ConnState, ConnectionFilter, ServiceConnection};
-pub use counters::{NodeCounters, PortCounters};
+pub use counters::{NodeCounters, Panics, PortCounters};
 pub use drop::{DropReason, Drops};
 pub use host::{Heard, HostError, LocalEnd, MouthKind, Moved, Outward};
 pub use labels::{

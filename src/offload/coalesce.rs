@@ -75,6 +75,8 @@ struct Mergeable {
 pub struct Coalescer<T> {
     trains: Vec<Train<T>>,
     open: usize,
+    /// Those that are drained, while that goes on.
+    done: usize,
 }
 
 impl<T: Copy> Default for Coalescer<T> {
@@ -83,6 +85,7 @@ impl<T: Copy> Default for Coalescer<T> {
             // No memory before the first frame: the owner swaps an empty one in while it drains.
             trains: Vec::new(),
             open: 0,
+            done: 0,
         }
     }
 }
@@ -97,7 +100,7 @@ impl<T: Copy> Coalescer<T> {
         };
         // The newest train of the flow is the only one that may grow.
         let same = |t: &&mut Train<T>| t.from == from && t.is_of_flow(memory, bytes, h);
-        let Some(train) = self.trains[..self.open].iter_mut().rev().find(same) else {
+        let Some(train) = self.trains[self.done..self.open].iter_mut().rev().find(same) else {
             return false;
         };
         train.append(memory, frame, h, m)
@@ -157,17 +160,20 @@ impl<T: Copy> Coalescer<T> {
     }
 
     /// Finish all trains in their order: headers in `memory` are made right, and `emit` gets each train's
-    /// tag, headers, virtio-net header and pieces. The first piece begins with the first frame's headers.
+    /// tag, headers, virtio-net header and pieces. The first piece begins with the first frame's headers. When a panic
+    /// ended that, another call goes on with the next train.
     pub fn drain(
         &mut self,
         memory: &mut [u8],
         mut emit: impl FnMut(&mut [u8], T, &Headers, &VnetHdr, &[Span]),
     ) {
-        let open = std::mem::take(&mut self.open);
-        for train in &mut self.trains[..open] {
+        while let Some(train) = self.trains[..self.open].get_mut(self.done) {
+            // Before, so that one at which a panic comes is not tried again.
+            self.done += 1;
             let vnet = train.finish(memory);
             emit(memory, train.tag, &train.headers, &vnet, &train.pieces);
         }
+        (self.open, self.done) = (0, 0);
     }
 }
 

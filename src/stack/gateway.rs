@@ -31,6 +31,8 @@ pub struct Gateway {
     queue: Queue,
     scratch: Vec<u8>,
     mtu: PodMtu,
+    /// A packet is being answered.
+    at_work: bool,
 }
 
 impl Gateway {
@@ -77,6 +79,7 @@ impl Gateway {
             queue,
             scratch,
             mtu,
+            at_work: false,
         }
     }
 
@@ -120,7 +123,16 @@ impl Gateway {
             mtu: self.mtu,
             emit: &mut emit,
         };
+        self.at_work = true;
         self.interface.poll(now, &mut link, &mut self.sockets);
+        self.at_work = false;
+    }
+
+    /// After a panic: who sent the packet that was being answered, if one was. It is forgotten, and the next
+    /// [`poll`](Gateway::poll) goes on behind it.
+    pub fn give_up(&mut self) -> Option<IpAddr> {
+        let packet = self.queue.last().filter(|_| std::mem::take(&mut self.at_work))?;
+        addresses_of(packet).map(|(src, _, _)| src)
     }
 
     /// Whether packets wait for [`poll`](Gateway::poll).
@@ -171,6 +183,12 @@ impl Queue {
         slot.extend_from_slice(packet);
         self.len += 1;
         true
+    }
+
+    /// What was popped last.
+    fn last(&self) -> Option<&[u8]> {
+        let at = (self.first + QUEUE - 1) % QUEUE;
+        self.slots.get(at).map(Vec::as_slice)
     }
 
     fn pop(&mut self) -> Option<&[u8]> {

@@ -12,6 +12,7 @@
 //!   see no one else's questions and cannot answer in another's name.
 //! - [`TokenBucket`] bounds what a port may make the node do: broadcasts, neighbour questions, ICMP errors.
 //! - [`RateBucket`] is a pod's bandwidth limit in one direction, [`FrameQueue`] what waits for it.
+//! - [`BackOff`] is for how long a port whose frames made the node panic is not read.
 //!
 //! ```text
 //! frame -> Headers::parse -> guard::check -> ARP / ND?  -> neighbour::{arp, ndisc} -> answer to the same port
@@ -20,6 +21,7 @@
 //!                                         -> the gateway's MAC -> routing (datapath)
 //! ```
 
+mod backoff;
 pub mod guard;
 mod limit;
 pub mod neighbour;
@@ -29,6 +31,7 @@ mod rate;
 #[cfg(test)]
 mod testing;
 
+pub use backoff::BackOff;
 pub use limit::TokenBucket;
 pub use neighbour::Neighbour;
 pub use ports::{PortConflict, Ports};

@@ -209,6 +209,16 @@ impl Page {
             "Frames and datagrams that went nowhere, by reason.",
             &drops.collect::<Vec<_>>(),
         )?;
+        to.counter(
+            "podwire_panics_total",
+            "Panics of the data path, each of them a bug, by what was given up for it.",
+            &[
+                ([("at", "pod")], c.panics.pod),
+                ([("at", "flow")], c.panics.flow),
+                ([("at", "peer")], c.panics.peer),
+                ([("at", "node")], c.panics.node),
+            ],
+        )?;
         for (name, help, value) in [
             (
                 "podwire_datagrams_to_peers_total",
@@ -304,7 +314,7 @@ impl Page {
 
     fn pods(&self, to: &mut Families<'_>) -> fmt::Result {
         type Counter = fn(&PortCounters) -> u64;
-        let each: [(&str, &str, Counter); 7] = [
+        let each: [(&str, &str, Counter); 8] = [
             (
                 "podwire_pod_frames_from_pod_total",
                 "Frames read from the pod.",
@@ -340,6 +350,11 @@ impl Page {
                 "Frames for the pod that its bandwidth limit dropped.",
                 |c| c.limited_to_pod,
             ),
+            (
+                "podwire_pod_panics_total",
+                "Panics of the data path at frames of the pod.",
+                |c| c.panics,
+            ),
         ];
         for (name, help, value) in each {
             let ports = self.report.ports.iter();
@@ -358,6 +373,16 @@ impl Page {
             "podwire_pod_paused_from_pod_seconds_total",
             "Time in which nothing was read from the pod, as its bandwidth limit had it.",
             &paused.collect::<Vec<_>>(),
+        )?;
+        let ports = self.report.ports.iter();
+        let parked = ports.map(|(pod, c)| {
+            let labels = [("namespace", pod.namespace.as_str()), ("pod", pod.name.as_str())];
+            (labels, i64::from(c.parked_ms > 0))
+        });
+        to.gauge(
+            "podwire_pod_parked",
+            "Whether nothing is read from the pod for a while, after a panic at one of its frames: 1 or 0.",
+            &parked.collect::<Vec<_>>(),
         )
     }
 

@@ -203,10 +203,15 @@ impl Loop {
         }
         self.exits.entrances.resume = None;
         for _ in 0..self.exits.entrances.ready.len() {
-            let Some(n) = self.exits.entrances.ready.pop_front() else {
+            // It is not forgotten when a panic comes at a client.
+            let Some(n) = self.exits.entrances.ready.front().copied() else {
                 return;
             };
-            match self.accept_at(n, now) {
+            let more = self.accept_at(n, now);
+            if more.is_ok() {
+                self.exits.entrances.ready.pop_front();
+            }
+            match more {
                 Ok(true) => self.exits.entrances.ready.push_back(n),
                 Ok(false) => {
                     if let Some(Some(published)) = self.exits.entrances.slots.get_mut(n as usize) {
@@ -214,7 +219,6 @@ impl Loop {
                     }
                 }
                 Err(why) => {
-                    self.exits.entrances.ready.push_front(n);
                     self.exits.entrances.resume = Some(now + PAUSE);
                     if !std::mem::replace(&mut self.exits.entrances.warned, true) {
                         log::warn!(

@@ -116,6 +116,8 @@ pub struct Datagrams {
     fars: Fars,
     timers: Timers,
     busy: VecDeque<MouthId>,
+    /// The mouth whose datagrams are handed to its pod.
+    at_work: Option<MouthId>,
     scratch: Scratch,
     ident: u32,
 }
@@ -133,6 +135,7 @@ impl Datagrams {
             fars: Fars::default(),
             timers: Timers::default(),
             busy: VecDeque::new(),
+            at_work: None,
             scratch: Scratch::default(),
             ident: seed as u32,
         }
@@ -438,11 +441,27 @@ impl Datagrams {
             if let Some(Some(mouth)) = self.table.get_mut(id as usize) {
                 mouth.busy = false;
             }
-            if self.hear(id, policy, now, out) {
+            self.at_work = Some(id);
+            let more = self.hear(id, policy, now, out);
+            self.at_work = None;
+            if more {
                 self.host_ready(id);
             }
         }
         !self.busy.is_empty()
+    }
+
+    /// After a panic: close the mouth that was at work, if one was; one of a published port stays. Whose it was.
+    pub fn give_up_at(&mut self, out: &mut impl Host) -> Option<PortId> {
+        let id = self.at_work.take()?;
+        let mouth = self.table.get(id as usize)?.as_ref()?;
+        let (port, is_public) = (mouth.port, mouth.public.is_some());
+        match is_public {
+            // There may be more to hear.
+            true => self.host_ready(id),
+            false => self.remove(id, out),
+        }
+        Some(port)
     }
 
     fn hear(&mut self, id: MouthId, policy: &Policy, now: Instant, out: &mut impl Outside) -> bool {

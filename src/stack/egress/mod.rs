@@ -294,6 +294,14 @@ impl Egress {
         self.busy = flows || datagrams;
     }
 
+    /// After a panic: end the flow, or the mouth, that was at work, if one was. Whose it was. To be followed by
+    /// [`Egress::turn`], which goes on with the others.
+    pub fn give_up(&mut self, now: Instant, out: &mut impl Outside) -> Option<PortId> {
+        self.busy = true;
+        let of_flow = self.flows.give_up_at(now, out);
+        self.datagrams.give_up_at(out).or(of_flow)
+    }
+
     /// Whether [`Egress::turn`] has more to do at once.
     pub fn is_busy(&self) -> bool {
         self.busy

@@ -11,6 +11,8 @@
 //! nothing. Bytes are copied once in user space, into the ring. Back-pressure is TCP's own: a host that takes nothing
 //! leaves the ring full, and the pod sees its window close.
 
+mod turns;
+
 use super::half_open::{Awaited, OfPort, Share};
 use super::host::{Failure, FlowId, Host, Outside};
 use super::key::FlowKey;
@@ -117,7 +119,11 @@ pub struct Flows {
     scratch: Scratch,
     /// Flows something happened to since the last turn.
     dirty: Vec<FlowId>,
-    spare: Vec<FlowId>,
+    /// Those that have their turn, and how many have had it.
+    todo: Vec<FlowId>,
+    done: usize,
+    /// The flow whose stack is at work.
+    at_work: Option<FlowId>,
     timers: Timers,
 }
 
@@ -170,7 +176,9 @@ impl Flows {
             nobody: SocketSet::new(Vec::new()),
             scratch: Scratch::default(),
             dirty: Vec::new(),
-            spare: Vec::new(),
+            todo: Vec::new(),
+            done: 0,
+            at_work: None,
             timers: Timers::default(),
         }
     }
@@ -392,6 +400,7 @@ impl Flows {
         let Some(Some(flow)) = self.table.get_mut(id as usize) else {
             return;
         };
+        self.at_work = Some(id);
         let (port, mss, mtu) = (flow.port, flow.mss, out.mtu(flow.port).0);
         let interface = match flow.key.far {
             SocketAddr::V4(_) => &mut self.four,
@@ -414,6 +423,7 @@ impl Flows {
             self.pump(id, now, out);
             self.dispatch(id, now, out);
         }
+        self.at_work = None;
         self.touch(id);
     }
 
@@ -466,6 +476,19 @@ impl Flows {
 
     /// Something happened at a flow's stream.
     pub fn host_ready(
+        &mut self,
+        id: FlowId,
+        readable: bool,
+        writable: bool,
+        now: Instant,
+        out: &mut impl Outside,
+    ) {
+        self.at_work = Some(id);
+        self.host_told(id, readable, writable, now, out);
+        self.at_work = None;
+    }
+
+    fn host_told(
         &mut self,
         id: FlowId,
         readable: bool,
@@ -650,57 +673,6 @@ impl Flows {
         true
     }
 
-    /// Go on with every flow that something happened to. Whether some have more to do at once.
-    pub fn turn(&mut self, now: Instant, out: &mut impl Outside) -> bool {
-        let mut todo = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.spare));
-        for id in todo.drain(..) {
-            if let Some(Some(flow)) = self.table.get_mut(id as usize) {
-                flow.dirty = false;
-                self.go_on(id, now, out);
-            }
-        }
-        self.spare = todo;
-        !self.dirty.is_empty()
-    }
-
-    fn go_on(&mut self, id: FlowId, now: Instant, out: &mut impl Outside) {
-        let mut again = false;
-        for _ in 0..CHUNKS {
-            let more = self.pump(id, now, out);
-            again = self.dispatch(id, now, out) || more;
-            if !more {
-                break;
-            }
-        }
-        let Some(Some(flow)) = self.table.get_mut(id as usize) else {
-            return;
-        };
-        if flow.broken {
-            // What was read is on its way, as far as the pod has room for it; now it is told.
-            flow.socket().abort();
-            self.dispatch(id, now, out);
-            self.remove(id, true, out);
-            return;
-        }
-        let (ended, shut) = (flow.ended, flow.shut);
-        match flow.socket().state() {
-            // The host is to have the rest of it.
-            State::Closed if !flow.rest.is_empty() => self.wake_at(id, now),
-            // In good order when both sides said so; else one of them broke it off.
-            State::Closed => self.remove(id, !(ended && shut), out),
-            // The pod wants none of it after all: smoltcp would wait for another SYN.
-            State::Listen => self.remove(id, true, out),
-            // The last acknowledgement cannot be lost between here and the pod.
-            State::TimeWait if shut => self.remove(id, false, out),
-            _ => {
-                if again {
-                    self.touch(id);
-                }
-                self.wake_at(id, now);
-            }
-        }
-    }
-
     /// See to it that a flow's time is met.
     fn wake_at(&mut self, id: FlowId, now: Instant) {
         let Some(Some(flow)) = self.table.get_mut(id as usize) else {
@@ -718,31 +690,6 @@ impl Flows {
         };
         if self.timers.of(id).is_none_or(|t| at < t) {
             self.timers.set(id, at);
-        }
-    }
-
-    /// When [`Flows::on_time`] has something to do.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.timers.first()
-    }
-
-    /// Do what is due.
-    pub fn on_time(&mut self, now: Instant, out: &mut impl Outside) {
-        while let Some(id) = self.timers.pop(now) {
-            let Some(Some(flow)) = self.table.get_mut(id as usize) else {
-                continue;
-            };
-            if flow.expires() > now {
-                self.go_on(id, now, out);
-                continue;
-            }
-            if flow.syn.is_some() {
-                self.give_up(id, (HostError::TimedOut, None), now, out);
-                continue;
-            }
-            flow.socket().abort();
-            self.dispatch(id, now, out);
-            self.remove(id, true, out);
         }
     }
 

@@ -1,0 +1,27 @@
+//! Panics for tests: with `PODWIRE_FAILPOINT="to_pod=MARK"` in the node's environment one comes when a frame that is
+//! about to be written to a pod holds the mark, whoever sent it. Other places are `to_peers`, and `stream` for what comes
+//! from outside; several are separated by commas. Only in debug builds.
+
+use std::sync::OnceLock;
+
+static MARKS: OnceLock<Vec<(String, Vec<u8>)>> = OnceLock::new();
+
+fn marks() -> Vec<(String, Vec<u8>)> {
+    let asked = std::env::var("PODWIRE_FAILPOINT").unwrap_or_default();
+    let each = asked.split(',').filter_map(|one| one.split_once('='));
+    each.map(|(place, mark)| (place.into(), mark.as_bytes().into()))
+        .collect()
+}
+
+/// Bytes come by a place.
+///
+/// # Panics
+/// That is what it is for.
+pub(super) fn pass(place: &str, bytes: &[u8]) {
+    let marks = MARKS.get_or_init(marks).iter();
+    for (_, mark) in marks.filter(|(at, mark)| at == place && !mark.is_empty()) {
+        if bytes.windows(mark.len()).any(|w| w == mark) {
+            panic!("failpoint {place}");
+        }
+    }
+}
