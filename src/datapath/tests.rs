@@ -5,6 +5,7 @@ mod host;
 mod many_peers;
 mod node_ports;
 mod pings;
+mod recover;
 mod refused;
 mod services;
 mod super_frames;
@@ -43,6 +44,20 @@ struct Out {
     blocked: bool,
     /// Messages to be taken before the underlay is full.
     room: Option<usize>,
+    /// Panic when a frame for a pod holds this.
+    panic_at: Option<&'static [u8]>,
+    /// Panic when something is sent to peers.
+    panic_to_peers: bool,
+}
+
+impl Out {
+    fn look(&self, bytes: &[u8]) {
+        if let Some(mark) = self.panic_at
+            && bytes.windows(mark.len()).any(|w| w == mark)
+        {
+            panic!("a test's panic");
+        }
+    }
 }
 
 impl crate::stack::egress::Host for Out {}
@@ -51,11 +66,13 @@ impl Exits for Out {
     fn to_pod(&mut self, port: PortId, vnet: &VnetHdr, head: &[u8], memory: &[u8], pieces: &[Span]) -> bool {
         let mut frame = head.to_vec();
         pieces.iter().for_each(|p| frame.extend(p.of(memory)));
+        self.look(&frame);
         self.to_pods.push((port, *vnet, frame));
         true
     }
 
     fn to_peers(&mut self, messages: &[Message], memory: &[u8]) -> Progress {
+        assert!(!self.panic_to_peers, "a test's panic");
         if self.blocked || self.room == Some(0) {
             return Progress::Blocked { sent: 0 };
         }

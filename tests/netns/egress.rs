@@ -170,7 +170,7 @@ fn bytes(world: &mut World) {
 }
 
 /// The pod connects, and the world sends.
-fn download(pod: &Pod, outside: &Outside, family: Family, size: usize) {
+pub(super) fn download(pod: &Pod, outside: &Outside, family: Family, size: usize) {
     let listener = outside.listen(family);
     let at = listener.local_addr().unwrap();
     std::thread::scope(|s| {

@@ -39,6 +39,7 @@ mod odd;
 mod outages;
 mod overrun;
 mod ovs;
+mod panics;
 mod peers;
 mod pod;
 mod ports;
@@ -92,6 +93,7 @@ fn suite() -> ExitCode {
         life::CASES,
         adopt::CASES,
         crashes::CASES,
+        panics::CASES,
         ports::CASES,
         services::CASES,
         interop::CASES,

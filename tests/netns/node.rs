@@ -2,7 +2,7 @@
 
 use super::netns::Netns;
 use podwire::api::{Client, Request, Status};
-use podwire::model::{DropReason, OffloadMode, PortCounters};
+use podwire::model::{DropReason, OffloadMode, Panics, PortCounters};
 use rustix::process::{Pid, Signal};
 use std::fs::{self, File};
 use std::net::IpAddr;
@@ -29,6 +29,8 @@ pub struct Node {
     args: Vec<String>,
     /// The namespace it was started in last.
     netns_id: Option<PathBuf>,
+    /// The test makes it panic.
+    pub provoked: bool,
     /// The program; that under test unless told otherwise.
     pub program: PathBuf,
     process: Option<Child>,
@@ -96,6 +98,7 @@ impl Node {
             log: file("log"),
             args,
             netns_id: None,
+            provoked: false,
             program: PODWIRE.into(),
             process: None,
         };
@@ -354,13 +357,17 @@ impl Node {
         let n = self.number;
         assert!(self.running(), "n{n} has ended:\n{}", self.log_tail());
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        assert!(!log.contains("panicked"), "n{n} panicked:\n{}", self.log_tail());
+        let panicked = !self.provoked && log.contains("panicked");
+        assert!(!panicked, "n{n} panicked:\n{}", self.log_tail());
         // Asking sends probes to peers, at most once a second each, which are in flight then.
         let mut status = self.status();
         for _ in 0..5 {
             if status.counters.imbalance() != 0 {
                 status = self.status();
             }
+        }
+        if !self.provoked {
+            assert_eq!(status.counters.panics, Panics::default(), "n{n}: caught panics");
         }
         let counted: u64 = status.drops.values().sum();
         assert_eq!(status.counters.dropped, counted, "n{n}: drops by reason");

@@ -25,6 +25,8 @@ struct Ears {
     /// How often that was the answer.
     refused: AtomicUsize,
     heard: Mutex<Vec<String>>,
+    /// It panics, in the thread of whoever asks, at the next command.
+    panics: AtomicBool,
     /// Frontends it was told of, once for each time.
     served: Mutex<Vec<String>>,
 }
@@ -37,6 +39,7 @@ struct Listening {
 
 impl Worker for Listening {
     fn send(&self, command: Command) -> Result<(), String> {
+        assert!(!self.ears.panics.swap(false, Ordering::SeqCst), "a test's panic");
         if let Command::Services(changes) = &command {
             if self.ears.full.load(Ordering::SeqCst) {
                 self.ears.refused.fetch_add(1, Ordering::SeqCst);
@@ -253,6 +256,27 @@ fn a_pod_comes_and_goes() {
     gone(false);
     let dir = node.stop();
     assert!(!dir.path().join("n1.sock").exists());
+}
+
+#[test]
+fn a_panic_costs_the_request_it_came_at() {
+    let node = Node::start();
+    let (mut other, mut client) = (node.client(), node.client());
+    assert!(matches!(other.call(&Request::Pods), Ok(Reply::Pods { .. })));
+    node.ears.panics.store(true, Ordering::SeqCst);
+    match client.call(&Request::Status) {
+        Err(ApiError::Refused { kind, message }) => {
+            assert_eq!(kind, ErrorKind::Internal);
+            assert!(message.contains("a bug in podwire"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(
+        client.call(&Request::Status).is_err(),
+        "that conversation is over"
+    );
+    assert!(matches!(other.call(&Request::Pods), Ok(Reply::Pods { .. })));
+    node.stop();
 }
 
 #[test]

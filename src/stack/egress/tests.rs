@@ -2,6 +2,7 @@
 
 mod datagrams;
 mod node_ports;
+mod panics;
 mod published;
 mod tcp;
 
@@ -72,6 +73,10 @@ struct World {
     to_pod: Vec<(Vec<u8>, Option<u16>)>,
     complaints: Vec<(Trouble, Vec<u8>, Option<IpAddr>)>,
     lost: Vec<DropReason>,
+    /// Panic once this was read from a stream.
+    panic_at: Option<&'static [u8]>,
+    /// Panic when a packet is sent to a pod.
+    panic_to_pod: bool,
 }
 
 impl Host for World {
@@ -105,6 +110,7 @@ impl Host for World {
                 let n = piece.len().min(into.len());
                 into[..n].copy_from_slice(&piece[..n]);
                 piece.drain(..n);
+                assert!(self.panic_at != Some(&into[..n]), "a test's panic");
                 if piece.is_empty() {
                     s.incoming.pop_front();
                 }
@@ -166,6 +172,7 @@ impl Host for World {
 
 impl Outside for World {
     fn emit(&mut self, _port: PortId, frame: &mut [u8], segment: Option<u16>) {
+        assert!(!self.panic_to_pod, "a test's panic");
         self.to_pod.push((frame[ETH_LEN..].to_vec(), segment));
     }
     fn complain(&mut self, _port: PortId, trouble: Trouble, packet: &[u8], by: Option<IpAddr>) {

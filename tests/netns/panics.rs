@@ -1,0 +1,215 @@
+//! Panics inside a node (row 30 of the fault table), by the fail points of debug builds: one pod, flow or peer pays, and
+//! all others go on.
+
+use super::egress::{Outside, download};
+use super::frames::{ethernet, ipv4, udp};
+use super::pod::{Family, Place, Pod};
+use super::raw::Raw;
+use super::traffic::{MB, connect, stream};
+use super::world::{Case, World, eventually};
+use podwire::model::{DropReason, Mac};
+use rustix::process::Signal;
+use std::io::{ErrorKind, Read, Write};
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// The tests.
+pub const CASES: &[Case] = &[
+    Case::new("a_pod_whose_frames_panic_is_parked_alone", pod).pods(3),
+    Case::new("what_a_peer_sends_panics_alone", peer).pods(2),
+    Case::new("a_flow_from_outside_panics_alone", flow)
+        .nodes(1)
+        .pods(2),
+    Case::new("panics_that_are_nobodys_end_the_node_at_last", nobodys).pods(2),
+];
+
+const MARK: &str = "panic-at-this";
+const SOON: Duration = Duration::from_secs(10);
+/// Port of UDP at which nobody listens.
+const DISCARD: u16 = 9;
+
+/// Have a node panic where the mark comes by. Only debug builds do; elsewhere there is nothing to be tested.
+fn arm(world: &mut World, node: usize, place: &str) -> bool {
+    let netns = &world.underlay.hosts[node].netns;
+    let node = &mut world.nodes[node];
+    node.end(Signal::KILL);
+    node.provoked = true;
+    let failpoint = format!("PODWIRE_FAILPOINT={place}={MARK}");
+    node.restart_under(&["env", &failpoint], netns);
+    cfg!(debug_assertions)
+}
+
+/// A pod sends a datagram by hand.
+fn say(from: &Pod, mac: Mac, to: Ipv4Addr, what: &str) {
+    let packet = ipv4(from.ip4, to, 17, &udp(4000, DISCARD, what.as_bytes()));
+    Raw::sender(from).send(&ethernet(mac, from.mac, 0x0800, &packet));
+}
+
+/// Streams between pods, each byte of which is compared, and pings, of which each is answered, while something is done.
+fn while_others_talk(pairs: &[(&Pod, &Pod)], work: impl FnOnce()) {
+    let over = AtomicBool::new(false);
+    let goes_on = || !over.load(Ordering::Relaxed);
+    std::thread::scope(|s| {
+        for (from, to) in pairs {
+            s.spawn(|| {
+                while goes_on() {
+                    stream(*from, *to, Family::V4, MB);
+                }
+            });
+            s.spawn(|| {
+                while goes_on() {
+                    from.reaches(to.ip4, 50, &[]);
+                }
+            });
+        }
+        // Also when it fails, or nobody would end.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        over.store(true, Ordering::Relaxed);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+fn pod(world: &mut World) {
+    if !arm(world, 0, "to_pod") {
+        return;
+    }
+    let node = &world.nodes[0];
+    let [a, b, c] = &world.pods[0][..] else {
+        panic!("three pods")
+    };
+    let far = &world.pods[1][0];
+    a.reaches(b.ip4, 3, &[]);
+    while_others_talk(&[(b, c), (c, far), (far, b)], || {
+        for (panics, rest) in [(1, 1), (2, 2), (3, 4)] {
+            let begun = Instant::now();
+            say(a, b.mac, b.ip4, MARK);
+            // It waits in the TAP behind the mark, and nobody has to do anything.
+            a.ping(b.ip4, 1, &["-W", "20"]).all(1);
+            let took = begun.elapsed();
+            assert!(
+                took >= Duration::from_secs(rest),
+                "{took:?} after {panics} panics"
+            );
+            let port = node.port("a1");
+            assert_eq!((port.panics, port.parked_ms), (panics, 0));
+        }
+        say(a, b.mac, b.ip4, MARK);
+        eventually("the pod is shown as parked", SOON, || {
+            let out = node.podwire(&["pods"]).stdout;
+            String::from_utf8_lossy(&out).contains("4 (parked for ")
+        });
+        let problems = node.status().problems;
+        let told = |p: &String| p.starts_with("pod default/a1 is not read for");
+        assert!(problems.iter().any(told), "{problems:?}");
+        // What others send to it arrives all the same.
+        let ears = Raw::listener(a);
+        say(c, a.mac, a.ip4, "not parked this way");
+        eventually("a frame for the parked pod", SOON, || {
+            ears.heard(b"not parked this way")
+        });
+    });
+    assert_eq!(node.drops(DropReason::Panic), 4);
+    assert_eq!(node.status().counters.panics.pod, 4);
+    for name in ["b1", "c1"] {
+        assert_eq!(node.port(name).panics, 0);
+    }
+    let log = node.log();
+    let told = "podwire panicked at a frame of pod default/a1, from which none is read for 1000 ms now";
+    assert!(log.contains(told), "{log}");
+    assert!(
+        log.contains("\"failpoint to_pod\" at src/daemon/worker/failpoint.rs:"),
+        "{log}"
+    );
+}
+
+fn peer(world: &mut World) {
+    const TIMES: u64 = 20;
+    if !arm(world, 1, "to_pod") {
+        return;
+    }
+    let (a, b) = (&world.pods[0][0], &world.pods[0][1]);
+    let (far, other) = (&world.pods[1][0], &world.pods[1][1]);
+    let node = &world.nodes[1];
+    a.reaches(far.ip4, 3, &[]);
+    while_others_talk(&[(b, other), (other, b), (far, other)], || {
+        for _ in 0..TIMES {
+            say(a, world.gateway_mac(1), far.ip4, MARK);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        eventually("each datagram is counted", SOON, || {
+            node.drops(DropReason::Panic) >= TIMES
+        });
+        a.reaches(far.ip4, 10, &[]);
+    });
+    let panics = node.status().counters.panics;
+    assert!(
+        panics.peer > 0 && (panics.pod, panics.flow, panics.node) == (0, 0, 0),
+        "{panics:?}"
+    );
+    assert!(node.log().contains("podwire panicked at a peer's datagram"));
+}
+
+fn flow(world: &mut World) {
+    if !arm(world, 0, "stream") {
+        return;
+    }
+    let outside = Outside::new(world);
+    let (a, b) = (&world.pods[0][0], &world.pods[0][1]);
+    let node = &world.nodes[0];
+    std::thread::scope(|s| {
+        s.spawn(|| download(b, &outside, Family::V4, 16 * MB));
+        let listener = outside.listen(Family::V4);
+        let at = listener.local_addr().expect("it is bound");
+        for panics in 1..=3 {
+            let mut near = connect(a, at).expect("a connection");
+            let (mut far, _) = listener.accept().expect("a connection");
+            let mut buffer = [0; 64];
+            far.write_all(b"hello").expect("it is taken");
+            near.read_exact(&mut buffer[..5]).expect("it arrives");
+            far.write_all(MARK.as_bytes()).expect("it is taken");
+            let ended = near.read(&mut buffer).map_err(|e| e.kind());
+            assert_eq!(ended, Err(ErrorKind::ConnectionReset), "the pod is told");
+            far.set_read_timeout(Some(SOON)).expect("a timeout");
+            let ended = far.read(&mut buffer).map_err(|e| e.kind());
+            assert_eq!(ended, Err(ErrorKind::ConnectionReset), "and so is the world");
+            assert_eq!(node.status().counters.panics.flow, panics);
+        }
+    });
+    let port = node.port("a1");
+    assert_eq!((port.panics, port.parked_ms), (0, 0));
+    eventually("its flows are gone", SOON, || node.status().egress.tcp_flows == 0);
+    let told = "podwire panicked at a flow of pod default/a1, which was ended";
+    assert!(node.log().contains(told), "{}", node.log());
+}
+
+fn nobodys(world: &mut World) {
+    if !arm(world, 0, "to_peers") {
+        return;
+    }
+    let gateway = world.gateway_mac(1);
+    let (a, b, far) = (&world.pods[0][0], &world.pods[0][1], &world.pods[1][0]);
+    a.reaches(far.ip4, 3, &[]);
+    for n in 1..=3 {
+        say(a, gateway, far.ip4, MARK);
+        eventually("it is counted", SOON, || {
+            world.nodes[0].status().counters.panics.node == n
+        });
+        stream(b, far, Family::V4, MB);
+    }
+    assert_eq!(world.nodes[0].port("a1").panics, 0);
+    let begun = Instant::now();
+    while !world.nodes[0].log().contains("the data path ends") {
+        assert!(begun.elapsed() < SOON, "{}", world.nodes[0].log());
+        say(a, gateway, far.ip4, MARK);
+    }
+    let stat = format!("/proc/{}/stat", world.nodes[0].pid());
+    eventually("the process ends by itself", SOON, || {
+        std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
+    });
+    let status = world.nodes[0].end(Signal::KILL);
+    assert!(status.code().is_some_and(|code| code != 0), "{status}");
+    // As after any crash: the keeper has the pods.
+    world.nodes[0].restart(&world.underlay.hosts[0].netns);
+    a.reaches(far.ip4, 3, &[]);
+}
