@@ -189,6 +189,57 @@ fn a_plugin_is_a_link_or_a_copy_where_the_runtime_looks() {
     assert!(wrong.contains("no network's name"), "{wrong}");
 }
 
+/// What root's runtimes run must be root's: a link would hand root to whoever may write the program. Only root can see that.
+#[test]
+fn root_is_not_linked_to_a_program_that_others_may_write() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let machine = Machine::new();
+    let (dir, program, link) = (machine.at("open"), machine.at("open/podwire"), machine.at("link"));
+    fs::create_dir(&dir).expect("a directory");
+    fs::copy(PODWIRE, &program).expect("a copy");
+    std::os::unix::fs::symlink(&program, &link).expect("a link");
+    let by = |file: &Path, more: &[&str]| {
+        let file = file.display().to_string();
+        let args = ["install", "cni", "--dry-run", "--program", &file];
+        let args = [&args[..], more].concat();
+        let out = machine.run(&args);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        (out.status.code(), said)
+    };
+    let modes = |dir_mode: u32, file_mode: u32| {
+        fs::set_permissions(&dir, PermissionsExt::from_mode(dir_mode)).expect("a mode");
+        fs::set_permissions(&program, PermissionsExt::from_mode(file_mode)).expect("a mode");
+    };
+    modes(0o755, 0o755);
+    assert_eq!(by(&program, &[]).0, Some(0));
+    let root = machine.at("root").display().to_string();
+    for (dir_mode, file_mode, named) in [(0o777, 0o755, &dir), (0o755, 0o775, &program)] {
+        modes(dir_mode, file_mode);
+        for file in [&program, &link] {
+            let (code, wrong) = by(file, &[]);
+            assert_eq!(code, Some(3), "{wrong}");
+            for words in [named.to_str().expect("text"), "--copy"] {
+                assert!(wrong.contains(words), "{wrong}");
+            }
+        }
+        // A copy is root's own, and a package's program is wherever it will be.
+        assert_eq!(by(&program, &["--copy"]).0, Some(0));
+        assert_eq!(by(&program, &["--prefix", &root]).0, Some(0));
+    }
+    modes(0o755, 0o755);
+    std::os::unix::fs::chown(&program, Some(65534), None).expect("root may");
+    assert_eq!(by(&program, &[]).0, Some(3));
+}
+
+#[test]
+fn uninstall_says_that_pods_stay() {
+    let machine = Machine::new();
+    let help = machine.done(&["uninstall", "--help"]);
+    assert!(help.contains("podwire detach"), "{help}");
+}
+
 #[test]
 fn what_others_wrote_or_changed_is_neither_replaced_nor_removed() {
     let machine = Machine::new();

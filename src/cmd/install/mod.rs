@@ -9,13 +9,14 @@
 
 mod plan;
 mod record;
+mod trust;
 mod units;
 
 use super::{Exit, Failure, say};
 use clap::Subcommand;
 use plan::{Place, Plan, Setup};
 use record::{Outcome, RecordError};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Write what a runtime or service manager needs to find podwire.
 #[derive(Debug, clap::Args)]
@@ -43,8 +44,9 @@ Examples:
   sudo podwire uninstall systemd
   podwire uninstall cni --user --dry-run
 
-A service that runs goes on until it is stopped (systemctl disable --now podwire, before this). Configurations and what
-nodes remember are left. It looks where the install with the same --user and --prefix wrote.")]
+A service that runs goes on until it is stopped (systemctl disable --now podwire, before this). Without the plugin, pods
+that containers have stay attached, and a keeper has them while no node runs: `podwire detach POD` of a node that runs
+removes one (`podwire pods` lists them). Configurations and what nodes remember are left. It looks where the install with the same --user and --prefix wrote.")]
 pub struct RemoveArgs {
     #[command(subcommand)]
     what: RemoveWhat,
@@ -133,6 +135,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
         } => {
             let place = place(&common.at)?;
             let program = program(common.program)?;
+            if !copy && place.is_the_machines() && rustix::process::geteuid().is_root() {
+                trusted(&program)?;
+            }
             let plan = Plan::cni(&place, &program, bin_dir, conf_dir, &network, copy).map_err(failed)?;
             (common.at, plan)
         }
@@ -215,6 +220,20 @@ fn program(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
         None => std::env::current_exe()
             .map_err(|e| failed(format!("this program does not find itself: {e} (--program)"))),
     }
+}
+
+/// Refuse to link root's runtimes to a program that somebody else may change.
+fn trusted(program: &Path) -> Result<(), Failure> {
+    let Some(open) = trust::opening(program) else {
+        return Ok(());
+    };
+    let what = format!(
+        "{} is not linked to, since another user than root may write {}, and container runtimes would run it as root (use \
+         --copy, or install podwire where root alone writes, as /usr/local/bin)",
+        program.display(),
+        open.display()
+    );
+    Err(Failure::new(Exit::Permission, what))
 }
 
 /// A network's name, as the CNI specification has it.

@@ -211,6 +211,11 @@ impl Plan {
 }
 
 impl Place {
+    /// Whether it is this machine's own, and for all its users.
+    pub fn is_the_machines(&self) -> bool {
+        self.home.is_none() && self.prefix.is_none()
+    }
+
     /// The folder of CNI plugins.
     fn plugins(&self) -> PathBuf {
         match &self.home {
