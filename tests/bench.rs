@@ -247,6 +247,22 @@ fn services_are_measured_and_nothing_is_left() {
     );
 }
 
+#[test]
+fn containers_that_come_and_go_are_measured_and_nothing_is_left() {
+    let report = once("attach");
+    // One by one ADD and DEL with median and p99, and sixteen at once; with podwire on a full node the same two with median and
+    // p99, and stream, p99 and loss of pings, before and meanwhile.
+    let (alone, full) = (6, 4 + 2 * 3);
+    assert_eq!(figures_of(&report, "podwire-cni"), alone + full, "{report:#}");
+    let bridge = if absent(&report).is_empty() { alone } else { 0 };
+    assert_eq!(figures_of(&report, "bridge"), bridge, "{report:#}");
+    assert_eq!(ratios(&report, "bridge"), bridge);
+    for row in report["rows"].as_array().unwrap() {
+        let (median, lost) = (row["median"].as_f64().unwrap(), row["unit"] == "lost");
+        assert!(median > 0.0 || lost, "{row}");
+    }
+}
+
 /// Start a measurement and send it `signal` once all contenders are there.
 fn stopped(dir: &std::path::Path, what: &str, signal: &str) -> Child {
     use std::io::{BufRead, BufReader};

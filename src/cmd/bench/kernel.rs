@@ -93,7 +93,7 @@ pub fn translate(host: &NetNs, rules: &str) -> Result<(), Failure> {
     match nft.wait().map_err(failure)?.success() {
         true => Ok(()),
         false => Err(failed(
-            "the kernel does not translate addresses here (nft refuses)".into(),
+            "the kernel does not translate addresses here (nft refuses)",
         )),
     }
 }

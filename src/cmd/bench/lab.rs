@@ -275,7 +275,7 @@ pub fn installed(program: &str) -> Result<(), Failure> {
 }
 
 /// A failure of the lab.
-pub fn failed(message: String) -> Failure {
+pub fn failed(message: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Failed, message)
 }
 

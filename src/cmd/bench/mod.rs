@@ -73,7 +73,7 @@ Examples:
   podwire bench dns --quick                          (about two minutes)
   podwire bench service --quick                      (about two minutes)
   podwire bench service --quick --json | jq .ratios
-  podwire bench attach --quick                       (ten seconds)")]
+  podwire bench attach --quick                       (half a minute)")]
 pub struct Args {
     /// Measure something else instead, beside what one would use for it, as far as that is installed
     ///
@@ -85,7 +85,9 @@ pub struct Args {
     /// (-same) and across two (-cross); then of a node with 10,000 Services of 10 endpoints beside one with 10 (few): how
     /// long until all are in force (load), the node's memory, how long one change takes until a client has an answer by it
     /// (change-ready: of a pod's readiness; change-apply and change-file: of an EndpointSlice), and whether look-ups are
-    /// slower for it (lookup-). Of attach: ADD and DEL of a container, one after the other and 16 at once.
+    /// slower for it (lookup-). Of attach: ADD and DEL of a container, one after the other and 16 at once; and with podwire on
+    /// a node with 250 containers of which ten come and ten go each second (churn-), also what two others notice: a stream, and
+    /// a hundred pings a second, before (calm-) and meanwhile.
     #[arg(value_name = "WHAT", conflicts_with_all = ["only", "underlay"])]
     what: Option<What>,
     /// Only this work: tcp1, tcp4, udp64 or rr, alone or with -cross or -same; may be repeated

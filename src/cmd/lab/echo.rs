@@ -3,6 +3,7 @@
 //! Raw sockets, since a network namespace starts with ping sockets closed to everybody, and the sandbox's root
 //! has CAP_NET_RAW.
 
+use super::exchange::Times;
 use crate::wire::checksum::Sum;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
@@ -16,6 +17,9 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// How long one echo of [`rtt`] may take, and how many may be lost in a row.
 const LATE: Duration = Duration::from_millis(200);
 const PATIENCE: u32 = 3;
+
+/// From one ping of [`pace`] to the next.
+const PACE: Duration = Duration::from_millis(10);
 
 /// Bytes of an echo's header (RFC 792, RFC 4443 section 4.1), and of the message ping(8) sends by default.
 const HEADER: usize = 8;
@@ -75,6 +79,28 @@ pub fn rtt(targets: &[IpAddr], count: u16, mut each: impl FnMut(IpAddr, Duration
         }
     }
     Ok(())
+}
+
+/// Ping `to` a hundred times a second for as long as `window`; how long the answers took, and how many there were not.
+///
+/// # Errors
+/// When the sockets cannot be made.
+pub fn pace(to: IpAddr, window: Duration) -> io::Result<(Times, u64)> {
+    let pinger = Pinger::new()?;
+    let begun = Instant::now();
+    let (mut times, mut lost) = (Vec::new(), 0);
+    for sequence in 1.. {
+        let next = begun + PACE * sequence;
+        if next > begun + window {
+            break;
+        }
+        match pinger.time(to, sequence as u16) {
+            Some(time) => times.push(time),
+            None => lost += 1,
+        }
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    Ok((Times::of(times), lost))
 }
 
 struct Pinger {

@@ -39,6 +39,13 @@ pub enum Load {
         /// Whom.
         to: Vec<IpAddr>,
     },
+    /// Ping a hundred times a second: `MEDIAN P99 COUNT LOST`, in nanoseconds.
+    Pace {
+        /// How long.
+        window: u64,
+        /// Whom.
+        to: IpAddr,
+    },
     /// Measure TCP streams: first the port that listens, then `BYTES NANOSECONDS BUSY-NANOSECONDS`.
     Receive {
         /// How many connections.
@@ -183,6 +190,7 @@ impl Load {
         match self {
             Load::Ping { patience, to } => [words("ping", &[patience]), each(to)].concat(),
             Load::Time { count, to } => [words("time", &[count]), each(to)].concat(),
+            Load::Pace { window, to } => words("pace", &[window, to]),
             Load::Receive {
                 streams,
                 window,
@@ -219,7 +227,7 @@ impl Load {
 /// When the load cannot be made; what was written until then holds.
 pub fn run(args: Args) -> Result<(), Failure> {
     let what = match &args.load {
-        Load::Ping { .. } | Load::Time { .. } => "no pings can be sent".into(),
+        Load::Ping { .. } | Load::Time { .. } | Load::Pace { .. } => "no pings can be sent".into(),
         Load::Receive { .. } | Load::Serve { .. } | Load::Greet { .. } | Load::Keep { .. } => {
             "no TCP stream came".into()
         }
@@ -244,6 +252,12 @@ fn perform(load: Load) -> io::Result<()> {
         Load::Time { count, to } => echo::rtt(&to, count, |ip, time| {
             tell(format_args!("{ip} {}", time.as_nanos()))
         }),
+        Load::Pace { window, to } => {
+            let (times, lost) = echo::pace(to, Duration::from_millis(window))?;
+            let (p50, p99) = (times.p50.as_nanos(), times.p99.as_nanos());
+            tell(format_args!("{p50} {p99} {} {lost}", times.count));
+            Ok(())
+        }
         Load::Receive {
             streams,
             window,
@@ -356,6 +370,10 @@ mod tests {
                 streams: 4,
                 window: 900,
                 port: 7,
+            },
+            Load::Pace {
+                window: 5,
+                to: to.ip(),
             },
             Load::Send { streams: 4, to },
             Load::Answer { port: 0 },

@@ -351,7 +351,7 @@ fn rootlesskit(world: &World, _: Subject) -> Result<Contender, Failure> {
     let ids = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     if !has_ids(&ids) {
         let why = "it takes subordinate ids, and an ordinary user's sandbox has none (measure as root)";
-        return Err(failed(why.into()));
+        return Err(failed(why));
     }
     let dir = dir()?;
     subordinates(&dir).map_err(|e| failed(format!("it is given no subordinate ids: {e}")))?;
@@ -420,7 +420,7 @@ fn until<T>(alone: &mut Alone, what: &str, mut look: impl FnMut(&Alone) -> Optio
             return Ok(found);
         }
         if alone.ended() {
-            return Err(failed("it ended at once".into()));
+            return Err(failed("it ended at once"));
         }
         if Instant::now() >= deadline {
             return Err(failed(format!("it does not make {what}")));

@@ -72,7 +72,7 @@ impl World {
         let mut job = pod::start_in(place(self), load)?;
         watch.gather(&mut [&mut job], Instant::now() + START, Job::spoke)?;
         if job.said().is_empty() {
-            return Err(failed("a server of the lab does not start".into()));
+            return Err(failed("a server of the lab does not start"));
         }
         self.servers.push(job);
         Ok(())

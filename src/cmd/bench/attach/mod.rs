@@ -6,6 +6,10 @@
 //!      |  (podwire-cni -> podwire node) or (bridge -> host-local)
 //!      '- ADD-16, DEL-16: all at once, the time until the last is done
 //! ```
+//!
+//! And podwire alone on a full node: [`churn`].
+
+mod churn;
 
 use super::lab::{self, HOSTS, failed, hosts};
 use super::turns::{self, Contestant, Figure, Report};
@@ -14,6 +18,7 @@ use crate::cmd::lab::nodes::{NodeSpec, Nodes};
 use crate::cmd::lab::watch::Watch;
 use crate::cmd::{Exit, Failure};
 use crate::sys::ns::NetNs;
+use churn::Churn;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -58,7 +63,7 @@ struct Contender {
     containers: Vec<NetNs>,
     /// The next container's number.
     next: u32,
-    _nodes: Option<Nodes>,
+    nodes: Option<Nodes>,
     _dir: PrivateDir,
 }
 
@@ -75,7 +80,7 @@ impl Contender {
         command.arg0(self.name).env_clear();
         command.env("CNI_COMMAND", verb).env("CNI_PATH", &self.folder);
         command
-            .env("CNI_CONTAINERID", format!("c{id}"))
+            .env("CNI_CONTAINERID", Contender::container(id))
             .env("CNI_NETNS", path)
             .env("CNI_IFNAME", "eth0");
         command
@@ -96,11 +101,16 @@ impl Contender {
         }
     }
 
-    /// A verb for each of so many containers, at once; how long until the last is done, none when one failed.
-    fn all(&self, verb: &str, first: u32, count: usize) -> Result<Option<Duration>, Failure> {
+    /// The identifier of a container.
+    fn container(id: u32) -> String {
+        format!("c{id}")
+    }
+
+    /// A verb for each of these containers, at once; how long until the last is done, none when one failed.
+    fn all(&self, verb: &str, first: u32, containers: &[NetNs]) -> Result<Option<Duration>, Failure> {
         let begun = Instant::now();
         let mut children = Vec::new();
-        for (id, namespace) in (first..).zip(&self.containers[..count]) {
+        for (id, namespace) in (first..).zip(containers) {
             children.push(self.start(verb, namespace, id)?);
         }
         let mut good = true;
@@ -118,8 +128,9 @@ impl Contender {
             watch.check()?;
             let first = self.next;
             self.next = self.next.wrapping_add(count as u32);
-            let added = self.all("ADD", first, count)?;
-            let deleted = self.all("DEL", first, count)?;
+            let containers = &self.containers[..count];
+            let added = self.all("ADD", first, containers)?;
+            let deleted = self.all("DEL", first, containers)?;
             let (Some(added), Some(deleted)) = (added, deleted) else {
                 return Ok(Vec::new());
             };
@@ -134,16 +145,7 @@ impl Contender {
 /// The middle of them, and for single ones what one in a hundred exceeds.
 fn figures(verb: &str, work: Work, mut times: Vec<Duration>) -> Vec<Figure> {
     times.sort();
-    let at = |percent: usize| {
-        times
-            .get((times.len() * percent).div_ceil(100).saturating_sub(1))
-            .copied()
-    };
-    let figure = |what: String, time: Option<Duration>| Figure {
-        what,
-        unit: "us",
-        value: time.unwrap_or_default().as_secs_f64() * 1e6,
-    };
+    let at = |percent: usize| percentile(&times, percent);
     match work {
         Work::One => vec![
             figure(format!("{verb}-p50"), at(50)),
@@ -151,6 +153,20 @@ fn figures(verb: &str, work: Work, mut times: Vec<Duration>) -> Vec<Figure> {
         ],
         Work::Crowd => vec![figure(format!("{verb}-{CROWD}"), at(50))],
     }
+}
+
+fn figure(what: String, time: Option<Duration>) -> Figure {
+    Figure {
+        what,
+        unit: "us",
+        value: time.unwrap_or_default().as_secs_f64() * 1e6,
+    }
+}
+
+/// The time, of sorted ones, that so many in a hundred do not exceed; none of none.
+fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
+    let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    sorted.get(at).copied()
 }
 
 /// Measure, and print the report.
@@ -169,10 +185,17 @@ pub fn inside(rounds: u8, window: Duration, json: bool, watch: &mut Watch) -> Re
         watch,
         |c: &mut Contender, work, watch| c.measure(work, window, watch),
     )?;
+    let full = all
+        .first()
+        .and_then(|c| Some((c, c.nodes.as_ref()?.socket("n1"))));
+    if let Some((contender, socket)) = full {
+        Churn::new(contender, &socket, watch)?.measure(&mut report, rounds, window, watch)?;
+    }
     let what = format!(
         "a plugin is started for each container, and what is timed ends with its process; {CROWD}: that many at once, until \
          the last is done; bridge: the reference plugin with host-local, addresses of one subnet; both with IPv4 only; \
-         less is better"
+         less is better; churn: on a node with 250 containers ten come and ten go a second, beside a stream and a hundred pings \
+         a second between two others; calm: these before it"
     );
     let how = turns::remark(rounds, window);
     report.remarks = [how, what].into_iter().chain(absent).collect();
@@ -234,7 +257,8 @@ fn contenders(watch: &mut Watch) -> Result<(Vec<Contender>, Vec<String>), Failur
             let mut bridge = contender("bridge", program, conf, host, None)?;
             let data = bridge._dir.join("networks");
             bridge.conf["ipam"]["dataDir"] = json!(data);
-            match bridge.all("ADD", 0, 1)?.zip(bridge.all("DEL", 0, 1)?) {
+            let one = |verb| bridge.all(verb, 0, &bridge.containers[..1]);
+            match one("ADD")?.zip(one("DEL")?) {
                 Some(_) => all.push(bridge),
                 None => absent.push("bridge is left out: it attaches nothing here".into()),
             }
@@ -260,7 +284,7 @@ fn contender(
         host,
         containers: containers?,
         next: 1,
-        _nodes: nodes,
+        nodes,
         _dir: dir,
     })
 }
