@@ -5,9 +5,8 @@ use super::place::{self, Socket};
 use super::{ErrorKind, PROTOCOL, Reply, Request};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest line a client takes from a node: 65,536 pods fit.
 const MAX_REPLY: usize = 64 << 20;
@@ -75,6 +74,17 @@ pub enum ApiError {
         /// The socket that was tried.
         socket: PathBuf,
     },
+    /// The time that the caller had for all it asks was over.
+    #[error(
+        "the time there is was over while the node at {} was to answer {asked:?} (see its log, or try again)",
+        socket.display()
+    )]
+    Late {
+        /// The socket that was tried.
+        socket: PathBuf,
+        /// The request that was waited for.
+        asked: String,
+    },
     /// What came back is no answer to what was asked.
     #[error("what listens at {} does not answer like a podwire node: {what}", socket.display())]
     Garbled {
@@ -98,6 +108,10 @@ pub enum ApiError {
 pub struct Client {
     socket: PathBuf,
     wire: Wire,
+    /// When all must be over.
+    until: Option<Instant>,
+    /// What is waited for.
+    asked: String,
     node: String,
     version: String,
 }
@@ -109,8 +123,22 @@ impl Client {
     /// [`ApiError::NoNode`], [`ApiError::Permission`], [`ApiError::Stranger`] and [`ApiError::Version`], beside a
     /// broken connection.
     pub fn connect(socket: impl Into<Socket>) -> Result<Client, ApiError> {
+        Client::connect_until(socket, None)
+    }
+
+    /// The same, with a moment when all that is asked on this connection must be over: [`ApiError::Late`] then.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_until(socket: impl Into<Socket>, until: Option<Instant>) -> Result<Client, ApiError> {
         let Socket { path, named } = socket.into();
-        let stream = UnixStream::connect(&path).map_err(|source| match source.kind() {
+        let hello = Request::Hello { protocol: PROTOCOL };
+        let Some(patience) = patience(until) else {
+            let asked = name(&hello);
+            return Err(ApiError::Late { socket: path, asked });
+        };
+        let stream = place::dial(&path, patience).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ApiError::Timeout { socket: path.clone() },
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {
                 ApiError::NoNode { socket: path.clone() }
             }
@@ -123,9 +151,7 @@ impl Client {
         if let (false, Err(uid)) = (named, place::of_ours(&stream)) {
             return Err(ApiError::Stranger { socket: path, uid });
         }
-        let patient = stream
-            .set_read_timeout(Some(PATIENCE))
-            .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+        let patient = stream.set_read_timeout(Some(patience));
         patient.map_err(|source| ApiError::Broken {
             socket: path.clone(),
             source,
@@ -133,10 +159,12 @@ impl Client {
         let mut client = Client {
             socket: path,
             wire: Wire::new(stream, MAX_REPLY),
+            until,
+            asked: String::new(),
             node: String::new(),
             version: String::new(),
         };
-        match client.call(&Request::Hello { protocol: PROTOCOL })? {
+        match client.call(&hello)? {
             Reply::Hello {
                 protocol,
                 node,
@@ -181,8 +209,10 @@ impl Client {
     pub fn call_with_fds(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Reply, ApiError> {
         let mut line = serde_json::to_vec(request).map_err(|e| self.garbled(e.to_string()))?;
         line.push(b'\n');
+        self.asked = name(request);
         let (mut rest, mut beside) = (&line[..], fds);
         while !rest.is_empty() {
+            self.hurry()?;
             match self.wire.send(rest, beside) {
                 Ok(sent) => (rest, beside) = (&rest[sent..], &[]),
                 // A node that turned this client away has said why before it hung up.
@@ -210,6 +240,7 @@ impl Client {
             if let Some((line, _)) = self.wire.line() {
                 break line;
             }
+            self.hurry()?;
             match self.wire.fill() {
                 Ok(()) => {}
                 Err(Broken::Io(e)) => return Err(self.broken(e)),
@@ -224,6 +255,27 @@ impl Client {
         }
     }
 
+    /// Let the next step take no longer than there is time.
+    fn hurry(&self) -> Result<(), ApiError> {
+        if self.until.is_none() {
+            return Ok(());
+        }
+        let Some(patience) = patience(self.until) else {
+            return Err(self.late());
+        };
+        let stream = &self.wire.stream;
+        let set = stream.set_read_timeout(Some(patience));
+        let set = set.and_then(|()| stream.set_write_timeout(Some(patience)));
+        set.map_err(|e| self.broken(e))
+    }
+
+    fn late(&self) -> ApiError {
+        ApiError::Late {
+            socket: self.socket.clone(),
+            asked: self.asked.clone(),
+        }
+    }
+
     fn garbled(&self, what: String) -> ApiError {
         ApiError::Garbled {
             socket: self.socket.clone(),
@@ -234,16 +286,53 @@ impl Client {
     fn broken(&self, source: io::Error) -> ApiError {
         let socket = self.socket.clone();
         match source.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ApiError::Timeout { socket },
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => match patience(self.until) {
+                Some(_) => ApiError::Timeout { socket },
+                None => self.late(),
+            },
             _ => ApiError::Broken { socket, source },
         }
     }
 }
 
+/// How long a step may take; none when the time is over.
+fn patience(until: Option<Instant>) -> Option<Duration> {
+    let Some(until) = until else {
+        return Some(PATIENCE);
+    };
+    let left = until.saturating_duration_since(Instant::now());
+    (!left.is_zero()).then_some(left.min(PATIENCE))
+}
+
+/// What a request is called.
+fn name(request: &Request) -> String {
+    let value = serde_json::to_value(request).unwrap_or_default();
+    value["request"].as_str().unwrap_or("a request").into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
     use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    /// Who listens, and takes nobody: the kernel has room for one that waits.
+    #[test]
+    fn a_node_that_takes_nobody_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n1.sock");
+        let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let waiting = place::dial(&path, PATIENCE).unwrap();
+        let soon = Instant::now() + Duration::from_millis(100);
+        let e = Client::connect_until(&path, Some(soon)).unwrap_err();
+        assert!(matches!(e, ApiError::Timeout { .. }), "{e}");
+        drop(waiting);
+        let e = Client::connect_until(&path, Some(Instant::now())).unwrap_err();
+        assert!(e.to_string().contains("\"hello\""), "{e}");
+    }
 
     #[test]
     fn who_is_turned_away_hears_why() {
@@ -251,6 +340,8 @@ mod tests {
         let mut client = Client {
             socket: "n1.sock".into(),
             wire: Wire::new(near, MAX_REPLY),
+            until: None,
+            asked: String::new(),
             node: String::new(),
             version: String::new(),
         };

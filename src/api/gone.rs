@@ -127,6 +127,7 @@ mod tests {
             container: "c".repeat(MAX_IDENTIFIER),
             ifname: "eth0".into(),
             namespace: Some((4, 4_026_532_000)),
+            mounts: None,
         };
         let again = attachment.clone();
         let path = leave(&socket, &attachment).unwrap();

@@ -4,6 +4,8 @@
 //! whose root is nobody, a session without a runtime directory) `/tmp/podwire-UID` serves. Anybody could have made
 //! that one, and `XDG_RUNTIME_DIR` may be another user's: what is not this user's alone is passed over.
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -11,7 +13,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+/// How long a socket that nobody named is looked at.
+const GLANCE: Duration = Duration::from_secs(1);
 /// Longest path the kernel takes for a Unix socket (sun_path with its final zero).
 const MAX_PATH: usize = 107;
 
@@ -207,7 +212,21 @@ fn only(dirs: &[PathBuf]) -> Result<PathBuf, PlaceError> {
 /// Whether a node of ours listens at `path`.
 fn answers(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "sock")
-        && UnixStream::connect(path).is_ok_and(|stream| of_ours(&stream).is_ok())
+        && dial(path, GLANCE).is_ok_and(|stream| of_ours(&stream).is_ok())
+}
+
+/// Connect to the socket at `path`; who listens there and takes nobody is waited for as long as `patience`, which is what
+/// later sends may take, too.
+///
+/// # Errors
+/// What the kernel says; [`io::ErrorKind::WouldBlock`] when that took too long.
+pub(super) fn dial(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+    let address = SocketAddrUnix::new(path)?;
+    rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
+    Ok(socket.into())
 }
 
 /// Make `dir` for this user alone, or accept it when it is that already.

@@ -92,7 +92,10 @@ impl From<ApiError> for Failure {
         let exit = match &e {
             ApiError::Permission { .. } | ApiError::Stranger { .. } => Exit::Permission,
             ApiError::Refused { kind, .. } => Exit::from(*kind),
-            ApiError::NoNode { .. } | ApiError::Timeout { .. } | ApiError::Broken { .. } => Exit::Unavailable,
+            ApiError::NoNode { .. }
+            | ApiError::Timeout { .. }
+            | ApiError::Late { .. }
+            | ApiError::Broken { .. } => Exit::Unavailable,
             ApiError::Version { .. } | ApiError::Garbled { .. } => Exit::Unavailable,
         };
         Failure::new(exit, e)

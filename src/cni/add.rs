@@ -5,7 +5,7 @@ use super::capabilities::Wishes;
 use super::conf::Conf;
 use super::error::{CniError, Code};
 use super::names::{Names, of_interface};
-use super::node::{self, PATIENT, Trouble};
+use super::node::{self, PATIENT, Trouble, Way};
 use super::plugin::{attachment, misfit, namespace_error, release};
 use super::result::{CniResult, Dns, Interface, Ip, Route};
 use crate::api::{AttachPlan, AttachRequest, Client, ErrorKind, PodInfo, Reply, Request};
@@ -34,13 +34,14 @@ pub struct Added {
 ///
 /// # Errors
 /// Whatever keeps it from being attached; nothing is left then.
-pub fn add(call: &Call, conf: &Conf) -> Result<Added, CniError> {
+pub fn add(call: &Call, conf: &Conf, way: &Way) -> Result<Added, CniError> {
     let path = call.netns.as_deref().unwrap_or(Path::new(""));
     let names = Names::of(&call.args, &call.container, &conf.namespace)?;
     let wishes = conf.wishes.clone().with(&call.args.ips, call.args.mac)?;
     let netns = NetNs::open(&Target::Path(path.into())).map_err(|e| namespace_error(&e))?;
     let attachment = Attachment {
         namespace: netns.id(),
+        mounts: mounts(),
         ..attachment(call, conf)
     };
     let wanted = Wanted {
@@ -50,7 +51,7 @@ pub fn add(call: &Call, conf: &Conf) -> Result<Added, CniError> {
         attachment: &attachment,
         names: &names,
     };
-    let (client, (pod, plan, dns)) = node::with_kept(conf, PATIENT, |client| {
+    let (client, (pod, plan, dns)) = node::with_kept(way, PATIENT, |client| {
         let (pod, plan) = wanted.attach(client, &netns)?;
         let told = conf.dns.is_empty() && wishes.dns.is_empty();
         let dns = if told {
@@ -103,7 +104,7 @@ impl Wanted<'_> {
                 return Err(CniError::new(Code::Taken, message).into());
             };
             match &holder.attachment {
-                Some(theirs) if is_gone(theirs, holder.netns.as_deref()) => {
+                Some(theirs) if is_gone(theirs, holder.netns.as_deref(), self.attachment.mounts) => {
                     release(client, theirs)?;
                 }
                 Some(theirs) if theirs.is(self.attachment) => {
@@ -205,15 +206,26 @@ fn everywhere(ports: &[PortMapping], subnets: &[IpNet]) -> Vec<PortMapping> {
     all
 }
 
-/// Whether the namespace of an attachment is gone, as far as can be seen here.
-fn is_gone(attachment: &Attachment, netns: Option<&Path>) -> bool {
+/// The mount namespace of this process, in which paths are meant.
+fn mounts() -> Option<u64> {
+    std::fs::metadata("/proc/self/ns/mnt").ok().map(|m| m.ino())
+}
+
+/// Whether the namespace of an attachment is gone, as far as can be seen in the mount namespace `here`.
+fn is_gone(attachment: &Attachment, netns: Option<&Path>, here: Option<u64>) -> bool {
     let (Some(path), Some(was)) = (netns, attachment.namespace) else {
         return false;
     };
     // A directory that is not there is another mount namespace's.
     let visible = path.parent().is_some_and(Path::is_dir);
     let is = std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
-    visible && is != Some(was)
+    let would_be_seen = match attachment.mounts.zip(here) {
+        Some((theirs, here)) => theirs == here,
+        // Attached by a podwire that did not say: whatever file is there may be a placeholder, on which another mount namespace
+        // has the one that was attached.
+        None => is.is_none(),
+    };
+    visible && would_be_seen && is != Some(was)
 }
 
 fn still_there(pod: &PodName, theirs: Option<&Attachment>) -> CniError {
@@ -287,4 +299,43 @@ fn result(mut all: CniResult, netns: &Path, pod: &PodInfo, plan: &AttachPlan, dn
         all.dns = dns;
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_gone_only_where_it_would_be_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let (there, gone) = (dir.path().join("there"), dir.path().join("gone"));
+        std::fs::write(&there, "").unwrap();
+        let meta = std::fs::metadata(&there).unwrap();
+        let of = |namespace, mounts| Attachment {
+            network: "pods".into(),
+            container: "abc".into(),
+            ifname: "eth0".into(),
+            namespace,
+            mounts,
+        };
+        let own = Some((meta.dev(), meta.ino()));
+        let other = Some((meta.dev(), meta.ino() + 1));
+        let elsewhere = dir.path().join("none/gone");
+        // Namespace and mounts when it was attached, its path, mounts now, and whether it is gone.
+        for (namespace, then, path, here, expected) in [
+            (own, Some(1), &there, Some(1), false),
+            (other, Some(1), &there, Some(1), true),
+            (own, Some(1), &gone, Some(1), true),
+            (own, Some(1), &elsewhere, Some(1), false),
+            (other, Some(1), &there, Some(2), false),
+            (own, Some(1), &gone, Some(2), false),
+            (other, None, &there, Some(1), false),
+            (own, None, &gone, Some(1), true),
+            (None, Some(1), &gone, Some(1), false),
+        ] {
+            let is = is_gone(&of(namespace, then), Some(path), here);
+            assert_eq!(is, expected, "{namespace:?} {then:?} {} {here:?}", path.display());
+        }
+        assert!(!is_gone(&of(own, Some(1)), None, Some(1)));
+    }
 }

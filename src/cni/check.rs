@@ -3,7 +3,7 @@
 use super::call::Call;
 use super::conf::Conf;
 use super::error::{CniError, Code};
-use super::node::{self, PATIENT};
+use super::node::{self, PATIENT, Way};
 use super::plugin::{attachment, misfit, namespace_error};
 use super::result::{CniResult, Interface};
 use crate::api::{PodInfo, Reply, Request};
@@ -19,7 +19,7 @@ use std::path::Path;
 /// # Errors
 /// Code 102 with the first thing that is not as it was; code 3 when the node knows no such container; code 11 when it is not
 /// reached.
-pub fn check(call: &Call, conf: &Conf) -> Result<(), CniError> {
+pub fn check(call: &Call, conf: &Conf, way: &Way) -> Result<(), CniError> {
     let Some(before) = &conf.before else {
         let what = "CHECK needs what ADD gave (the runtime passes it on)";
         return Err(CniError::config("prevResult", what));
@@ -34,7 +34,7 @@ pub fn check(call: &Call, conf: &Conf) -> Result<(), CniError> {
         ifname: Some(key.ifname),
         pod: None,
     };
-    let pod = node::with(conf, PATIENT, |client| {
+    let pod = node::with(way, PATIENT, |client| {
         let filter = filter.clone();
         match client.call(&Request::Attachments { filter })? {
             Reply::Pods { pods } => Ok(pods.into_iter().next()),
@@ -67,7 +67,7 @@ pub fn check(call: &Call, conf: &Conf) -> Result<(), CniError> {
         std::fs::read_to_string(file).is_ok_and(|v| v.trim() != "0")
     };
     for address in pod.addresses.iter().copied().filter(|a| !mute(a.is_ipv6())) {
-        let pinged = node::with(conf, PATIENT, |client| {
+        let pinged = node::with(way, PATIENT, |client| {
             match client.call(&Request::Ping { address })? {
                 Reply::Pinged { rtt_us } => Ok(rtt_us),
                 _ => Err(misfit()),

@@ -1,13 +1,13 @@
 //! Reaching the node, with one policy for what may pass by itself: it is asked again a few times, for a second and a half
-//! at most, and then the runtime is told to try again.
+//! at most, and then the runtime is told to try again. All that one call of the plugin asks shares one deadline.
 
 use super::conf::Conf;
 use super::error::{CniError, Code};
-use crate::api::place::{self, PlaceError};
+use crate::api::place::{self, PlaceError, Socket};
 use crate::api::{ApiError, Client, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Milliseconds between attempts.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +29,8 @@ pub enum Trouble {
     Busy(String),
     /// It hangs: it has had all the time there is.
     Hung(String),
+    /// It is of another generation, and does not understand, or is not understood.
+    Unfit(String),
     /// What the runtime is to be told.
     Told(CniError),
     /// The node said no.
@@ -43,14 +45,12 @@ impl From<ApiError> for Trouble {
                 message,
             } => Trouble::Away(message),
             ApiError::Refused { kind, message } => Trouble::Refused(kind, message),
-            ApiError::Timeout { .. } => Trouble::Hung(e.to_string()),
+            ApiError::Timeout { .. } | ApiError::Late { .. } => Trouble::Hung(e.to_string()),
             ApiError::NoNode { .. } | ApiError::Broken { .. } => Trouble::Away(e.to_string()),
             ApiError::Permission { .. } | ApiError::Stranger { .. } => {
                 Trouble::Told(CniError::new(Code::Permission, e))
             }
-            ApiError::Version { .. } | ApiError::Garbled { .. } => {
-                Trouble::Told(CniError::new(Code::Failed, e))
-            }
+            ApiError::Version { .. } | ApiError::Garbled { .. } => Trouble::Unfit(e.to_string()),
         }
     }
 }
@@ -67,6 +67,7 @@ impl From<Trouble> for CniError {
             Trouble::Away(why) | Trouble::Busy(why) | Trouble::Hung(why) => {
                 CniError::new(Code::TryAgain, why)
             }
+            Trouble::Unfit(why) => CniError::new(Code::Failed, why),
             Trouble::Told(e) => e,
             Trouble::Refused(kind, message) => CniError::new(code(kind), message),
         }
@@ -85,17 +86,66 @@ fn code(kind: ErrorKind) -> Code {
     }
 }
 
+/// The way to a node.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// Its socket; that of the only node of this user when none.
+    socket: Option<Socket>,
+    /// When all that is asked must be over.
+    until: Instant,
+}
+
+impl Way {
+    /// To the node that the configuration means.
+    pub fn to(conf: &Conf, until: Instant) -> Way {
+        let socket = named(conf).map(|path| Socket { path, named: true });
+        Way { socket, until }
+    }
+
+    /// To each node that may have an attachment of the configuration: the one that is named, or all of this user.
+    pub fn to_each(conf: &Conf, until: Instant) -> Vec<Way> {
+        let found = |path| Socket { path, named: false };
+        let sockets = match named(conf) {
+            Some(path) => vec![Socket { path, named: true }],
+            None => all().into_iter().map(found).collect(),
+        };
+        let way = |socket| Way {
+            socket: Some(socket),
+            until,
+        };
+        sockets.into_iter().map(way).collect()
+    }
+
+    /// The socket of its node, when that left something behind: it may have pods, though it does not answer.
+    pub fn remains(&self) -> Option<&Path> {
+        let path = self.socket.as_ref()?.path.as_path();
+        (path.exists() || path.with_extension("keep").exists()).then_some(path)
+    }
+
+    fn connect(&self) -> Result<Client, Trouble> {
+        let socket = match &self.socket {
+            Some(socket) => socket.clone(),
+            None => only()?,
+        };
+        Client::connect_until(&socket, Some(self.until)).map_err(|e| match e {
+            // It has not even said hello: too many clients, or out of files.
+            ApiError::Refused { message, .. } => Trouble::Busy(message),
+            other => other.into(),
+        })
+    }
+}
+
 /// Do `work` with the node; again, on a new connection, while it is away. A busy node has the patience of ADD, unless
 /// there is none; one that hangs is not asked again.
 ///
 /// # Errors
 /// The last one's.
 pub fn with<T>(
-    conf: &Conf,
+    way: &Way,
     patience: Patience,
     work: impl FnMut(&mut Client) -> Result<T, Trouble>,
 ) -> Result<T, Trouble> {
-    with_kept(conf, patience, work).map(|(_, done)| done)
+    with_kept(way, patience, work).map(|(_, done)| done)
 }
 
 /// The same, with the connection on which it was done.
@@ -103,14 +153,14 @@ pub fn with<T>(
 /// # Errors
 /// The last one's.
 pub fn with_kept<T>(
-    conf: &Conf,
+    way: &Way,
     patience: Patience,
     mut work: impl FnMut(&mut Client) -> Result<T, Trouble>,
 ) -> Result<(Client, T), Trouble> {
     let busy = if patience.0.is_empty() { NONE } else { PATIENT };
     let mut asked = 0;
     loop {
-        let done = connect(conf).and_then(|mut client| {
+        let done = way.connect().and_then(|mut client| {
             let done = work(&mut client)?;
             Ok((client, done))
         });
@@ -125,31 +175,37 @@ pub fn with_kept<T>(
     }
 }
 
-fn connect(conf: &Conf) -> Result<Client, Trouble> {
-    let socket = place::for_client(conf.socket.as_deref()).map_err(|e| match e {
+/// The only node there is. With several it is not guessed which one is meant, also when all but one are away: that one may be
+/// the wrong one.
+fn only() -> Result<Socket, Trouble> {
+    let all = all();
+    if all.len() > 1 {
+        let paths: Vec<String> = all.iter().map(|path| path.display().to_string()).collect();
+        let what = format!(
+            "several podwire nodes are here: {} (name one; what a node left behind that is no more can be removed)",
+            paths.join(", ")
+        );
+        return Err(CniError::config("podwire.socket", what).into());
+    }
+    place::for_client(None).map_err(|e| match e {
         PlaceError::None(_) => Trouble::Away(
             e.to_string()
                 .replace("--socket", "podwire.socket in the conflist"),
         ),
         _ => CniError::config("podwire.socket", e.to_string().replace("--socket ", "")).into(),
-    })?;
-    Client::connect(&socket).map_err(|e| match e {
-        // It has not even said hello: too many clients, or out of files.
-        ApiError::Refused { message, .. } => Trouble::Busy(message),
-        other => other.into(),
     })
 }
 
-/// Sockets of the nodes that may have this network's pods, though they do not answer: those that left something behind.
-pub fn absent(conf: &Conf) -> Vec<PathBuf> {
-    let remains = |socket: &Path| socket.exists() || socket.with_extension("keep").exists();
-    let named = conf.socket.clone().or_else(|| {
+/// The socket that somebody named.
+fn named(conf: &Conf) -> Option<PathBuf> {
+    conf.socket.clone().or_else(|| {
         let named = std::env::var_os("PODWIRE_SOCKET").filter(|p| !p.is_empty());
         named.map(PathBuf::from)
-    });
-    if let Some(socket) = named {
-        return Some(socket).filter(|s| remains(s)).into_iter().collect();
-    }
+    })
+}
+
+/// Sockets of this user's nodes that are there, or left something behind.
+fn all() -> Vec<PathBuf> {
     let entries = place::directories()
         .into_iter()
         // Anybody can make one in /tmp.
@@ -163,4 +219,41 @@ pub fn absent(conf: &Conf) -> Vec<PathBuf> {
     sockets.sort();
     sockets.dedup();
     sockets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{PROTOCOL, Request};
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+
+    /// A node that greets, and then is busy with something else: the time that is left is all that it gets, and who waits is
+    /// told for what.
+    #[test]
+    fn all_questions_share_one_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n1.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let node = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            lines.next().unwrap().unwrap();
+            let hello =
+                format!("{{\"reply\":\"hello\",\"protocol\":{PROTOCOL},\"node\":\"n1\",\"version\":\"0\"}}");
+            writeln!(&stream, "{hello}").unwrap();
+            lines.count()
+        });
+        let way = Way {
+            socket: Some((&path).into()),
+            until: Instant::now() + Duration::from_millis(500),
+        };
+        let asked = with(&way, PATIENT, |client| Ok(client.call(&Request::Vacancy)?));
+        let trouble = asked.unwrap_err();
+        assert!(matches!(trouble, Trouble::Hung(_)), "{trouble:?}");
+        let e = CniError::from(trouble);
+        assert_eq!(e.code, Code::TryAgain);
+        assert!(e.msg.contains("\"vacancy\"") && e.msg.contains("n1.sock"), "{e}");
+        assert_eq!(node.join().unwrap(), 1);
+    }
 }

@@ -3,7 +3,7 @@
 use super::call::{Call, Verb};
 use super::conf::{Conf, MAX_INPUT, version_of};
 use super::error::{CniError, Code};
-use super::node::{self, BRIEF, NONE, Trouble};
+use super::node::{self, BRIEF, NONE, Trouble, Way};
 use super::version::{self, Version};
 use super::{add, check, result::CniResult};
 use crate::api::{Client, Reply, Request, gone};
@@ -14,6 +14,10 @@ use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// How long one call may wait for nodes in all. Runtimes give plugins a minute or two; DEL leaves word in what is left of that.
+const TOTAL: Duration = Duration::from_secs(30);
 
 /// Be the plugin, when this process was started as one: by a file of its name, or by a runtime without arguments.
 pub fn main() -> Option<ExitCode> {
@@ -85,17 +89,19 @@ fn carry_out(call: &Call, input: &[u8]) -> Result<Done, CniError> {
         return say(Some(version::answer(asked(input)?.as_deref())));
     }
     let conf = Conf::read(input, call.verb)?;
+    let until = Instant::now() + TOTAL;
+    let way = Way::to(&conf, until);
     match call.verb {
         Verb::Add => {
-            let added = add::add(call, &conf)?;
+            let added = add::add(call, &conf, &way)?;
             let said = Some(added.result.to_json(conf.version));
             let undo = Some((added.client, added.attachment));
             Ok(Done { said, undo })
         }
-        Verb::Del => del(call, &conf).and_then(|()| say(None)),
-        Verb::Check => check::check(call, &conf).and_then(|()| say(None)),
-        Verb::Gc => gc(&conf).and_then(|()| say(None)),
-        Verb::Status => status(&conf).and_then(|()| say(None)),
+        Verb::Del => del(call, &conf, &Way::to_each(&conf, until)).and_then(|()| say(None)),
+        Verb::Check => check::check(call, &conf, &way).and_then(|()| say(None)),
+        Verb::Gc => gc(&conf, &way).and_then(|()| say(None)),
+        Verb::Status => status(&conf, &way).and_then(|()| say(None)),
         Verb::Version => say(None),
     }
 }
@@ -121,6 +127,7 @@ pub(super) fn attachment(call: &Call, conf: &Conf) -> Attachment {
         container: call.container.clone(),
         ifname: call.ifname.clone(),
         namespace: None,
+        mounts: None,
     }
 }
 
@@ -136,7 +143,7 @@ pub(super) fn release(client: &mut Client, attachment: &Attachment) -> Result<bo
 /// The node answers another question.
 pub(super) fn misfit() -> Trouble {
     let what = "the node's answer does not fit the question (restart the node with the podwire that the plugin is of)";
-    Trouble::Told(CniError::new(Code::Failed, what))
+    Trouble::Unfit(what.into())
 }
 
 /// An error of a namespace.
@@ -149,30 +156,36 @@ pub(super) fn namespace_error(e: &NsError) -> CniError {
     CniError::new(code, e)
 }
 
-/// Take an attachment away, whoever is there and whatever is missing.
-fn del(call: &Call, conf: &Conf) -> Result<(), CniError> {
+/// Take an attachment away from whichever of these nodes has it, whoever is there and whatever is missing.
+fn del(call: &Call, conf: &Conf, ways: &[Way]) -> Result<(), CniError> {
     let attachment = attachment(call, conf);
-    let ask = |patience| node::with(conf, patience, |client| release(client, &attachment));
-    let hangs = match ask(BRIEF) {
-        Ok(_) => return Ok(()),
-        Err(Trouble::Away(_) | Trouble::Busy(_)) => false,
-        Err(Trouble::Hung(_)) => true,
-        Err(other) => return Err(other.into()),
-    };
-    // What the node had of it is with its keeper. The node, when it comes to itself, or its next process, finds word of it,
-    // or finds that the interface is gone, whichever can be brought about here.
-    let sockets = node::absent(conf);
-    let left: Vec<_> = sockets.iter().map(|s| (s, gone::leave(s, &attachment))).collect();
-    let unsaid = left
-        .iter()
-        .find_map(|(s, l)| l.as_ref().err().map(|e| (gone::directory(s), e.to_string())));
-    if !hangs && ask(NONE).is_ok() {
-        left.iter()
-            .filter_map(|(_, l)| l.as_ref().ok())
-            .for_each(|path| gone::take_back(path));
-        return Ok(());
+    let ask = |way, patience| node::with(way, patience, |client| release(client, &attachment));
+    let (mut silent, mut refused) = (Vec::new(), Ok(()));
+    for way in ways {
+        match ask(way, BRIEF) {
+            // Nobody else has it.
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(Trouble::Away(_) | Trouble::Busy(_) | Trouble::Unfit(_)) => silent.push((way, false)),
+            Err(Trouble::Hung(_)) => silent.push((way, true)),
+            Err(other) => refused = refused.and(Err(other.into())),
+        }
     }
-    let deleted = !sockets.is_empty() && delete_interface(call, conf.before.as_ref());
+    // What such a node had of it is with its keeper. The node, when it comes to itself, or its next process, which may be of
+    // another version, finds word of it, or finds that the interface is gone, whichever can be brought about here.
+    let (mut remains, mut unsaid) = (false, None);
+    for (way, hangs) in silent {
+        let Some(socket) = way.remains() else { continue };
+        let left = gone::leave(socket, &attachment);
+        match (left, !hangs && ask(way, NONE).is_ok()) {
+            // It has come to itself meanwhile.
+            (Ok(word), true) => gone::take_back(&word),
+            (Err(_), true) => {}
+            (Ok(_), false) => remains = true,
+            (Err(e), false) => (remains, unsaid) = (true, Some((gone::directory(socket), e))),
+        }
+    }
+    let deleted = remains && delete_interface(call, conf.before.as_ref());
     match unsaid {
         Some((dir, e)) if !deleted => Err(CniError::new(
             Code::Io,
@@ -184,7 +197,7 @@ fn del(call: &Call, conf: &Conf) -> Result<(), CniError> {
                 dir.display()
             ),
         )),
-        _ => Ok(()),
+        _ => refused,
     }
 }
 
@@ -210,17 +223,17 @@ fn delete_interface(call: &Call, before: Option<&CniResult>) -> bool {
         return false;
     };
     // Somebody else's is left alone.
-    let same = given.is_none_or(|mac| mac.parse().ok() == seen.mac);
-    seen.tap && same && link::delete(&call.ifname).is_ok()
+    let ours = given.map_or(seen.is_marked(), |mac| mac.parse().ok() == seen.mac);
+    seen.tap && ours && link::delete(&call.ifname).is_ok()
 }
 
 /// Free what is of this network and not listed.
-fn gc(conf: &Conf) -> Result<(), CniError> {
+fn gc(conf: &Conf, way: &Way) -> Result<(), CniError> {
     let filter = AttachmentFilter {
         network: Some(conf.network.clone()),
         ..AttachmentFilter::default()
     };
-    let freed = node::with(conf, BRIEF, |client| {
+    let freed = node::with(way, BRIEF, |client| {
         let filter = filter.clone();
         let Reply::Pods { pods } = client.call(&Request::Attachments { filter })? else {
             return Err(misfit());
@@ -249,8 +262,8 @@ fn gc(conf: &Conf) -> Result<(), CniError> {
 }
 
 /// Whether a container could be attached now.
-fn status(conf: &Conf) -> Result<(), CniError> {
-    let asked = node::with(conf, NONE, |client| match client.call(&Request::Vacancy)? {
+fn status(conf: &Conf, way: &Way) -> Result<(), CniError> {
+    let asked = node::with(way, NONE, |client| match client.call(&Request::Vacancy)? {
         Reply::Vacancy { subnets, .. } => conf.check_subnets(&subnets).map_err(Trouble::from),
         _ => Err(misfit()),
     });

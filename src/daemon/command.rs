@@ -95,7 +95,7 @@ pub enum Command {
     Ping {
         /// One of its addresses.
         to: IpAddr,
-        /// Gets the microseconds until the answer, or none when there was none within a second.
+        /// Gets what became of it.
         tell: TellPing,
     },
     /// Report counters and peers.
@@ -109,8 +109,19 @@ pub enum Command {
     Stop,
 }
 
-/// Gets the microseconds that a ping took, or none.
-pub type TellPing = Box<dyn FnOnce(Option<u64>) + Send>;
+/// What became of a ping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pinged {
+    /// It was answered after so many microseconds.
+    Answered(u64),
+    /// There was no answer within a second.
+    Silent,
+    /// It was not sent: the node has too much of its own to send.
+    Unsent,
+}
+
+/// Gets what became of a ping.
+pub type TellPing = Box<dyn FnOnce(Pinged) + Send>;
 
 /// A socket of the host for one port of a pod.
 #[derive(Debug)]

@@ -19,6 +19,7 @@ mod untold;
 use super::addresses::AddressWatch;
 use super::admin::{Admin, Refusal, Reservation, Worker};
 use super::closer::Closer;
+use super::command::Pinged;
 use super::config::Config;
 use super::dns::Dns;
 use super::host_port::HostLink;
@@ -34,6 +35,7 @@ use super::watch::NetnsWatch;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request, Status};
 use crate::control::file::PeersFile;
 use crate::dns::entry::Entry;
+
 use crate::model::{Change, Instant, PodName, PortMapping};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use kept::Kept;
@@ -118,7 +120,7 @@ enum Pending {
     /// This is to be answered.
     Question(Box<Request>),
     /// The data path tells how long a ping took.
-    Pong(Receiver<Option<u64>>),
+    Pong(Receiver<Pinged>),
 }
 
 /// The control thread's state.
@@ -547,15 +549,16 @@ impl<'w> Server<'w> {
                     return Ok(());
                 }
                 Some((pod, Pending::Pong(answer))) => {
-                    let rtt_us = match answer.try_recv() {
-                        Ok(rtt_us) => rtt_us,
+                    let pinged = match answer.try_recv() {
+                        Ok(pinged) => pinged,
                         Err(TryRecvError::Empty) => {
                             conversation.pending = Some((pod, Pending::Pong(answer)));
                             return Ok(());
                         }
-                        Err(TryRecvError::Disconnected) => None,
+                        // The worker is gone.
+                        Err(TryRecvError::Disconnected) => Pinged::Unsent,
                     };
-                    conversation.wire.reply(&Reply::Pinged { rtt_us })?;
+                    conversation.wire.reply(&attachments::pinged(&pod, pinged))?;
                     continue;
                 }
                 Some((_, Pending::Answer(reply) | Pending::Kept(reply))) => {

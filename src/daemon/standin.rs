@@ -2,7 +2,7 @@
 //! the control thread, and for builds in which the data path is not there yet.
 
 use super::admin::Worker;
-use super::command::{Command, Report};
+use super::command::{Command, Pinged, Report};
 use super::config::Config;
 use crate::api::PortCounters;
 use crate::model::{PodName, PortId};
@@ -112,7 +112,11 @@ fn work(orders: &Receiver<Command>) {
             Command::Lost { reply } => {
                 let _ = reply.send(Vec::new());
             }
-            Command::Ping { tell, .. } => tell(Some(42)),
+            // As if there were room for the first pod's alone.
+            Command::Ping { to, tell } => tell(match to.to_string().ends_with(".2") {
+                true => Pinged::Answered(42),
+                false => Pinged::Unsent,
+            }),
             Command::Report { reply } => {
                 let ports = ports.iter().map(|(p, _)| (p.clone(), PortCounters::default()));
                 let _ = reply.send(Report {

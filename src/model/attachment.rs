@@ -20,12 +20,23 @@ pub struct Attachment {
     /// there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<(u64, u64)>,
+    /// Inode of the mount namespace of who attached it: only there the path of the container's namespace means what it meant
+    /// then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounts: Option<u64>,
 }
 
 impl Attachment {
     /// Whether both are the same interface, whatever namespace it is in.
     pub fn is(&self, other: &Attachment) -> bool {
         self.network == other.network && self.container == other.container && self.ifname == other.ifname
+    }
+
+    /// Whether this means `other`: the same interface, and the same namespace as far as both say one. A container that is
+    /// attached anew has another one, and who still means the former one does not mean it.
+    pub fn means(&self, other: &Attachment) -> bool {
+        let contradicts = |(a, b)| a != b;
+        self.is(other) && !self.namespace.zip(other.namespace).is_some_and(contradicts)
     }
 
     /// Whether its names are what a runtime may give.
@@ -98,7 +109,21 @@ mod tests {
             container: container.into(),
             ifname: ifname.into(),
             namespace: None,
+            mounts: None,
         }
+    }
+
+    #[test]
+    fn a_namespace_tells_an_interface_from_its_former_self() {
+        let unnamed = attachment("net", "abc", "eth0");
+        let of = |inode| Attachment {
+            namespace: Some((4, inode)),
+            ..unnamed.clone()
+        };
+        assert!(unnamed.means(&of(1)) && of(1).means(&unnamed));
+        assert!(of(1).means(&of(1)) && !of(1).means(&of(2)));
+        assert!(of(1).is(&of(2)));
+        assert!(!of(1).means(&attachment("net", "abd", "eth0")));
     }
 
     #[test]

@@ -18,6 +18,8 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+/// The alias of interfaces that podwire made, by which they are told from those of others.
+pub const MARK: &str = "podwire";
 /// Smallest MTU an IPv4 host must take (RFC 791).
 const MIN_MTU: u16 = 68;
 /// Smallest MTU of an IPv6 link (RFC 8200 section 5).
@@ -206,8 +208,9 @@ fn add_steps(batch: &mut Batch, index: u32, plan: &AttachPlan) {
         LinkAttribute::Address(plan.mac.0.to_vec()),
         LinkAttribute::Mtu(u32::from(plan.mtu.0)),
         LinkAttribute::TxQueueLen(plan.tx_queue_len),
+        LinkAttribute::IfAlias(MARK.into()),
     ];
-    batch.set("setting MAC, MTU and queue length", link(index, basic));
+    batch.set("setting MAC, MTU, queue length and alias", link(index, basic));
     for attribute in limits(plan) {
         let what = format!("the super-frame limit {attribute:?}");
         batch.try_set(what, link(index, vec![attribute]));

@@ -1,5 +1,6 @@
 //! What there is in the current network namespace: an interface with its addresses, and default routes.
 
+use super::link::MARK;
 use crate::model::Mac;
 use crate::sys::netlink::dump;
 use ipnet::IpNet;
@@ -20,8 +21,18 @@ pub struct Seen {
     pub up: bool,
     /// Whether it is a TUN or TAP.
     pub tap: bool,
+    /// What it is called besides (`ip link set NAME alias TEXT`).
+    pub alias: Option<String>,
     /// Its addresses, with the lengths of their networks.
     pub addresses: Vec<IpNet>,
+}
+
+impl Seen {
+    /// Whether podwire made it: it has podwire's alias, or a MAC as podwire gives where none is wished.
+    pub fn is_marked(&self) -> bool {
+        let given = |mac: Mac| mac.0.starts_with(&[0x0a, 0x58]);
+        self.tap && (self.alias.as_deref() == Some(MARK) || self.mac.is_some_and(given))
+    }
 }
 
 /// The interface of that name, if there is one.
@@ -68,6 +79,7 @@ fn seen(m: &LinkMessage) -> Seen {
         match attribute {
             LinkAttribute::Address(mac) => seen.mac = mac.as_slice().try_into().ok().map(Mac),
             LinkAttribute::Mtu(mtu) => seen.mtu = *mtu,
+            LinkAttribute::IfAlias(alias) => seen.alias = Some(alias.clone()),
             LinkAttribute::LinkInfo(infos) => {
                 seen.tap = infos.contains(&LinkInfo::Kind(InfoKind::Tun));
             }
@@ -130,6 +142,22 @@ mod tests {
         let lo = interface("lo").unwrap().unwrap();
         assert!(!lo.tap && lo.mtu > 0);
         assert_eq!(interface("no-such-device").unwrap(), None);
+    }
+
+    #[test]
+    fn podwires_own_is_told_from_others() {
+        let of = |tap, mac: &str, alias: Option<&str>| Seen {
+            mac: mac.parse().ok(),
+            tap,
+            alias: alias.map(Into::into),
+            ..Seen::default()
+        };
+        assert!(of(true, "02:00:00:00:00:01", Some("podwire")).is_marked());
+        assert!(of(true, "0a:58:0a:f4:01:02", None).is_marked());
+        assert!(!of(true, "02:00:00:00:00:01", Some("vm")).is_marked());
+        assert!(!of(true, "", None).is_marked());
+        // A bridge plugin's has such a MAC, too.
+        assert!(!of(false, "0a:58:0a:f4:01:02", None).is_marked());
     }
 
     #[test]

@@ -5,8 +5,10 @@
 //! for root and for an ordinary user, and a supervisor fails for what is left behind.
 
 mod away;
+mod churn;
 mod crashes;
 mod crowd;
+mod delete;
 #[path = "../netns/isolate.rs"]
 mod isolate;
 #[allow(dead_code)]
@@ -17,6 +19,7 @@ mod netns;
 mod node;
 mod refusals;
 mod rig;
+mod several;
 mod shared;
 mod verbs;
 mod wishes;
@@ -41,8 +44,11 @@ fn suite() -> ExitCode {
         wishes::CASES,
         shared::CASES,
         away::CASES,
+        delete::CASES,
+        several::CASES,
         crashes::CASES,
         crowd::CASES,
+        churn::CASES,
     ]
     .concat();
     let trials = cases

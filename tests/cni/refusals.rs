@@ -2,7 +2,7 @@
 
 use super::Case;
 use super::node::PODWIRE;
-use super::rig::{Rig, addresses, answer};
+use super::rig::{Hidden, Rig, addresses, answer};
 use serde_json::{Value, json};
 use std::process::{Command, Stdio};
 
@@ -239,34 +239,22 @@ fn by_name(rig: &mut Rig) {
 /// the next one of that name can tell that it is gone.
 fn out_of_sight(rig: &mut Rig) {
     let (mut a, b) = (rig.container(), rig.container());
-    let hidden = rig.dir().join("hidden");
-    std::fs::write(&hidden, "").unwrap();
-    let mut holder = Command::new("unshare");
-    let script = "mount --bind /proc/self/ns/net \"$0\" && echo && exec sleep 1000";
-    holder
-        .args(["-m", "--propagation", "private", "sh", "-c", script])
-        .arg(&hidden);
-    holder.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut holder = a.netns().within(|| holder.spawn()).expect("unshare");
-    let mut ready = [0];
-    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut ready).expect("a mount");
-    a.vanish();
-    a.path = hidden.clone();
-    let pid = holder.id().to_string();
-    let inside = |program: &str| {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &pid, "-m", "--", program]);
-        command
-    };
+    let hidden = Hidden::new(rig, &mut a);
     let conf = rig.conf("1.0.0", json!({}));
     let k8s = [("CNI_ARGS", "K8S_POD_NAME=web")];
     let add = |of: &super::rig::Container| {
-        let child = rig.begin_as(inside(PODWIRE), "ADD", Some(of), &conf, &k8s);
+        let child = rig.begin_as(hidden.inside(PODWIRE), "ADD", Some(of), &conf, &k8s);
         answer(child.wait_with_output().unwrap())
     };
     let first = add(&a).unwrap();
     refused(add(&b), 11, "default/web");
-    let unmounted = inside("umount").arg(&hidden).status().unwrap();
+    // Where the runtime does not see it, nobody can tell: it may be there.
+    refused(rig.call("ADD", Some(&b), &conf, &k8s), 11, "default/web");
+    assert_eq!(
+        rig.pods()[0].attachment.as_ref().map(|a| &a.container),
+        Some(&a.id)
+    );
+    let unmounted = hidden.inside("umount").arg(&a.path).status().unwrap();
     assert!(unmounted.success());
     assert_eq!(rig.pods().len(), 1, "the node sees nothing of it");
     let second = add(&b).unwrap();
@@ -278,7 +266,4 @@ fn out_of_sight(rig: &mut Rig) {
     rig.del(&a, &conf);
     assert_eq!(rig.pods().len(), 1);
     rig.del(&b, &conf);
-    holder.kill().unwrap();
-    holder.wait().unwrap();
-    std::fs::remove_file(hidden).unwrap();
 }

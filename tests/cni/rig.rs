@@ -7,10 +7,13 @@ use podwire::api::{IpamInfo, PodInfo};
 use podwire::model::OffloadMode;
 use serde_json::{Value, json};
 use std::cell::Cell;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long something may take that a busy machine has to do.
@@ -290,6 +293,87 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         self.vanish();
+    }
+}
+
+/// A mount namespace, as rootless podman has one, in which alone a container's namespace is mounted at its path. Elsewhere
+/// an empty file is there.
+pub struct Hidden(Child);
+
+impl Hidden {
+    /// Move a container's namespace there.
+    pub fn new(rig: &Rig, container: &mut Container) -> Hidden {
+        let path = rig.dir().join("hidden");
+        std::fs::write(&path, "").expect("a file");
+        let mut holder = Command::new("unshare");
+        let script = "mount --bind /proc/self/ns/net \"$0\" && echo && exec sleep 1000";
+        holder
+            .args(["-m", "--propagation", "private", "sh", "-c", script])
+            .arg(&path);
+        holder.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut holder = container.netns().within(|| holder.spawn()).expect("unshare");
+        let mut ready = [0];
+        let pipe = holder.stdout.as_mut().expect("a pipe");
+        std::io::Read::read_exact(pipe, &mut ready).expect("a mount");
+        container.vanish();
+        container.path = path;
+        Hidden(holder)
+    }
+
+    /// A program that is run in it.
+    pub fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.0.id().to_string(), "-m", "--", program]);
+        command
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Who listens at a node's socket in its place, and answers each line of a client with another one.
+pub struct Fake {
+    over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Fake {
+    /// Listen, and answer each line.
+    pub fn at(socket: &Path, answer: fn(&str) -> String) -> Fake {
+        let _ = std::fs::remove_file(socket);
+        let listener = UnixListener::bind(socket).expect("a socket");
+        listener.set_nonblocking(true).expect("a flag");
+        let over = Arc::new(AtomicBool::new(false));
+        let told = over.clone();
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                let Ok((stream, _)) = listener.accept() else {
+                    std::thread::sleep(Duration::from_millis(2));
+                    continue;
+                };
+                stream.set_nonblocking(false).expect("a flag");
+                let mut writer = stream.try_clone().expect("a descriptor");
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    // A client that has gone is not there to be told.
+                    let _ = writeln!(writer, "{}", answer(&line));
+                }
+            }
+        });
+        Fake {
+            over,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
     }
 }
 

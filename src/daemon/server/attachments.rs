@@ -3,7 +3,7 @@
 use super::{Conversation, Pending, Server};
 use crate::api::{ErrorKind, Reply, gone};
 use crate::daemon::admin::Refusal;
-use crate::daemon::command::Command;
+use crate::daemon::command::{Command, Pinged};
 use crate::model::{Attachment, AttachmentFilter, Instant, PodName};
 use crate::switch::PortConflict;
 use crossbeam_channel::bounded;
@@ -33,6 +33,19 @@ impl Word {
     }
 }
 
+/// What who asked is told of a ping.
+pub(super) fn pinged(pod: &PodName, pinged: Pinged) -> Reply {
+    let rtt_us = match pinged {
+        Pinged::Answered(us) => Some(us),
+        Pinged::Silent => None,
+        Pinged::Unsent => {
+            let what = format!("pod {pod} was not pinged: the node has too many pings to send (try again)");
+            return Refusal::new(ErrorKind::Waiting, what).into();
+        }
+    };
+    Reply::Pinged { rtt_us }
+}
+
 impl Server<'_> {
     /// The pods that runtimes attached, as far as `filter` takes them.
     pub(super) fn attachments(&self, filter: &AttachmentFilter, now: Instant) -> Reply {
@@ -42,11 +55,10 @@ impl Server<'_> {
         Reply::Pods { pods }
     }
 
-    /// The pod of an attachment.
-    pub(super) fn attached_as(&self, attachment: &Attachment) -> Option<PodName> {
+    /// The pod whose attachment `is` so.
+    fn attached(&self, is: impl Fn(&Attachment) -> bool) -> Option<PodName> {
         let mut records = self.admin.records();
-        let is = |a: &Attachment| a.is(attachment);
-        let found = records.find(|r| r.attachment.as_ref().is_some_and(is));
+        let found = records.find(|r| r.attachment.as_ref().is_some_and(&is));
         found.map(|r| r.pod.clone())
     }
 
@@ -57,7 +69,7 @@ impl Server<'_> {
                 "the names of network, container and interface must be such as a container runtime gives";
             return Err(Refusal::new(ErrorKind::Usage, what));
         }
-        match self.attached_as(attachment) {
+        match self.attached(|a| a.is(attachment)) {
             Some(pod) => Err(Refusal::new(
                 ErrorKind::Taken,
                 format!(
@@ -69,9 +81,9 @@ impl Server<'_> {
         }
     }
 
-    /// Remove the pod of an attachment; told once its interface is gone.
+    /// Remove the pod of an attachment, unless it is in another namespace than is meant; told once its interface is gone.
     pub(super) fn release(&mut self, from: &mut Conversation, attachment: &Attachment) -> Option<Reply> {
-        let Some(pod) = self.attached_as(attachment) else {
+        let Some(pod) = self.attached(|a| attachment.means(a)) else {
             return Some(Reply::Detached { existed: false });
         };
         self.remove(&pod);
@@ -103,9 +115,9 @@ impl Server<'_> {
         let waker = self.waker.clone();
         let order = Command::Ping {
             to: address,
-            tell: Box::new(move |rtt| {
+            tell: Box::new(move |pinged| {
                 // Both fail only when nobody waits any more.
-                let _ = tell.send(rtt);
+                let _ = tell.send(pinged);
                 let _ = waker.wake();
             }),
         };
@@ -177,7 +189,7 @@ impl Server<'_> {
             }
         };
         for (path, attachment) in left {
-            if let Some(pod) = attachment.and_then(|a| self.attached_as(&a)) {
+            if let Some(pod) = attachment.and_then(|word| self.attached(|a| word.means(a))) {
                 self.lose(&pod, "its container was removed while the node did not answer");
             }
             gone::take_back(&path);

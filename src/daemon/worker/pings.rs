@@ -1,7 +1,7 @@
 //! Pings of pods, for the control thread.
 
 use super::Loop;
-use crate::daemon::command::TellPing;
+use crate::daemon::command::{Pinged, TellPing};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ impl Loop {
         let now = self.now();
         match self.node.ping(to, now) {
             Some(number) => drop(self.pingers.0.insert(number, tell)),
-            None => tell(None),
+            None => tell(Pinged::Unsent),
         }
     }
 
@@ -26,7 +26,7 @@ impl Loop {
         let now = self.now();
         for (number, took) in self.node.pongs(now) {
             if let Some(tell) = self.pingers.0.remove(&number) {
-                tell(took.map(|t| t.total_micros()));
+                tell(took.map_or(Pinged::Silent, |t| Pinged::Answered(t.total_micros())));
             }
         }
     }

@@ -10,6 +10,7 @@ fn named(container: &str) -> Attachment {
         container: container.into(),
         ifname: "eth0".into(),
         namespace: Some((4, 4_026_532_000)),
+        mounts: None,
     }
 }
 
@@ -121,6 +122,17 @@ fn a_ping_is_answered_later() {
     let address = [10, 244, 1, 6].into();
     let nobody = client.call(&Request::Ping { address }).unwrap_err();
     assert!(nobody.to_string().contains("no pod of this node"), "{nobody}");
+    // One that was not sent says nothing of the pod.
+    let address = attached(&mut client, "b", "two").addresses[0];
+    let unsent = client.call(&Request::Ping { address }).unwrap_err();
+    let ApiError::Refused { kind, message } = unsent else {
+        panic!("{unsent}");
+    };
+    assert_eq!(kind, ErrorKind::Waiting);
+    assert!(
+        message.contains("default/b") && message.contains("try again"),
+        "{message}"
+    );
     node.stop();
 }
 
