@@ -244,6 +244,7 @@ fn dns(keys: &Keys<'_>) -> Result<Dns, CniError> {
 fn aliases(runtime: &Keys<'_>, network: &str) -> Result<Vec<String>, CniError> {
     let place = runtime.at("aliases");
     let all = match runtime.get("aliases") {
+        Some(Value::Object(of_networks)) if !of_networks.contains_key(network) => Vec::new(),
         Some(Value::Object(_)) => {
             let networks = Keys::of(runtime.get("aliases"), place)?;
             let items = networks.list(network)?.iter().enumerate();
@@ -307,6 +308,29 @@ mod tests {
         assert_eq!(read(json!({"runtimeConfig": null})).unwrap(), Wishes::default());
         let podman = read(json!({"runtimeConfig": {"aliases": {"net": ["c"], "other": ["d"]}}})).unwrap();
         assert_eq!(podman.aliases, ["c"]);
+    }
+
+    /// containerd's go-cni writes the keys of Go's fields; the reference plugins read any case.
+    #[test]
+    fn keys_may_be_as_containerd_writes_them() {
+        let wishes = read(json!({"runtimeConfig": {
+            "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "udp", "HostIP": "127.0.0.1"}],
+            "bandwidth": {"IngressRate": 1000000, "IngressBurst": 80000, "EgressRate": 0, "EgressBurst": 0},
+            "dns": {"Servers": ["9.9.9.9"], "Searches": ["x"], "Options": ["ndots:1"]},
+            "ipRanges": null,
+        }}))
+        .unwrap();
+        let [port] = &wishes.ports[..] else {
+            panic!("{:?}", wishes.ports)
+        };
+        assert_eq!((port.first, port.pod, port.protocol), (8080, 80, Protocol::Udp));
+        assert_eq!(port.host, Some([127, 0, 0, 1].into()));
+        let ingress = wishes.bandwidth.and_then(|b| b.ingress);
+        assert_eq!(ingress.map(|r| r.bits_per_second), Some(1_000_000));
+        assert_eq!(wishes.dns.search, ["x"]);
+        // Of networks the names count as they are.
+        let other = read(json!({"runtimeConfig": {"aliases": {"Net": ["a"]}}})).unwrap();
+        assert_eq!(other.aliases, Vec::<String>::new());
     }
 
     #[test]

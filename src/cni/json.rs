@@ -1,4 +1,5 @@
-//! Reading JSON key by key, so that what is wrong is named by its place. `null` is as good as absent.
+//! Reading JSON key by key, so that what is wrong is named by its place. `null` is as good as absent, and a key may be in
+//! any case, as for the reference plugins, which are Go: containerd counts on that.
 
 use super::error::CniError;
 use serde_json::{Map, Value};
@@ -50,8 +51,11 @@ impl<'v> Keys<'v> {
         self.map.into_iter().flat_map(Map::keys)
     }
 
+    /// The value of a key; one in another case where there is none just so.
     pub(super) fn get(&self, key: &str) -> Option<&'v Value> {
-        self.map?.get(key).filter(|v| !v.is_null())
+        let map = self.map?;
+        let in_another_case = || Some(map.iter().find(|(k, _)| k.eq_ignore_ascii_case(key))?.1);
+        map.get(key).or_else(in_another_case).filter(|v| !v.is_null())
     }
 
     pub(super) fn text(&'v self, key: &'v str) -> Result<Option<&'v str>, CniError> {
