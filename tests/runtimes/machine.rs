@@ -2,6 +2,7 @@
 
 use super::rootless::{USER, give, make_user};
 use super::shell::{dir, said, until};
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,10 +21,11 @@ pub fn podwire() -> PathBuf {
 pub struct Machine {
     /// `n1`, `n2`, ...
     name: String,
-    netns: String,
+    /// Its network namespace, by name.
+    pub netns: String,
     /// Its files.
     pub dir: PathBuf,
-    node: Option<Child>,
+    node: RefCell<Option<Child>>,
     args: Vec<String>,
     /// All that is run here is an ordinary user's.
     rootless: bool,
@@ -127,7 +129,7 @@ impl Machine {
             name,
             netns,
             dir,
-            node: None,
+            node: RefCell::default(),
             args: Vec::new(),
             rootless: false,
         };
@@ -180,7 +182,8 @@ impl Machine {
         all.map(|pod| pod["pod"].as_str().unwrap().to_string()).collect()
     }
 
-    fn start(&mut self) {
+    /// Start the node.
+    pub fn start(&self) {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         let mut node = self.run(&podwire().display().to_string(), &args);
         node.env("XDG_RUNTIME_DIR", self.dir.join("run"));
@@ -188,7 +191,7 @@ impl Machine {
         node.stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        self.node = Some(node.spawn().unwrap());
+        self.node.replace(Some(node.spawn().unwrap()));
         until(&format!("node {} answers", self.name), || {
             self.podwire(&["status"])
                 .output()
@@ -196,24 +199,11 @@ impl Machine {
         });
     }
 
-    /// SIGKILL the node, and start it again.
-    pub fn restart(&mut self) {
-        let mut node = self.node.take().unwrap();
-        node.kill().unwrap();
-        node.wait().unwrap();
-        self.start();
-    }
-
     /// SIGKILL the node.
-    pub fn kill(&mut self) {
+    pub fn kill(&self) {
         let mut node = self.node.take().unwrap();
         node.kill().unwrap();
         node.wait().unwrap();
-    }
-
-    /// Start the node that was killed.
-    pub fn again(&mut self) {
-        self.start();
     }
 
     /// The TAPs and other interfaces of the machine, but its loopback and link, and the node's own.

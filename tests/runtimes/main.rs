@@ -13,9 +13,13 @@
 
 mod chain;
 mod containerd;
+mod cri;
+mod flannel;
+mod image;
 mod machine;
 mod podman;
 mod rootless;
+mod sandboxes;
 mod shell;
 
 use libtest_mimic::{Arguments, Trial};
@@ -59,7 +63,15 @@ fn main() -> ExitCode {
         None => supervise(),
         Some(_) => {
             hide();
-            let cases = [podman::CASES, containerd::CASES, chain::CASES, rootless::CASES].concat();
+            let cases = [
+                podman::CASES,
+                containerd::CASES,
+                sandboxes::CASES,
+                chain::CASES,
+                flannel::CASES,
+                rootless::CASES,
+            ]
+            .concat();
             let trial = |(name, run): Case| {
                 Trial::test(name, move || {
                     run();

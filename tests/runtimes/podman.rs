@@ -392,38 +392,21 @@ fn itself_may_be_killed() {
 }
 
 fn the_node_may_die() {
-    let mut machine = one();
-    {
-        let podman = Podman::on(&machine);
-        podman.start("a", &[], SLEEP);
-        podman.start("b", &[], SLEEP);
-    }
-    machine.restart();
-    {
-        let podman = Podman {
-            machine: &machine,
-            conf: machine.dir.join("containers.conf"),
-        };
-        let b = podman.address("b");
-        podman.exec("a", &["/bin/ping", "-c", "1", "-W", "2", &b]);
-    }
+    let machine = one();
+    let podman = Podman::on(&machine);
+    podman.start("a", &[], SLEEP);
+    podman.start("b", &[], SLEEP);
     machine.kill();
-    {
-        let podman = Podman {
-            machine: &machine,
-            conf: machine.dir.join("containers.conf"),
-        };
-        // A container can be removed without a node, and none can be started.
-        said(podman.run(&["rm", "-f", "-t", "0", "a"]));
-        let c = ["run", "--rm", "--network", NETWORK, "busybox", "/bin/true"];
-        let why = refused(podman.run(&c));
-        assert!(why.contains("node"), "{why}");
-    }
-    machine.again();
-    let podman = Podman {
-        machine: &machine,
-        conf: machine.dir.join("containers.conf"),
-    };
+    machine.start();
+    let b = podman.address("b");
+    podman.exec("a", &["/bin/ping", "-c", "1", "-W", "2", &b]);
+    machine.kill();
+    // A container can be removed without a node, and none can be started.
+    said(podman.run(&["rm", "-f", "-t", "0", "a"]));
+    let c = ["run", "--rm", "--network", NETWORK, "busybox", "/bin/true"];
+    let why = refused(podman.run(&c));
+    assert!(why.contains("node"), "{why}");
+    machine.start();
     until("only the other is left", || machine.pods() == ["default/b"]);
     podman.exec("b", &["/bin/ping", "-c", "1", "-W", "2", "10.244.1.1"]);
     podman.start("a", &[], SLEEP);

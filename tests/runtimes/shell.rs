@@ -1,5 +1,6 @@
 //! Running programs, and waiting for what they bring about.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -30,6 +31,18 @@ pub fn refused(mut command: Command) -> String {
     let out = output(&mut command);
     assert!(!out.status.success(), "{command:?} succeeded: {}", told(&out));
     told(&out)
+}
+
+/// What a command says that is fed this, and whether it succeeds.
+pub fn fed(mut command: Command, input: &str) -> (bool, String) {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let mut to = child.stdin.take().unwrap();
+    // One that does not read is told nothing.
+    let _ = to.write_all(input.as_bytes());
+    drop(to);
+    let out = child.wait_with_output().unwrap();
+    (out.status.success(), String::from_utf8_lossy(&out.stdout).into())
 }
 
 fn output(command: &mut Command) -> Output {
