@@ -128,6 +128,7 @@ mod tests {
             ifname: "eth0".into(),
             namespace: Some((4, 4_026_532_000)),
             mounts: None,
+            uid: None,
         };
         let again = attachment.clone();
         let path = leave(&socket, &attachment).unwrap();

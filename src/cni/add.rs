@@ -13,6 +13,7 @@ use crate::model::{Attachment, AttachmentFilter, PodName, PortMapping};
 use crate::pod::attach::{AttachError, Blame, Routes, attach_on};
 use crate::sys::ns::{NetNs, Target};
 use ipnet::IpNet;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -104,7 +105,10 @@ impl Wanted<'_> {
                 return Err(CniError::new(Code::Taken, message).into());
             };
             match &holder.attachment {
-                Some(theirs) if is_gone(theirs, holder.netns.as_deref(), self.attachment.mounts) => {
+                Some(theirs)
+                    if is_gone(theirs, holder.netns.as_deref(), self.attachment.mounts)
+                        || (self.attachment.is_after(theirs) && is_heard()) =>
+                {
                     release(client, theirs)?;
                 }
                 Some(theirs) if theirs.is(self.attachment) => {
@@ -226,6 +230,19 @@ fn is_gone(attachment: &Attachment, netns: Option<&Path>, here: Option<u64>) -> 
         None => is.is_none(),
     };
     visible && would_be_seen && is != Some(was)
+}
+
+/// Whether somebody still reads what this process says. The plugin of a runtime that was killed goes on, and must not take
+/// the place of a sandbox that came after its own.
+fn is_heard() -> bool {
+    let out = std::io::stdout();
+    let mut fds = [PollFd::new(&out, PollFlags::empty())];
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let polled = poll(&mut fds, Some(&at_once));
+    polled.is_err() || !fds[0].revents().contains(PollFlags::ERR)
 }
 
 fn still_there(pod: &PodName, theirs: Option<&Attachment>) -> CniError {

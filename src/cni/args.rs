@@ -3,7 +3,7 @@
 use super::call::wrong;
 use super::error::CniError;
 use super::json::shown;
-use crate::model::Mac;
+use crate::model::{Mac, is_identifier};
 use std::net::IpAddr;
 
 /// What podwire takes of them.
@@ -13,14 +13,16 @@ pub struct Args {
     pub namespace: Option<String>,
     /// `K8S_POD_NAME`.
     pub name: Option<String>,
+    /// `K8S_POD_UID`.
+    pub uid: Option<String>,
     /// `IP`, one or more with commas between.
     pub ips: Vec<IpAddr>,
     /// `MAC`.
     pub mac: Option<Mac>,
 }
 
-/// Others that runtimes set, and podwire does without.
-const HARMLESS: [&str; 2] = ["K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID"];
+/// Another that runtimes set, and podwire does without.
+const HARMLESS: &str = "K8S_POD_INFRA_CONTAINER_ID";
 
 impl Args {
     /// Read them.
@@ -42,6 +44,8 @@ impl Args {
                 "IgnoreUnknown" => ignore = ["1", "t", "T", "true", "TRUE", "True"].contains(&value),
                 "K8S_POD_NAMESPACE" => args.namespace = given,
                 "K8S_POD_NAME" => args.name = given,
+                // It is of use, and nothing that a pod could not be attached without.
+                "K8S_POD_UID" => args.uid = given.filter(|uid| is_identifier(uid)),
                 "IP" => {
                     for part in value.split(',').filter(|p| !p.is_empty()) {
                         let ip = address(part).ok_or_else(|| bad("IP takes addresses, as 10.244.1.9"))?;
@@ -52,7 +56,7 @@ impl Args {
                     let mac = given.map(|m| m.parse()).transpose();
                     args.mac = mac.map_err(|_| bad("MAC takes an address, as 0a:58:0a:f4:01:09"))?;
                 }
-                _ if HARMLESS.contains(&key) => {}
+                HARMLESS => {}
                 _ => unknown.push(key),
             }
         }
@@ -87,6 +91,7 @@ mod tests {
         .unwrap();
         assert_eq!(args.namespace.as_deref(), Some("shop"));
         assert_eq!(args.name.as_deref(), Some("db-0"));
+        assert_eq!(args.uid.as_deref(), Some("1"));
         assert_eq!(
             args.ips,
             ["10.1.0.9".parse::<IpAddr>().unwrap(), "fd00::9".parse().unwrap()]

@@ -128,6 +128,7 @@ pub(super) fn attachment(call: &Call, conf: &Conf) -> Attachment {
         ifname: call.ifname.clone(),
         namespace: None,
         mounts: None,
+        uid: call.args.uid.clone(),
     }
 }
 

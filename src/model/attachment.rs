@@ -24,6 +24,10 @@ pub struct Attachment {
     /// then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mounts: Option<u64>,
+    /// Which of the pods that have had this name it is (`metadata.uid`), where Kubernetes runs it: the same in every
+    /// sandbox that it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
 }
 
 impl Attachment {
@@ -37,6 +41,14 @@ impl Attachment {
     pub fn means(&self, other: &Attachment) -> bool {
         let contradicts = |(a, b)| a != b;
         self.is(other) && !self.namespace.zip(other.namespace).is_some_and(contradicts)
+    /// Whether the other one is of the same pod in a sandbox before this one. A pod has one at a time, so that whoever made
+    /// this one has no other any more, even when nobody said so.
+    pub fn is_after(&self, other: &Attachment) -> bool {
+        self.uid.is_some()
+            && self.uid == other.uid
+            && self.network == other.network
+            && self.ifname == other.ifname
+            && self.container != other.container
     }
 
     /// Whether its names are what a runtime may give.
@@ -44,6 +56,7 @@ impl Attachment {
         is_identifier(&self.network)
             && is_identifier(&self.container)
             && (1..=15).contains(&self.ifname.len())
+            && self.uid.as_deref().is_none_or(is_identifier)
     }
 }
 
@@ -110,6 +123,7 @@ mod tests {
             ifname: ifname.into(),
             namespace: None,
             mounts: None,
+            uid: None,
         }
     }
 
@@ -124,6 +138,20 @@ mod tests {
         assert!(of(1).means(&of(1)) && !of(1).means(&of(2)));
         assert!(of(1).is(&of(2)));
         assert!(!of(1).means(&attachment("net", "abd", "eth0")));
+    fn a_pod_has_one_sandbox_at_a_time() {
+        let of = |uid: Option<&str>, container: &str, ifname: &str| Attachment {
+            uid: uid.map(Into::into),
+            ..attachment("net", container, ifname)
+        };
+        let new = of(Some("u"), "new", "eth0");
+        assert!(new.is_after(&of(Some("u"), "old", "eth0")));
+        assert!(!new.is_after(&new));
+        assert!(!new.is_after(&of(Some("u"), "old", "net1")));
+        assert!(
+            !new.is_after(&of(Some("v"), "old", "eth0")),
+            "another pod of that name"
+        );
+        assert!(!of(None, "new", "eth0").is_after(&of(None, "old", "eth0")));
     }
 
     #[test]

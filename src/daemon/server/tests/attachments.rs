@@ -11,6 +11,7 @@ fn named(container: &str) -> Attachment {
         ifname: "eth0".into(),
         namespace: Some((4, 4_026_532_000)),
         mounts: None,
+        uid: None,
     }
 }
 
