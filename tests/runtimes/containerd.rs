@@ -3,7 +3,7 @@
 use super::Case;
 use super::image::{IMAGE, archive};
 use super::machine::{Machine, one};
-use super::shell::{refused, said, until};
+use super::shell::{cgroup, refused, said, until};
 use std::cell::RefCell;
 use std::fs;
 use std::path::PathBuf;
@@ -112,7 +112,8 @@ conf_dir = "{dir}/conf"
     }
 
     fn container(&self, id: &str, options: &[&str], program: &[&str]) -> Command {
-        let before = ["run", "--cni", "--snapshotter", "native"];
+        let cgroup = format!("{}/{id}", cgroup());
+        let before = ["run", "--cni", "--snapshotter", "native", "--cgroup", &cgroup];
         self.ctr(&[&before[..], options, &[IMAGE, id], program].concat())
     }
 

@@ -1,6 +1,7 @@
 //! What a kubelet asks of a container runtime: the CRI, over the socket of containerd.
 
 use super::image::IMAGE;
+use super::shell::cgroup;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, DnsConfig, ExecSyncRequest, ImageSpec,
@@ -43,7 +44,10 @@ pub fn pod(name: &str) -> PodSandboxConfig {
         hostname: name.into(),
         // As a kubelet sends a pod's labels.
         labels: [("app".into(), name.into())].into(),
-        linux: Some(LinuxPodSandboxConfig::default()),
+        linux: Some(LinuxPodSandboxConfig {
+            cgroup_parent: cgroup(),
+            ..LinuxPodSandboxConfig::default()
+        }),
         ..PodSandboxConfig::default()
     }
 }

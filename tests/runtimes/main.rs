@@ -23,6 +23,7 @@ mod sandboxes;
 mod shell;
 
 use libtest_mimic::{Arguments, Trial};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 /// A test: its name and what it does.
@@ -105,10 +106,30 @@ fn supervise() -> ExitCode {
     let status = suite
         .status()
         .expect("the suite cannot be started (is unshare installed?)");
+    // Nothing runs there any more.
+    let name = dir.path().file_name().expect("a name");
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let places = hierarchies
+        .map(|entry| entry.path())
+        .chain(["/sys/fs/cgroup".into()]);
+    places.for_each(|place| remove_cgroup(&place.join(name)));
     match status.code() {
         Some(0) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
+}
+
+/// Remove a cgroup, and those in it, if it is there.
+fn remove_cgroup(cgroup: &Path) {
+    for inside in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if inside.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&inside.path());
+        }
+    }
+    let _ = std::fs::remove_dir(cgroup);
 }
 
 /// Lay empty directories over the places that runtimes use.

@@ -12,6 +12,11 @@ pub fn dir() -> PathBuf {
         .expect("the suite runs under its supervisor")
 }
 
+/// The cgroup for the suite's containers.
+pub fn cgroup() -> String {
+    format!("/{}", dir().file_name().unwrap().to_string_lossy())
+}
+
 /// Whether a program can be started.
 pub fn installed(tool: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
