@@ -1,7 +1,7 @@
 //! flannel's CNI plugin, which has podwire attach what `subnet.env` says.
 
 use super::Case;
-use super::machine::{Machine, NETWORK, one};
+use super::machine::{Machine, NETWORK, one, sharing};
 use super::podman::{Podman, fetch};
 use super::shell::{fed, said, until};
 use std::fs;
@@ -14,23 +14,19 @@ pub const CASES: &[Case] = &[
     ("flannel::containers_of_podman", containers_of_podman),
 ];
 
-/// What flannel's daemon writes, and podwire beside etcd.
+/// What flannel's daemon writes.
 const SUBNET_ENV: &str =
     "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1400\nFLANNEL_IPMASQ=true\n";
 
-/// A machine whose network is flannel's, or none where its plugin is missing.
-fn machine() -> Option<Machine> {
+/// flannel's plugin, if it is there.
+fn plugin() -> Option<&'static Path> {
     let fetched = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/flannel");
     let places = [fetched, "/usr/lib/cni/flannel"];
-    let Some(plugin) = places.into_iter().find(|place| Path::new(place).is_file()) else {
+    let found = places.map(Path::new).into_iter().find(|place| place.is_file());
+    if found.is_none() {
         eprintln!("flannel: its CNI plugin is missing, so nothing is tested with it (tests/run fetches it)");
-        return None;
-    };
-    let machine = one();
-    fs::copy(plugin, machine.dir.join("plugins/flannel")).unwrap();
-    fs::write(machine.dir.join("subnet.env"), SUBNET_ENV).unwrap();
-    machine.conflist(&network(&machine).to_string());
-    Some(machine)
+    }
+    found
 }
 
 /// flannel's stock configuration, with podwire as the delegate.
@@ -65,7 +61,10 @@ fn call(machine: &Machine, verb: &str, netns: &str) -> (bool, String) {
 }
 
 fn its_verbs() {
-    let Some(machine) = machine() else { return };
+    let Some(plugin) = plugin() else { return };
+    let machine = one();
+    fs::copy(plugin, machine.dir.join("plugins/flannel")).unwrap();
+    fs::write(machine.dir.join("subnet.env"), SUBNET_ENV).unwrap();
     let netns = format!("{}-box", machine.netns);
     let ip = |args: &[&str]| {
         let mut ip = Command::new("ip");
@@ -107,8 +106,12 @@ fn its_verbs() {
     ip(&["netns", "del", &netns]);
 }
 
+/// With the `subnet.env` that a node writes beside etcd.
 fn containers_of_podman() {
-    let Some(machine) = machine() else { return };
+    let Some(plugin) = plugin() else { return };
+    let (_store, [machine, _]) = sharing();
+    fs::copy(plugin, machine.dir.join("plugins/flannel")).unwrap();
+    machine.conflist(&network(&machine).to_string());
     let podman = Podman::on(&machine);
     let serve = "echo hello > /www/index.html; exec /bin/httpd -f -p 80 -h /www";
     podman.start("web", &["-p", "8080:80"], &["/bin/sh", "-c", serve]);

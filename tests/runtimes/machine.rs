@@ -69,13 +69,7 @@ pub fn machines(count: u8, args: &[&str]) -> Vec<Machine> {
     let world = world();
     let mut made: Vec<Machine> = (1..=count).map(|n| Machine::bare(&world, n)).collect();
     if let [one, two] = &made[..] {
-        let mut link = ip(&["link", "add", "eth0", "netns", &one.netns, "type", "veth"]);
-        link.args(["peer", "name", "eth0", "netns", &two.netns]);
-        said(link);
-        for (n, machine) in (1..).zip(&made) {
-            said(machine.run("ip", &["addr", "add", &format!("192.0.2.{n}/24"), "dev", "eth0"]));
-            said(machine.run("ip", &["link", "set", "eth0", "up"]));
-        }
+        connect(one, two);
     }
     let peers: String = (1..=count)
         .map(|n| {
@@ -106,6 +100,69 @@ pub fn machines(count: u8, args: &[&str]) -> Vec<Machine> {
         machine.start();
     }
     made
+}
+
+/// A link between two machines: 192.0.2.1 and 192.0.2.2.
+fn connect(one: &Machine, two: &Machine) {
+    let mut link = ip(&["link", "add", "eth0", "netns", &one.netns, "type", "veth"]);
+    link.args(["peer", "name", "eth0", "netns", &two.netns]);
+    said(link);
+    for (n, machine) in (1..).zip([one, two]) {
+        said(machine.run("ip", &["addr", "add", &format!("192.0.2.{n}/24"), "dev", "eth0"]));
+        said(machine.run("ip", &["link", "set", "eth0", "up"]));
+    }
+}
+
+/// An etcd, which ends with this.
+pub struct Store(Child);
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Two machines on one link whose nodes share a store, an etcd on the first. Each writes `subnet.env` among its files. The
+/// store has to end last.
+pub fn sharing() -> (Store, [Machine; 2]) {
+    const URL: &str = "http://192.0.2.1:2379";
+    let world = world();
+    let mut made = [1, 2].map(|n| Machine::bare(&world, n));
+    connect(&made[0], &made[1]);
+    let peers = "http://192.0.2.1:2380";
+    let mut etcd = made[0].run("etcd", &["--name", "n1", "--unsafe-no-fsync", "--data-dir"]);
+    etcd.arg(world.join("etcd"));
+    etcd.args(["--listen-client-urls", URL, "--advertise-client-urls", URL]);
+    etcd.args([
+        "--listen-peer-urls",
+        peers,
+        "--initial-advertise-peer-urls",
+        peers,
+    ]);
+    etcd.args(["--initial-cluster", &format!("n1={peers}")]);
+    etcd.stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let store = Store(etcd.spawn().unwrap());
+    let config = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}"#;
+    let put = ["--endpoints", URL, "put", "/coreos.com/network/config", config];
+    until("etcd takes the network", || {
+        let mut put = made[0].run("etcdctl", &put);
+        put.env("ETCDCTL_API", "3");
+        put.output().is_ok_and(|out| out.status.success())
+    });
+    for (n, machine) in (1..).zip(&mut made) {
+        let own = format!(
+            "node --name n{n} --store etcd --etcd-endpoints {URL} --bind 192.0.2.{n} --underlay-mtu 1500 \
+             --socket {socket} --state-dir {dir}/state --subnet-file {dir}/subnet.env",
+            socket = machine.socket().display(),
+            dir = machine.dir.display()
+        );
+        machine.args.extend(own.split(' ').map(String::from));
+        machine.start();
+    }
+    (store, made)
 }
 
 fn ip(args: &[&str]) -> Command {

@@ -43,7 +43,16 @@ const PLACES: [&str; 9] = [
     "/run/containers",
     "/var/lib/containers",
 ];
-const TOOLS: [&str; 6] = ["podman", "containerd", "ctr", "runc", "busybox", "nsenter"];
+const TOOLS: [&str; 8] = [
+    "podman",
+    "containerd",
+    "ctr",
+    "runc",
+    "busybox",
+    "nsenter",
+    "etcd",
+    "etcdctl",
+];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

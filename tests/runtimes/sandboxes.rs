@@ -3,7 +3,7 @@
 use super::Case;
 use super::containerd::Containerd;
 use super::cri::{Kubelet, Pod, pod, with_dns, with_port};
-use super::machine::{Machine, machines, one};
+use super::machine::{Machine, machines, one, sharing};
 use super::podman::fetch;
 use super::shell::{refused, said, until};
 use std::fs;
@@ -22,6 +22,10 @@ pub const CASES: &[Case] = &[
         containers_share,
     ),
     ("sandboxes::pods_of_two_machines_reach_each_other", two_machines),
+    (
+        "sandboxes::pods_know_the_names_of_another_machines",
+        names_of_another_machine,
+    ),
     ("sandboxes::the_network_is_ready_with_podwire_only", network_ready),
     (
         "sandboxes::without_a_node_no_pod_starts_and_nothing_is_left",
@@ -202,6 +206,37 @@ fn two_machines() {
     );
     let (_, found) = kubelets[0].exec(container, &["/bin/nslookup", "-type=a", "p1.shop.pod"]);
     assert!(found.contains(&theirs[0]), "{found}");
+    for (kubelet, containerd) in kubelets.iter().zip(&daemons) {
+        kubelet.clear_but(&[]);
+        nothing_is_left(containerd);
+    }
+}
+
+fn names_of_another_machine() {
+    let (_store, both) = sharing();
+    let daemons = [Containerd::on(&both[0]), Containerd::on(&both[1])];
+    let kubelets = daemons.each_ref().map(|d| Kubelet::at(&d.socket()));
+    let at = [0, 1].map(|n| {
+        // The gateway is what flannel calls a node's subnet.
+        let env = fs::read_to_string(both[n].dir.join("subnet.env")).unwrap();
+        let subnet = env.lines().find_map(|l| l.strip_prefix("FLANNEL_SUBNET="));
+        let gateway = subnet.unwrap().split('/').next().unwrap();
+        let pod = kubelets[n].run(&with_dns(pod(&format!("p{n}")), gateway));
+        let container = start_server(&kubelets[n], &pod, &format!("hello from p{n}"), 0);
+        (container, kubelets[n].addresses(&pod)[0].clone())
+    });
+    for (here, there) in [(0, 1), (1, 0)] {
+        let exec = |program: &[&str]| kubelets[here].exec(&at[here].0, program).1;
+        let name = format!("p{there}.shop.pod");
+        until("the other's name is known", || {
+            exec(&["/bin/nslookup", "-type=a", &name]).contains(&at[there].1)
+        });
+        let page = fetch(&at[there].1);
+        let page = ["/bin/sh", "-c", &page];
+        until("its page comes", || {
+            exec(&page).ends_with(&format!("hello from p{there}\n"))
+        });
+    }
     for (kubelet, containerd) in kubelets.iter().zip(&daemons) {
         kubelet.clear_but(&[]);
         nothing_is_left(containerd);
