@@ -41,6 +41,8 @@ impl Attachment {
     pub fn means(&self, other: &Attachment) -> bool {
         let contradicts = |(a, b)| a != b;
         self.is(other) && !self.namespace.zip(other.namespace).is_some_and(contradicts)
+    }
+
     /// Whether the other one is of the same pod in a sandbox before this one. A pod has one at a time, so that whoever made
     /// this one has no other any more, even when nobody said so.
     pub fn is_after(&self, other: &Attachment) -> bool {
@@ -138,6 +140,9 @@ mod tests {
         assert!(of(1).means(&of(1)) && !of(1).means(&of(2)));
         assert!(of(1).is(&of(2)));
         assert!(!of(1).means(&attachment("net", "abd", "eth0")));
+    }
+
+    #[test]
     fn a_pod_has_one_sandbox_at_a_time() {
         let of = |uid: Option<&str>, container: &str, ifname: &str| Attachment {
             uid: uid.map(Into::into),
