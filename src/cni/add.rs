@@ -334,6 +334,7 @@ mod tests {
             ifname: "eth0".into(),
             namespace,
             mounts,
+            uid: None,
         };
         let own = Some((meta.dev(), meta.ino()));
         let other = Some((meta.dev(), meta.ino() + 1));
