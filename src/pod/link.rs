@@ -92,7 +92,7 @@ pub enum LinkError {
 pub fn configure(name: &str, plan: &AttachPlan) -> Result<(), LinkError> {
     let mut batch = Batch::default();
     batch.set("bringing lo up", up(LOOPBACK));
-    carry_out(batch, name, plan)
+    carry_out(batch, name, plan, MARK)
 }
 
 /// Make the interface `name` of the current network namespace what `plan` says, touch nothing else, and write down there
@@ -101,13 +101,10 @@ pub fn configure(name: &str, plan: &AttachPlan) -> Result<(), LinkError> {
 /// # Errors
 /// As [`configure`].
 pub fn configure_own(name: &str, plan: &AttachPlan, owner: &str) -> Result<(), LinkError> {
-    let mut batch = Batch::default();
-    let alias = LinkAttribute::IfAlias(owner.into());
-    batch.set("writing its alias", link(index(name)?, vec![alias]));
-    carry_out(batch, name, plan)
+    carry_out(Batch::default(), name, plan, owner)
 }
 
-fn carry_out(mut batch: Batch, name: &str, plan: &AttachPlan) -> Result<(), LinkError> {
+fn carry_out(mut batch: Batch, name: &str, plan: &AttachPlan, alias: &str) -> Result<(), LinkError> {
     check(plan).map_err(|why| LinkError::Plan {
         name: name.into(),
         why,
@@ -119,7 +116,7 @@ fn carry_out(mut batch: Batch, name: &str, plan: &AttachPlan) -> Result<(), Link
     if let Err(e) = std::fs::write(&accept_ra, "0") {
         log::debug!("{accept_ra} stays as it is: {e}");
     }
-    add_steps(&mut batch, index, plan);
+    add_steps(&mut batch, index, plan, alias);
     let optional = batch.send().map_err(|e| netlink_error(name, plan, e))?;
     for refused in optional {
         log::debug!("{name}: this kernel refuses {refused}");
@@ -203,12 +200,12 @@ fn check(plan: &AttachPlan) -> Result<(), &'static str> {
     }
 }
 
-fn add_steps(batch: &mut Batch, index: u32, plan: &AttachPlan) {
+fn add_steps(batch: &mut Batch, index: u32, plan: &AttachPlan, alias: &str) {
     let basic = vec![
         LinkAttribute::Address(plan.mac.0.to_vec()),
         LinkAttribute::Mtu(u32::from(plan.mtu.0)),
         LinkAttribute::TxQueueLen(plan.tx_queue_len),
-        LinkAttribute::IfAlias(MARK.into()),
+        LinkAttribute::IfAlias(alias.into()),
     ];
     batch.set("setting MAC, MTU, queue length and alias", link(index, basic));
     for attribute in limits(plan) {

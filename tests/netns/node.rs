@@ -276,7 +276,8 @@ impl Node {
             if begun.elapsed() >= patience {
                 let waits = waits(child.id());
                 // On a busy machine the kernel takes seconds to take a TAP down, and nobody can leave before.
-                let by_the_kernel = waits.contains("rcu_barrier") && begun.elapsed() < START;
+                let by_the_kernel = (waits.contains("rcu_barrier") || waits.contains("synchronize_rcu"))
+                    && begun.elapsed() < START;
                 assert!(
                     by_the_kernel,
                     "n{} did not end within {patience:?}; its threads wait in {waits}",
