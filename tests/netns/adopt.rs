@@ -297,7 +297,10 @@ fn both_killed(world: &mut World) {
     kill_keeper(&world.nodes[0]);
     kill(&mut world.nodes[0]);
     eventually("its end", GAP, || !runs(pid));
-    assert!(!old.netns.run("ip", &["link", "show", "eth0"]).status.success());
+    // The keeper is not the child of the test, and the kernel takes its time with a TAP.
+    eventually("the end of the TAP", GAP, || {
+        !old.netns.run("ip", &["link", "show", "eth0"]).status.success()
+    });
     world.nodes[0].restart(&world.underlay.hosts[0].netns);
     let node = &world.nodes[0];
     assert!(node.status().pods.is_empty());
@@ -451,7 +454,10 @@ fn kept(world: &mut World) {
     world.nodes[0].stop();
     eventually("the keeper's end", GAP, || world.nodes[0].keeper().is_none());
     let old = world.pods[0].remove(0);
-    assert!(!old.netns.run("ip", &["link", "show", "eth0"]).status.success());
+    // The keeper is not the child of the test, and the kernel takes its time with a TAP.
+    eventually("the end of the TAP", GAP, || {
+        !old.netns.run("ip", &["link", "show", "eth0"]).status.success()
+    });
     world.nodes[0].set("--keep-pods", "on");
     let netns = &world.underlay.hosts[0].netns;
     world.nodes[0].restart(netns);
