@@ -123,6 +123,10 @@ impl World {
         let ends = ends(pod_at(n), (dst4, dst6));
         let Crafted { mut frame, .. } = craft::frame(input, &ends);
         let Ok(h) = Headers::parse(&frame) else { return };
+        // Another's address does not come past the switch.
+        if ![IpAddr::V4(ends.src4), IpAddr::V6(ends.src6)].contains(&h.src(&frame)) {
+            return;
+        }
         if partial > 200 {
             craft::unfinish(&mut frame, &h);
         }

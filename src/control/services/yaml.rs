@@ -240,7 +240,9 @@ impl Node {
     /// The sentence that it is none, or out of range.
     pub fn number(&self, least: u32, most: u32) -> Result<u32, String> {
         match &self.value {
-            Value::Plain(s) if is_number(s) => match s.parse() {
+            Value::Plain(s) if is_number(s) => match s.parse::<u32>() {
+                // Not everybody takes 010 for ten, and as JSON it would be a text.
+                Ok(n) if n.to_string() != *s => Err(format!("{} is not plain (write {n})", quoted(s))),
                 Ok(n) if (least..=most).contains(&n) => Ok(n),
                 _ => Err(format!("{} is out of range (use {least} to {most})", quoted(s))),
             },

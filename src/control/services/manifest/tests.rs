@@ -166,6 +166,8 @@ fn what_a_service_cannot_say_is_refused_by_name() {
         ),
         ("{ports: [{port: 65536}]}", "spec.ports[0].port", "out of range"),
         ("{ports: [{port: '80'}]}", "spec.ports[0].port", "without quotes"),
+        ("{ports: [{port: 07}]}", "spec.ports[0].port", "(write 7)"),
+        ("{ports: [{port: +80}]}", "spec.ports[0].port", "(write 80)"),
         (
             "{ports: [{port: 80, prot: TCP}]}",
             "spec.ports[0].prot",
