@@ -229,6 +229,21 @@ fn root_is_not_linked_to_a_program_that_others_may_write() {
         assert_eq!(by(&program, &["--prefix", &root]).0, Some(0));
     }
     modes(0o755, 0o755);
+    // Nor is it by a link that somebody else may replace: to the program, or to its folder.
+    let shared = machine.at("shared");
+    fs::create_dir(&shared).expect("a directory");
+    fs::set_permissions(&shared, PermissionsExt::from_mode(0o777)).expect("a mode");
+    let (inner, folder) = (shared.join("podwire"), shared.join("folder"));
+    std::os::unix::fs::symlink("../open/podwire", &inner).expect("a link");
+    std::os::unix::fs::symlink(&dir, &folder).expect("a link");
+    let outer = machine.at("outer");
+    std::os::unix::fs::symlink(&inner, &outer).expect("a link");
+    for file in [&inner, &outer, &folder.join("podwire")] {
+        let (code, wrong) = by(file, &[]);
+        assert_eq!(code, Some(3), "{}: {wrong}", file.display());
+        assert!(wrong.contains(shared.to_str().expect("text")), "{wrong}");
+    }
+    assert_eq!(by(&link, &[]).0, Some(0));
     std::os::unix::fs::chown(&program, Some(65534), None).expect("root may");
     assert_eq!(by(&program, &[]).0, Some(3));
 }

@@ -1,19 +1,53 @@
 //! Whether a program is root's alone: itself, and each folder on the way to it, by any of which another user could put
 //! something else in its place.
 
+use std::ffi::OsString;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What of the way to `program` somebody else than root may write; none when there is nothing, or no program.
+/// Most links that are followed, as by the kernel.
+const MAX_LINKS: usize = 40;
+
+/// What of the way to `program` somebody else than root may write, links and their folders with it; none when there is
+/// nothing, or no program.
 pub fn opening(program: &Path) -> Option<PathBuf> {
-    let program = std::fs::canonicalize(program).ok()?;
-    let open = |path: &&Path| std::fs::metadata(path).is_ok_and(|meta| is_open(&meta));
-    program.ancestors().find(open).map(Path::to_path_buf)
+    let mut at = PathBuf::new();
+    let mut rest = parts(&std::path::absolute(program).ok()?);
+    let mut links = 0;
+    while let Some(part) = rest.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(part);
+        let meta = std::fs::symlink_metadata(&next).ok()?;
+        if is_open(&meta) {
+            return Some(next);
+        }
+        if !meta.is_symlink() {
+            at = next;
+            continue;
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return None;
+        }
+        rest.extend(parts(&std::fs::read_link(&next).ok()?));
+    }
+    None
+}
+
+/// The parts of a path, last one first; the first one of an absolute path is the root, which joined to anything is the root.
+fn parts(path: &Path) -> Vec<OsString> {
+    let parts = path.components().rev();
+    parts.map(|part| part.as_os_str().to_owned()).collect()
 }
 
 fn is_open(meta: &Metadata) -> bool {
-    others_may_write(meta.is_dir(), meta.uid(), meta.mode())
+    // The mode of a link means nothing: who may write its folder may replace it.
+    let mode = if meta.is_symlink() { 0 } else { meta.mode() };
+    others_may_write(meta.is_dir(), meta.uid(), mode)
 }
 
 fn others_may_write(dir: bool, owner: u32, mode: u32) -> bool {
