@@ -5,7 +5,7 @@ use super::place::{self, Socket};
 use super::{ErrorKind, PROTOCOL, Reply, Request};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Longest line a client takes from a node: 65,536 pods fit.
@@ -134,7 +134,7 @@ impl Client {
         let Socket { path, named } = socket.into();
         let hello = Request::Hello { protocol: PROTOCOL };
         let Some(patience) = patience(until) else {
-            let asked = name(&hello);
+            let asked = "hello".into();
             return Err(ApiError::Late { socket: path, asked });
         };
         let stream = place::dial(&path, patience).map_err(|source| match source.kind() {
@@ -184,6 +184,11 @@ impl Client {
         }
     }
 
+    /// Where the node listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// The node's name.
     pub fn node(&self) -> &str {
         &self.node
@@ -209,7 +214,7 @@ impl Client {
     pub fn call_with_fds(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Reply, ApiError> {
         let mut line = serde_json::to_vec(request).map_err(|e| self.garbled(e.to_string()))?;
         line.push(b'\n');
-        self.asked = name(request);
+        self.asked = name(&line);
         let (mut rest, mut beside) = (&line[..], fds);
         while !rest.is_empty() {
             self.hurry()?;
@@ -304,10 +309,10 @@ fn patience(until: Option<Instant>) -> Option<Duration> {
     (!left.is_zero()).then_some(left.min(PATIENCE))
 }
 
-/// What a request is called.
-fn name(request: &Request) -> String {
-    let value = serde_json::to_value(request).unwrap_or_default();
-    value["request"].as_str().unwrap_or("a request").into()
+/// What a request is called, whose line begins with `{"request":"NAME"`.
+fn name(line: &[u8]) -> String {
+    let name = line.split(|b| *b == b'"').nth(3).unwrap_or(b"a request");
+    String::from_utf8_lossy(name).into_owned()
 }
 
 #[cfg(test)]
