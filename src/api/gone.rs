@@ -3,6 +3,7 @@
 
 use super::place::{claim, ours_alone};
 use crate::model::{Attachment, MAX_IDENTIFIER};
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,6 +12,38 @@ use std::time::Duration;
 
 /// Longest file that is read: three names of [`MAX_IDENTIFIER`] bytes, and what is between them.
 const MAX_FILE: u64 = 4096;
+/// What a file says: of an attachment what tells which one it is. What a later podwire says beside that is passed over.
+#[derive(Serialize, Deserialize)]
+struct Word {
+    network: String,
+    container: String,
+    ifname: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    namespace: Option<(u64, u64)>,
+}
+
+impl Word {
+    fn of(attachment: &Attachment) -> Word {
+        Word {
+            network: attachment.network.clone(),
+            container: attachment.container.clone(),
+            ifname: attachment.ifname.clone(),
+            namespace: attachment.namespace,
+        }
+    }
+
+    fn meaning(self) -> Attachment {
+        Attachment {
+            network: self.network,
+            container: self.container,
+            ifname: self.ifname,
+            namespace: self.namespace,
+            mounts: None,
+            uid: None,
+        }
+    }
+}
+
 /// Most files that are read: no node has more pods.
 const MAX_FILES: usize = 1 << 16;
 /// Age of a file in the making that nobody makes any more.
@@ -29,7 +62,7 @@ pub fn directory(socket: &Path) -> PathBuf {
 pub fn leave(socket: &Path, attachment: &Attachment) -> io::Result<PathBuf> {
     let dir = directory(socket);
     claim(&dir)?;
-    let name = file_name(attachment);
+    let name = file_name(attachment, attachment.namespace);
     let path = dir.join(&name);
     // The node passes over it until it has its name.
     let beside = dir.join(format!(".{}.{name}", std::process::id()));
@@ -42,7 +75,7 @@ pub fn leave(socket: &Path, attachment: &Attachment) -> io::Result<PathBuf> {
             .create_new(true)
             .custom_flags(libc::O_NOFOLLOW);
         let mut file = options.open(&beside)?;
-        file.write_all(&serde_json::to_vec(attachment)?)?;
+        file.write_all(&serde_json::to_vec(&Word::of(attachment))?)?;
         file.sync_all()?;
         fs::rename(&beside, &path)?;
         File::open(&dir)?.sync_all()
@@ -57,11 +90,13 @@ pub fn take_back(path: &Path) {
     let _ = fs::remove_file(path);
 }
 
-/// Take back what is left about an attachment, for it is carried out, or there is a new one.
+/// Take back what is left about an attachment, for it is carried out, or there is a new one. What is left about its names in
+/// another namespace does not mean it.
 pub fn forget(socket: &Path, attachment: &Attachment) {
     let dir = directory(socket);
     if ours_alone(&dir).is_ok() {
-        take_back(&dir.join(file_name(attachment)));
+        take_back(&dir.join(file_name(attachment, None)));
+        take_back(&dir.join(file_name(attachment, attachment.namespace)));
     }
 }
 
@@ -102,14 +137,17 @@ fn read(path: &Path) -> Option<Attachment> {
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let file = meta.is_file().then(|| options.open(path).ok()).flatten()?;
     file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
-    serde_json::from_slice(&bytes).ok().filter(Attachment::is_valid)
+    let word: Word = serde_json::from_slice(&bytes).ok()?;
+    Some(word.meaning()).filter(Attachment::is_valid)
 }
 
-/// One name for each attachment: 255 bytes at most, whatever its names are.
-fn file_name(attachment: &Attachment) -> String {
-    let network: String = attachment.network.chars().take(100).collect();
+/// One name for each attachment and namespace: 255 bytes at most, whatever its names are, and with a dot and a process before it.
+fn file_name(attachment: &Attachment, namespace: Option<(u64, u64)>) -> String {
+    let network: String = attachment.network.chars().take(80).collect();
     let container: String = attachment.container.chars().take(MAX_IDENTIFIER).collect();
-    format!("{network}@{container}@{}", attachment.ifname.replace('/', "_"))
+    let ifname = attachment.ifname.replace('/', "_");
+    let namespace = namespace.map(|(_, inode)| format!("@{inode:x}"));
+    format!("{network}@{container}@{ifname}{}", namespace.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -123,14 +161,19 @@ mod tests {
         let socket = dir.path().join("n1.sock");
         assert!(all(&socket).unwrap().is_empty());
         let attachment = Attachment {
-            network: "cbr0".into(),
+            network: "n".repeat(MAX_IDENTIFIER),
             container: "c".repeat(MAX_IDENTIFIER),
-            ifname: "eth0".into(),
-            namespace: Some((4, 4_026_532_000)),
+            ifname: "e".repeat(15),
+            namespace: Some((4, u64::MAX)),
             mounts: None,
             uid: None,
         };
-        let again = attachment.clone();
+        // Who attached it, and whose pod it is, is not said.
+        let again = Attachment {
+            mounts: Some(7),
+            uid: Some("u".into()),
+            ..attachment.clone()
+        };
         let path = leave(&socket, &attachment).unwrap();
         assert_eq!(leave(&socket, &attachment).unwrap(), path, "once is enough");
         fs::write(directory(&socket).join("rubbish"), "rubbish").unwrap();
@@ -142,8 +185,24 @@ mod tests {
         assert!(found[1].1.is_none() && found[2].1.is_none());
         take_back(&path);
         take_back(&path);
-        leave(&socket, &again).unwrap();
+        let said = leave(&socket, &again).unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&fs::read(said).unwrap()).unwrap();
+        let keys: Vec<&String> = said.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["container", "ifname", "namespace", "network"]);
+        // Of its former self, or of any.
+        let former = Attachment {
+            namespace: Some((4, 1)),
+            ..again.clone()
+        };
+        let any = Attachment {
+            namespace: None,
+            ..again.clone()
+        };
+        let former = leave(&socket, &former).unwrap();
+        leave(&socket, &any).unwrap();
         forget(&socket, &again);
+        assert!(former.exists(), "that does not mean it");
+        take_back(&former);
         forget(&socket, &again);
         assert_eq!(all(&socket).unwrap().len(), 2);
         fs::write(directory(&socket).join(".7.cbr0@c@eth0"), "{").unwrap();

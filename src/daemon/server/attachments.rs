@@ -86,8 +86,9 @@ impl Server<'_> {
         let Some(pod) = self.attached(|a| attachment.means(a)) else {
             return Some(Reply::Detached { existed: false });
         };
+        let theirs = self.admin.record(&pod).and_then(|r| r.attachment.clone());
         self.remove(&pod);
-        gone::forget(&self.word.socket, attachment);
+        gone::forget(&self.word.socket, theirs.as_ref().unwrap_or(attachment));
         log::info!(
             "pod {pod} is detached: {} of container {} is gone",
             attachment.ifname,
@@ -189,6 +190,12 @@ impl Server<'_> {
             }
         };
         for (path, attachment) in left {
+            if attachment.is_none() && !path.is_dir() {
+                log::warn!(
+                    "{} names no attachment that ended, and is removed",
+                    path.display()
+                );
+            }
             if let Some(pod) = attachment.and_then(|word| self.attached(|a| word.means(a))) {
                 self.lose(&pod, "its container was removed while the node did not answer");
             }
