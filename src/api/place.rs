@@ -215,6 +215,13 @@ fn answers(path: &Path) -> bool {
         && dial(path, GLANCE).is_ok_and(|stream| of_ours(&stream).is_ok())
 }
 
+/// Whether nobody listens at `path`.
+pub fn is_deserted(path: &Path) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotFound};
+    let kind = dial(path, GLANCE).map_err(|e| e.kind());
+    matches!(kind, Err(ConnectionRefused | NotFound))
+}
+
 /// Connect to the socket at `path`; who listens there and takes nobody is waited for as long as `patience`, which is what
 /// later sends may take, too.
 ///

@@ -119,7 +119,7 @@ impl Way {
     /// The socket of its node, when that left something behind: it may have pods, though it does not answer.
     pub fn remains(&self) -> Option<&Path> {
         let path = self.socket.as_ref()?.path.as_path();
-        (path.exists() || path.with_extension("keep").exists()).then_some(path)
+        remains(path).then_some(path)
     }
 
     fn connect(&self) -> Result<Client, Trouble> {
@@ -133,6 +133,16 @@ impl Way {
             other => other.into(),
         })
     }
+}
+
+/// Whether something is there of the node at `socket`, or of its keeper.
+pub fn remains(socket: &Path) -> bool {
+    socket.exists() || socket.with_extension("keep").exists()
+}
+
+/// Whether neither the node at `socket` is there any more nor its keeper, which had its pods.
+pub fn is_deserted(socket: &Path) -> bool {
+    place::is_deserted(socket) && place::is_deserted(&socket.with_extension("keep"))
 }
 
 /// Do `work` with the node; again, on a new connection, while it is away. A busy node has the patience of ADD, unless
@@ -181,8 +191,16 @@ fn only() -> Result<Socket, Trouble> {
     let all = all();
     if all.len() > 1 {
         let paths: Vec<String> = all.iter().map(|path| path.display().to_string()).collect();
+        let files = |path: &PathBuf| [path.clone(), path.with_extension("keep")];
+        let dead = all.iter().filter(|path| is_deserted(path)).flat_map(files);
+        let dead = dead.filter(|path| path.exists());
+        let dead: Vec<String> = dead.map(|path| path.display().to_string()).collect();
+        let remove = match dead.is_empty() {
+            true => String::new(),
+            false => format!(", or, if that node does not come back, remove {}", dead.join(" ")),
+        };
         let what = format!(
-            "several podwire nodes are here: {} (name one; what a node left behind that is no more can be removed)",
+            "several podwire nodes are here: {} (name one{remove})",
             paths.join(", ")
         );
         return Err(CniError::config("podwire.socket", what).into());
