@@ -12,6 +12,7 @@ use crate::api::{AttachPlan, AttachRequest, Client, ErrorKind, PodInfo, Reply, R
 use crate::model::{Attachment, AttachmentFilter, PodName, PortMapping};
 use crate::pod::attach::{AttachError, Blame, Routes, attach_on};
 use crate::sys::ns::{NetNs, Target};
+use crate::sys::tap::TapError;
 use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -275,7 +276,17 @@ fn told(e: &AttachError) -> CniError {
         Blame::NotFound => Code::UnknownContainer,
         Blame::Failed => Code::Failed,
     };
-    CniError::new(code, e)
+    match e {
+        // What that says of options is for people.
+        AttachError::Tap(TapError::Taken(name)) => {
+            let what = format!(
+                "the container has an interface named {name} already (DEL the network that made it, or have the runtime give \
+                 this one another CNI_IFNAME)"
+            );
+            CniError::new(code, what)
+        }
+        other => CniError::new(code, other),
+    }
 }
 
 /// What there is now, after what there was before.

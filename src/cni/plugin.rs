@@ -67,13 +67,33 @@ fn run() -> ExitCode {
     };
     let mut out = io::stdout();
     let told = writeln!(out, "{said}").and_then(|()| out.flush());
-    if let (Err(e), Some((mut client, attachment))) = (told, undo) {
+    if let (Err(e), Some((client, attachment))) = (told, undo) {
         // A runtime that was told of no pod has none.
-        let _ = client.call(&Request::Release { attachment });
+        take_back(client, &attachment);
         let _ = writeln!(io::stderr(), "podwire: the result cannot be written: {e}");
         return ExitCode::FAILURE;
     }
     code
+}
+
+/// Undo an ADD that nobody heard of, in whose namespace this process is.
+fn take_back(mut client: Client, attachment: &Attachment) {
+    let Err(e) = release(&mut client, attachment) else {
+        return;
+    };
+    // It hangs, or the time is over that all of ADD had.
+    let socket = client.socket();
+    if node::remains(socket)
+        && let Err(unsaid) = gone::leave(socket, attachment)
+    {
+        let (dir, e) = (gone::directory(socket), CniError::from(e).msg);
+        let _ = writeln!(
+            io::stderr(),
+            "podwire: {e}; nor can word of it be left in {}: {unsaid}",
+            dir.display()
+        );
+    }
+    delete_marked(attachment, None);
 }
 
 /// What was done.
@@ -159,7 +179,14 @@ pub(super) fn namespace_error(e: &NsError) -> CniError {
 
 /// Take an attachment away from whichever of these nodes has it, whoever is there and whatever is missing.
 fn del(call: &Call, conf: &Conf, ways: &[Way]) -> Result<(), CniError> {
-    let attachment = attachment(call, conf);
+    let netns = call
+        .netns
+        .clone()
+        .and_then(|p| NetNs::open(&Target::Path(p)).ok());
+    let attachment = Attachment {
+        namespace: netns.as_ref().and_then(meant),
+        ..attachment(call, conf)
+    };
     let ask = |way, patience| node::with(way, patience, |client| release(client, &attachment));
     let (mut silent, mut refused) = (Vec::new(), Ok(()));
     for way in ways {
@@ -177,6 +204,10 @@ fn del(call: &Call, conf: &Conf, ways: &[Way]) -> Result<(), CniError> {
     let (mut remains, mut unsaid) = (false, None);
     for (way, hangs) in silent {
         let Some(socket) = way.remains() else { continue };
+        // What a node left that is no more: nobody there has anything, or would ever heed it.
+        if ways.len() > 1 && node::is_deserted(socket) {
+            continue;
+        }
         let left = gone::leave(socket, &attachment);
         match (left, !hangs && ask(way, NONE).is_ok()) {
             // It has come to itself meanwhile.
@@ -186,7 +217,8 @@ fn del(call: &Call, conf: &Conf, ways: &[Way]) -> Result<(), CniError> {
             (Err(e), false) => (remains, unsaid) = (true, Some((gone::directory(socket), e))),
         }
     }
-    let deleted = remains && delete_interface(call, conf.before.as_ref());
+    let deleted =
+        remains && netns.is_some_and(|n| delete_interface(call, &n, &attachment, conf.before.as_ref()));
     match unsaid {
         Some((dir, e)) if !deleted => Err(CniError::new(
             Code::Io,
@@ -202,30 +234,37 @@ fn del(call: &Call, conf: &Conf, ways: &[Way]) -> Result<(), CniError> {
     }
 }
 
+/// The namespace that DEL means, when it was given one: a container that is attached anew has another. The path of a process
+/// may be that of another one by now, and be the host's namespace: then it tells nothing.
+fn meant(netns: &NetNs) -> Option<(u64, u64)> {
+    let own = NetNs::open(&Target::Path("/proc/self/ns/net".into())).ok()?;
+    netns.id().filter(|id| Some(*id) != own.id())
+}
+
 /// Delete the interface from the namespace, if it is there and as it was given; whether it was.
-fn delete_interface(call: &Call, before: Option<&CniResult>) -> bool {
-    let Some(netns) = call
-        .netns
-        .clone()
-        .and_then(|p| NetNs::open(&Target::Path(p)).ok())
-    else {
-        return false;
-    };
+fn delete_interface(call: &Call, netns: &NetNs, attachment: &Attachment, before: Option<&CniResult>) -> bool {
     let path = call.netns.as_deref().unwrap_or(Path::new("")).to_string_lossy();
     let given = before.and_then(|b| {
         let ours =
             |i: &&super::result::Interface| i.name == call.ifname && i.sandbox.as_deref() == Some(&path);
         b.interfaces.iter().find(ours)?.mac.clone()
     });
-    if netns.enter().is_err() {
-        return false;
-    }
-    let Ok(Some(seen)) = look::interface(&call.ifname) else {
+    netns.enter().is_ok() && delete_marked(attachment, given.as_deref())
+}
+
+/// Delete the interface of an attachment from this namespace: one that has the MAC it was given, or, where nobody knows that,
+/// its mark. Whether it was there.
+fn delete_marked(attachment: &Attachment, given: Option<&str>) -> bool {
+    let Ok(Some(seen)) = look::interface(&attachment.ifname) else {
         return false;
     };
-    // Somebody else's is left alone.
-    let ours = given.map_or(seen.is_marked(), |mac| mac.parse().ok() == seen.mac);
-    seen.tap && ours && link::delete(&call.ifname).is_ok()
+    // Somebody else's is left alone, and so is another network's.
+    let mark = link::mark(Some(attachment));
+    let ours = match given {
+        Some(mac) => mac.parse().ok() == seen.mac && !seen.is_anothers(&mark),
+        None => seen.is_marked(&mark),
+    };
+    seen.tap && ours && link::delete(&attachment.ifname).is_ok()
 }
 
 /// Free what is of this network and not listed.

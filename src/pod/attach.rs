@@ -151,7 +151,8 @@ pub fn attach_on(
         plan.gateway6 = plan.gateway6.filter(|_| !look::has_default_route(true));
     }
     let (tap, caps) = tap::create(&request.ifname, plan.offload)?;
-    link::configure(&request.ifname, &plan)?;
+    let mark = link::mark(request.attachment.as_ref());
+    link::configure(&request.ifname, &plan, &mark)?;
     let in_namespace = started.elapsed();
     let commit = Request::Commit {
         caps,

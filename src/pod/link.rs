@@ -6,6 +6,7 @@
 //! usable at once, without duplicate address detection (the node lets nobody else use it).
 
 use crate::api::AttachPlan;
+use crate::model::Attachment;
 use crate::sys::netlink::{self, Batch, LOOPBACK, NetlinkError, address, family, link, up};
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -18,8 +19,10 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// The alias of interfaces that podwire made, by which they are told from those of others.
+/// The alias of interfaces that podwire made, by which they are told from those of others; that of a container's says more.
 pub const MARK: &str = "podwire";
+/// Longest alias: the kernel's IFALIASZ, without the final zero and one more that messages have.
+const MAX_ALIAS: usize = 254;
 /// Smallest MTU an IPv4 host must take (RFC 791).
 const MIN_MTU: u16 = 68;
 /// Smallest MTU of an IPv6 link (RFC 8200 section 5).
@@ -84,15 +87,37 @@ pub enum LinkError {
     },
 }
 
-/// Bring up `lo`, and make the interface `name` of the current network namespace what `plan` says.
+/// Bring up `lo`, and make the interface `name` of the current network namespace what `plan` says, with `mark` as its alias.
 ///
 /// # Errors
 /// See [`LinkError`]. The plan is checked before the first change; undoing the rest is closing the TAP, which
 /// takes the interface with its addresses and routes away.
-pub fn configure(name: &str, plan: &AttachPlan) -> Result<(), LinkError> {
+pub fn configure(name: &str, plan: &AttachPlan, mark: &str) -> Result<(), LinkError> {
     let mut batch = Batch::default();
     batch.set("bringing lo up", up(LOOPBACK));
-    carry_out(batch, name, plan, MARK)
+    carry_out(batch, name, plan, mark)
+}
+
+/// The alias of a pod's interface: whose it is, when a container runtime attached it, so that no other network's DEL takes it
+/// for its own.
+pub fn mark(attachment: Option<&Attachment>) -> String {
+    /// What is left of a network's name that does not fit; a character that no name has and a hash follow.
+    const CUT: usize = 90;
+    let Some(Attachment {
+        network, container, ..
+    }) = attachment
+    else {
+        return MARK.into();
+    };
+    let whole = format!("{MARK} {network}/{container}");
+    if whole.len() <= MAX_ALIAS {
+        return whole;
+    }
+    // FNV-1a, which is the same in every version of podwire.
+    let step = |hash: u64, b: u8| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+    let hash = network.bytes().fold(0xcbf2_9ce4_8422_2325, step);
+    let begin: String = network.chars().take(CUT).collect();
+    format!("{MARK} {begin}~{hash:016x}/{container}")
 }
 
 /// Make the interface `name` of the current network namespace what `plan` says, touch nothing else, and write down there
@@ -343,6 +368,28 @@ mod tests {
             "nonsense\n".into(),
         ];
         assert!(!has_local_route(&others.concat(), "eth0", ip));
+    }
+
+    #[test]
+    fn each_container_and_network_has_a_mark_of_its_own() {
+        let of = |network: &str, container: &str| {
+            mark(Some(&Attachment {
+                network: network.into(),
+                container: container.into(),
+                ifname: "eth0".into(),
+                namespace: None,
+                mounts: None,
+                uid: None,
+            }))
+        };
+        assert_eq!(mark(None), MARK);
+        assert_eq!(of("pods", "c0ffee"), "podwire pods/c0ffee");
+        let long = "n".repeat(127);
+        let (a, b) = (format!("{long}a"), format!("{long}b"));
+        let container = "c".repeat(128);
+        assert_ne!(of(&a, &container), of(&b, &container));
+        assert!(of(&a, &container).len() <= MAX_ALIAS);
+        assert!(of(&a, &container).ends_with(&container));
     }
 
     #[test]

@@ -28,10 +28,18 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Whether podwire made it: it has podwire's alias, or a MAC as podwire gives where none is wished.
-    pub fn is_marked(&self) -> bool {
-        let given = |mac: Mac| mac.0.starts_with(&[0x0a, 0x58]);
-        self.tap && (self.alias.as_deref() == Some(MARK) || self.mac.is_some_and(given))
+    /// Whether podwire made it for the attachment of this mark ([`super::link::mark`]).
+    pub fn is_marked(&self, mark: &str) -> bool {
+        self.tap && self.alias.as_deref() == Some(mark)
+    }
+
+    /// Whether podwire made it for another attachment.
+    pub fn is_anothers(&self, mark: &str) -> bool {
+        let other = |alias: &&str| alias.strip_prefix(MARK).is_some_and(|rest| rest.starts_with(' '));
+        self.alias
+            .as_deref()
+            .filter(other)
+            .is_some_and(|alias| alias != mark)
     }
 }
 
@@ -152,12 +160,26 @@ mod tests {
             alias: alias.map(Into::into),
             ..Seen::default()
         };
-        assert!(of(true, "02:00:00:00:00:01", Some("podwire")).is_marked());
-        assert!(of(true, "0a:58:0a:f4:01:02", None).is_marked());
-        assert!(!of(true, "02:00:00:00:00:01", Some("vm")).is_marked());
-        assert!(!of(true, "", None).is_marked());
-        // A bridge plugin's has such a MAC, too.
-        assert!(!of(false, "0a:58:0a:f4:01:02", None).is_marked());
+        let mac = "0a:58:0a:f4:01:02";
+        let own = "podwire pods/abc";
+        for (tap, alias, marked, anothers) in [
+            (true, Some(own), true, false),
+            (false, Some(own), false, false),
+            (true, Some("podwire other/abc"), false, true),
+            (true, Some("podwire node n1"), false, true),
+            // An older podwire's, and such as podwire did not make.
+            (true, Some("podwire"), false, false),
+            (true, Some("podwires pods/abc"), false, false),
+            (true, Some("vm"), false, false),
+            (true, None, false, false),
+        ] {
+            let seen = of(tap, mac, alias);
+            assert_eq!(
+                (seen.is_marked(own), seen.is_anothers(own)),
+                (marked, anothers),
+                "{seen:?}"
+            );
+        }
     }
 
     #[test]
