@@ -261,8 +261,9 @@ fn keeper_killed(world: &mut World) {
     assert!(world.nodes[0].podwire(&["detach", "left"]).status.success());
     assert!(begun.elapsed() < GAP, "{:?}", begun.elapsed());
     assert!(!runs(pid) || eventually_ends(pid));
+    // One that has the pods.
     eventually("another keeper", GAP, || {
-        world.nodes[0].keeper().is_some_and(|new| new != old)
+        world.nodes[0].keeper().is_some_and(|new| new != old) && problems(&world.nodes[0]).is_empty()
     });
     kill(&mut world.nodes[0]);
     world.nodes[0].restart(&world.underlay.hosts[0].netns);
