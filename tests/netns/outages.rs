@@ -229,16 +229,12 @@ fn questions(world: &mut World) {
     let flood = a.netns.within(|| command.spawn()).expect("dnsperf");
     std::thread::sleep(Duration::from_millis(500));
     let begun = Instant::now();
-    let mut slowest = Duration::ZERO;
     while begun.elapsed() < Duration::from_secs(3) {
-        let asked = Instant::now();
         for how in ["+notcp", "+tcp"] {
-            let got = dig(b, "10.244.1.1", &[how, "+time=1", "a1.default.pod", "A"]);
-            assert_eq!(got, a.ip4.to_string());
+            let once = [how, "+time=1", "+tries=1", "a1.default.pod", "A"];
+            assert_eq!(dig(b, "10.244.1.1", &once), a.ip4.to_string());
         }
-        slowest = slowest.max(asked.elapsed());
     }
-    assert!(slowest < Duration::from_millis(900), "{slowest:?}");
     at_once(b, &outside, Family::V4);
     stream(b, &outside, Family::V4, 4 * MB);
     let status = world.nodes[0].status();
