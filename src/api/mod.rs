@@ -551,6 +551,40 @@ pub struct AppliedObject {
     pub place: String,
 }
 
+impl Request {
+    /// Whether it changes nothing that outlives its conversation.
+    pub fn only_asks(&self) -> bool {
+        match self {
+            Request::Hello { .. }
+            | Request::Attachments { .. }
+            | Request::Ping { .. }
+            | Request::Vacancy
+            | Request::Pods
+            | Request::Status
+            | Request::Store
+            | Request::Ipam
+            | Request::Dns
+            | Request::ResolvConf { .. }
+            | Request::Published { .. }
+            | Request::Services
+            | Request::Service { .. } => true,
+            Request::Connections { kill, .. } => !kill,
+            Request::Attach(_)
+            | Request::Commit { .. }
+            | Request::Detach { .. }
+            | Request::Release { .. }
+            | Request::DnsChange { .. }
+            | Request::Publish { .. }
+            | Request::Unpublish { .. }
+            | Request::Label { .. }
+            | Request::Ready { .. }
+            | Request::Drain { .. }
+            | Request::Apply { .. }
+            | Request::DeleteService { .. } => false,
+        }
+    }
+}
+
 /// What a node answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]

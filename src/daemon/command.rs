@@ -109,6 +109,28 @@ pub enum Command {
     Stop,
 }
 
+impl Command {
+    /// Whether it changes nothing: what a panic leaves undone then is one answer.
+    pub fn only_asks(&self) -> bool {
+        match self {
+            Command::Connections { kill, .. } => !kill,
+            Command::Served { .. } | Command::Taps { .. } | Command::Ping { .. } | Command::Report { .. } => {
+                true
+            }
+            Command::Changes(_)
+            | Command::Services(_)
+            | Command::AddPort { .. }
+            | Command::AddHost { .. }
+            | Command::RemovePort { .. }
+            | Command::Publish { .. }
+            | Command::Unpublish { .. }
+            | Command::Lost { .. }
+            | Command::Policy(_)
+            | Command::Stop => false,
+        }
+    }
+}
+
 /// What became of a ping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pinged {

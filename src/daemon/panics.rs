@@ -22,6 +22,16 @@ pub struct Panic {
     pub payload: Box<dyn Any + Send>,
 }
 
+impl Panic {
+    /// Tell that one came at what somebody asked at the admin socket.
+    pub fn tell_of_request(&self) {
+        log::error!(
+            "podwire panicked at a client's request, which is a bug (please report it): {}",
+            self.said
+        );
+    }
+}
+
 /// Keep what a panic says for whoever catches it, instead of printing it each time. Panics that nobody catches are printed
 /// as before. Once, when the process begins.
 pub fn listen() {

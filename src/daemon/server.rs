@@ -35,7 +35,6 @@ use super::watch::NetnsWatch;
 use crate::api::{Broken, Connection, ErrorKind, PROTOCOL, Reply, Request, Status};
 use crate::control::file::PeersFile;
 use crate::dns::entry::Entry;
-
 use crate::model::{Change, Instant, PodName, PortMapping};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use kept::Kept;
@@ -48,6 +47,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -109,6 +109,8 @@ struct Conversation {
     pending: Option<(PodName, Pending)>,
     /// By this number ports are published for as long as it lasts.
     tied: Option<u64>,
+    /// A request is being served that changes something.
+    changing: bool,
 }
 
 /// A step of a conversation that waits.
@@ -434,6 +436,7 @@ impl<'w> Server<'w> {
                         reserved: None,
                         pending: None,
                         tied: None,
+                        changing: false,
                     };
                     self.conversations.insert(token, conversation);
                     self.short = false;
@@ -508,10 +511,11 @@ impl<'w> Server<'w> {
         };
         let served = caught(|| self.serve(token, &mut conversation));
         let served = served.unwrap_or_else(|panic| {
-            log::error!(
-                "podwire panicked at a client's request, which is a bug (please report it): {}",
-                panic.said
-            );
+            panic.tell_of_request();
+            if conversation.changing {
+                log::error!("the node ends, as what that request had half done would be there for ever");
+                resume_unwind(panic.payload);
+            }
             let what = "the node failed at this request, which is a bug in podwire (its log says where)";
             let refusal = Refusal::new(ErrorKind::Internal, what);
             let _ = conversation.wire.reply(&refusal.into());
@@ -572,7 +576,12 @@ impl<'w> Server<'w> {
                 },
             };
             let answer = match request {
-                Ok(request) => self.answer(token, conversation, request, fds),
+                Ok(request) => {
+                    conversation.changing = !request.only_asks();
+                    let answer = self.answer(token, conversation, request, fds);
+                    conversation.changing = false;
+                    answer
+                }
                 Err(what) => Err(Refusal::new(ErrorKind::Usage, what)),
             };
             if let Some(reply) = answer.unwrap_or_else(|refusal| Some(refusal.into())) {

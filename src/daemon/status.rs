@@ -77,10 +77,15 @@ pub fn status(
 /// What in `report` a person should look at, worst first.
 pub fn problems(config: &Config, report: &Report) -> Vec<String> {
     let mut found = Vec::new();
-    let parked = report.ports.iter().filter(|(_, c)| c.parked_ms > 0);
-    let parked = parked.map(|(pod, c)| {
+    let host = report
+        .host
+        .iter()
+        .map(|c| ("this host's own port in the pod network".into(), c));
+    let pods = report.ports.iter().map(|(pod, c)| (format!("pod {pod}"), c));
+    let parked = host.chain(pods).filter(|(_, c)| c.parked_ms > 0);
+    let parked = parked.map(|(what, c)| {
         format!(
-            "pod {pod} is not read for {} s more, as podwire panicked at its frames, {} times in all: that is a bug, which \
+            "{what} is not read for {} s more, as podwire panicked at its frames, {} times in all: that is a bug, which \
              the log tells more of (please report it)",
             c.parked_ms.div_ceil(1000),
             c.panics
@@ -88,11 +93,11 @@ pub fn problems(config: &Config, report: &Report) -> Vec<String> {
     });
     a_few(&mut found, parked, "so are also");
     let panics = report.counters.panics;
-    let others = panics.flow + panics.peer + panics.node;
+    let others = panics.flow + panics.peer + panics.frames + panics.node;
     if others > 0 {
         found.push(format!(
-            "podwire panicked {others} times at flows to the outside, at what peers sent or at nothing in particular: that \
-             is a bug, which the log tells more of (please report it)"
+            "podwire panicked {others} times at flows to the outside, at what peers sent or were sent, or at nothing in \
+             particular: that is a bug, which the log tells more of (please report it)"
         ));
     }
     let segments = report.offloads.udp_gso;
@@ -249,6 +254,12 @@ mod tests {
             told[0].starts_with(
                 "pod default/a is not read for 3 s more, as podwire panicked at its frames, 3 times in all"
             ) && told[1].starts_with("podwire panicked 2 times at flows"),
+            "{told:?}"
+        );
+        report.host = Some(report.ports[0].1.clone());
+        let told = problems(&config, &report);
+        assert!(
+            told[0].starts_with("this host's own port in the pod network is not read for 3 s more"),
             "{told:?}"
         );
         report = Report::default();

@@ -156,6 +156,7 @@ pub fn spawn(config: &Config, policy: Arc<Policy>, lifeline: UnixStream) -> Resu
         orders: inlet,
         ready_taps: Vec::new(),
         paused: Vec::with_capacity(Ports::MAX),
+        looked: Instant::ZERO,
         timer,
         ready_sockets: vec![true; sockets],
         busy_egress: false,
@@ -265,9 +266,9 @@ impl Exits for Outlets {
         match self.taps.get_mut(usize::from(port.0)) {
             Some(Some(tap)) => {
                 #[cfg(debug_assertions)]
-                pieces
-                    .iter()
-                    .for_each(|p| failpoint::pass("to_pod", p.of(memory)));
+                std::iter::once(head)
+                    .chain(pieces.iter().map(|p| p.of(memory)))
+                    .for_each(|bytes| failpoint::pass("to_pod", bytes));
                 let before = tap.lost;
                 let written = tap.write(vnet, head, memory, pieces);
                 self.lost |= tap.lost != before;
@@ -297,6 +298,8 @@ struct Loop {
     ready_taps: Vec<PortId>,
     /// Ports whose TAP is not read, and not watched, until their bandwidth limit allows it.
     paused: Vec<PortId>,
+    /// When it was looked whether their interfaces are still there.
+    looked: Instant,
     timer: Timer,
     ready_sockets: Vec<bool>,
     /// Flows that leave the node have more to do.
@@ -358,7 +361,12 @@ impl Loop {
                 }
             }
             while woken && let Ok(order) = self.orders.try_recv() {
-                if let Some(false) = self.guarded(Work::Rest, |this| this.obey(order)) {
+                let go_on = match order.only_asks() {
+                    true => self.guarded(Work::Rest, |this| this.obey(order)).unwrap_or(true),
+                    // A part of it would be lost for ever: the node is better begun anew.
+                    false => self.obey(order),
+                };
+                if !go_on {
                     return;
                 }
             }
@@ -430,15 +438,13 @@ impl Loop {
         self.moved = 0;
         self.busy_egress = false;
         self.guarded(Work::Rest, |this| {
+            this.look_at_paused(now);
             this.resume(now);
             this.node.release(now, &mut this.exits);
         });
         if !self.blocked {
             let mut ready = std::mem::take(&mut self.ready_taps);
-            ready.retain(|port| {
-                let more = self.guarded(Work::Pod(*port), |this| this.drain_tap(*port, now));
-                more.unwrap_or(false)
-            });
+            ready.retain(|port| self.drain_guarded(*port, now));
             self.ready_taps = ready;
             self.guarded(Work::Rest, |this| this.flush(now));
         }
@@ -534,6 +540,8 @@ impl Loop {
         let mut taken = 0;
         while taken < io::SLOTS {
             let outcome = self.receiver.receive(i);
+            #[cfg(debug_assertions)]
+            failpoint::received(self.receiver.batch());
             self.node.lost_by_kernel(outcome.lost);
             taken += self.take_batch(now).max(1);
             if !outcome.more {
@@ -701,6 +709,8 @@ impl Loop {
     }
 
     fn remove_port(&mut self, pod: &PodName) -> Option<OwnedFd> {
+        #[cfg(debug_assertions)]
+        failpoint::pass("remove_port", pod.name.as_bytes());
         self.exits.entrances.remove_pod(pod);
         let port = self.node.remove_port(pod, &mut self.exits)?;
         self.ready_taps.retain(|p| *p != port);

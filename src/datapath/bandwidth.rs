@@ -11,7 +11,7 @@
 //!
 //! What is charged is what a wire would carry: each segment of a super-frame has its headers.
 
-use super::recover::Lent;
+use super::recover::{Lent, Suspect};
 use super::{Exits, Node};
 use crate::buf::Span;
 use crate::model::{DropReason, Instant, PortId, Rate};
@@ -155,7 +155,10 @@ impl Node {
             // Its memory is not used again before something is put in.
             limit.queue.pop();
             node.counters.held -= 1;
-            if let Err(reason) = node.write_waiting(port, limit.queue.memory_mut(), &waiting, exits) {
+            node.suspect = Some(Suspect::Nobody);
+            let written = node.write_waiting(port, limit.queue.memory_mut(), &waiting, exits);
+            node.suspect = None;
+            if let Err(reason) = written {
                 node.drops.add(reason, 1);
             }
         }

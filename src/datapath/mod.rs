@@ -36,7 +36,7 @@ mod way;
 pub use flow::{FlowCache, FlowKey};
 pub use outbox::Outbox;
 pub use probes::News;
-pub use recover::{Blame, Work};
+pub use recover::{Payer, Work};
 pub use way::{Unreachable, Way};
 
 use crate::buf::{Arena, Message, Progress, Refusal, Span};

@@ -21,24 +21,28 @@ pub enum Work {
 
 /// Who pays for a panic.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Blame {
+pub enum Payer {
     /// This pod, which is not to be read before [`Node::next_read`].
     Pod(PortId),
     /// A flow to the outside, or from there, of this port: it was ended.
     Flow(PortId),
     /// A peer, or a pod there: what it sent is lost.
     Peer,
+    /// Some frames, whoever sent them: they are lost, and nothing else is.
+    Frames,
     /// Nobody in particular.
     Node,
 }
 
-/// Whose a packet was that the node sends by itself.
+/// Whose a packet was that the node sends by itself, or after a while.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Suspect {
     /// Whoever holds this address.
     Holder(IpAddr),
     /// A client of a Service, at a socket of the host.
     Client,
+    /// Somebody's, who may be long gone: the packet had waited for a limited pod.
+    Nobody,
 }
 
 /// How much of a peer's message was still to be taken.
@@ -80,21 +84,22 @@ impl<T: Default, B: FnMut(&mut Node, T)> Drop for Lent<'_, T, B> {
 impl Node {
     /// Set right what a panic left half done: a flow whose stack was at work ends, what was about to be sent to peers is
     /// lost, a pod rests. Who pays for it.
-    pub fn panicked(&mut self, work: Work, now: Instant, exits: &mut impl Exits) -> Blame {
+    pub fn panicked(&mut self, work: Work, now: Instant, exits: &mut impl Exits) -> Payer {
         let was_sending = self.forget_unsent();
         let asked = self.gateway.give_up().map(Suspect::Holder);
         let suspect = self.suspect.take().or(asked);
         let flow = self.beside(now, exits, |egress, beside| egress.give_up(now, beside));
-        let blame = match work {
+        let payer = match work {
             // Whose the message is at which the sockets failed, nobody knows.
-            _ if was_sending => Blame::Node,
-            Work::Pod(port) => Blame::Pod(port),
-            Work::Peers => Blame::Peer,
+            _ if was_sending => Payer::Frames,
+            Work::Pod(port) => Payer::Pod(port),
+            Work::Peers => Payer::Peer,
             Work::Rest => match (flow.flatten(), suspect) {
-                (Some(port), _) => Blame::Flow(port),
-                (None, Some(Suspect::Holder(ip))) => self.ports.by_ip(ip).map_or(Blame::Peer, Blame::Pod),
-                (None, Some(Suspect::Client)) => Blame::Flow(PortId::SERVICES),
-                (None, None) => Blame::Node,
+                (Some(port), _) => Payer::Flow(port),
+                (None, Some(Suspect::Holder(ip))) => self.ports.by_ip(ip).map_or(Payer::Peer, Payer::Pod),
+                (None, Some(Suspect::Client)) => Payer::Flow(PortId::SERVICES),
+                (None, Some(Suspect::Nobody)) => Payer::Frames,
+                (None, None) => Payer::Node,
             },
         };
         if work == Work::Peers {
@@ -106,8 +111,8 @@ impl Node {
             self.settle();
         }
         let panics = &mut self.counters.panics;
-        match blame {
-            Blame::Pod(port) => {
+        match payer {
+            Payer::Pod(port) => {
                 panics.pod += 1;
                 if let Some(port) = self.port(port) {
                     port.rest.failed(now);
@@ -115,11 +120,12 @@ impl Node {
                     port.counters.drops += 1;
                 }
             }
-            Blame::Flow(_) => panics.flow += 1,
-            Blame::Peer => panics.peer += 1,
-            Blame::Node => panics.node += 1,
+            Payer::Flow(_) => panics.flow += 1,
+            Payer::Peer => panics.peer += 1,
+            Payer::Frames => panics.frames += 1,
+            Payer::Node => panics.node += 1,
         }
-        blame
+        payer
     }
 
     /// Count what panics took: what came in and became nothing. Not while a batch of datagrams is under way.

@@ -2,6 +2,7 @@
 
 use crate::buf::{Arena, Span};
 use crate::wire::{VNET_HDR_LEN, VnetHdr};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -59,6 +60,14 @@ impl Tap {
     /// When this process may open no more.
     pub fn try_clone(&self) -> std::io::Result<OwnedFd> {
         self.fd.try_clone()
+    }
+
+    /// Look whether the interface is gone, without a read. It is [lost](Tap::lost) then.
+    pub fn is_lost(&mut self) -> bool {
+        let mut asked = [PollFd::new(&self.fd, PollFlags::empty())];
+        let told = poll(&mut asked, Some(&Timespec::default()));
+        self.lost |= told.is_ok() && asked[0].revents().contains(PollFlags::ERR);
+        self.lost
     }
 
     /// Read one frame into the arena, its virtio-net header (or room for one) before it. `None` when there is
@@ -160,9 +169,11 @@ mod tests {
             let vnet = VnetHdr::default();
             assert!(!written.write(&vnet, &[0; 60], &[], &[]) && written.lost);
             assert_eq!((read.reads, written.writes), (0, 0));
+            assert!(tap().is_lost());
         }
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         let mut other = Tap::new(full.into(), false);
         assert!(!other.write(&VnetHdr::default(), &[0; 60], &[], &[]) && !other.lost);
+        assert!(!other.is_lost());
     }
 }

@@ -42,6 +42,9 @@ pub struct Panics {
     pub flow: u64,
     /// At datagrams of peers.
     pub peer: u64,
+    /// At frames on their way to peers, or that had waited for a pod's bandwidth limit.
+    #[serde(default)]
+    pub frames: u64,
     /// At what is nobody's in particular.
     pub node: u64,
 }

@@ -15,9 +15,12 @@ pub struct BackOff {
 }
 
 impl BackOff {
-    /// It failed: until when it rests now. One second at first, each time twice as long, a minute at most.
+    /// It failed: until when it rests now. One second at first, each time twice as long, a minute at most; as before when it
+    /// rests already.
     pub fn failed(&mut self, now: Instant) -> Instant {
         let rest = match self.last {
+            // What comes while it rests is of the same failure, as far as anybody knows.
+            Some((_, until)) if now < until => return until,
             Some((rest, until)) if now < until + MOST => (rest * 2).min(MOST),
             _ => FIRST,
         };
@@ -49,6 +52,10 @@ mod tests {
         }
         now += Duration::from_secs(57);
         assert_eq!(b.failed(now), now + FIRST, "a minute without a failure");
-        assert_eq!(b.failed(now), now + FIRST * 2, "and a failure while it rests");
+        for _ in 0..7 {
+            assert_eq!(b.failed(now), now + FIRST, "and failures while it rests");
+        }
+        now += FIRST;
+        assert_eq!(b.failed(now), now + FIRST * 2);
     }
 }

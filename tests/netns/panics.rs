@@ -3,11 +3,12 @@
 
 use super::egress::{Outside, download};
 use super::frames::{ethernet, ipv4, udp};
+use super::node::Node;
 use super::pod::{Family, Place, Pod};
-use super::raw::Raw;
+use super::raw::{Raw, segment};
 use super::traffic::{MB, connect, stream};
 use super::world::{Case, World, eventually};
-use podwire::model::{DropReason, Mac};
+use podwire::model::{Bandwidth, DropReason, Mac, Rate};
 use rustix::process::Signal;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Ipv4Addr;
@@ -21,6 +22,11 @@ pub const CASES: &[Case] = &[
     Case::new("a_flow_from_outside_panics_alone", flow)
         .nodes(1)
         .pods(2),
+    Case::new("what_waits_for_a_limited_pod_panics_alone", waiting).pods(2),
+    Case::new("a_panic_in_the_midst_of_a_pods_frames_leaves_none", midst).pods(1),
+    Case::new("a_parked_pod_whose_interface_is_deleted_is_gone", deleted).pods(2),
+    Case::new("what_goes_to_peers_panics_alone", sent).pods(2),
+    Case::new("a_panic_in_an_order_ends_the_node", order).pods(1),
     Case::new("panics_that_are_nobodys_end_the_node_at_last", nobodys).pods(2),
 ];
 
@@ -183,8 +189,144 @@ fn flow(world: &mut World) {
     assert!(node.log().contains(told), "{}", node.log());
 }
 
-fn nobodys(world: &mut World) {
+/// What panics is a frame that has waited, which is lost: the pod that sent it, and the one it was for, have what they had.
+fn waiting(world: &mut World) {
+    const MARKED: u64 = 40;
+    if !arm(world, 0, "to_pod") {
+        return;
+    }
+    let node = &world.nodes[0];
+    let [a, b] = &world.pods[0][..] else {
+        panic!("two pods")
+    };
+    let rate = Rate::new(1_000_000, 0).expect("a rate");
+    let c = Pod::attach_limited(node, "limited", Bandwidth::of(Some(rate), None));
+    let frame = |what: &[u8]| {
+        let packet = ipv4(b.ip4, c.ip4, 17, &udp(4000, DISCARD, what));
+        ethernet(c.mac, b.mac, 0x0800, &packet)
+    };
+    let (mouth, ears) = (Raw::sender(b), Raw::listener(&c));
+    (0..70).for_each(|_| mouth.send(&frame(&[7; 1400])));
+    (0..MARKED).for_each(|_| mouth.send(&frame(MARK.as_bytes())));
+    mouth.send(&frame(b"behind all that"));
+    eventually("what was behind it arrives", SOON, || {
+        ears.heard(b"behind all that")
+    });
+    assert_eq!(node.drops(DropReason::Panic), MARKED);
+    let port = node.port("b1");
+    assert_eq!((port.panics, port.parked_ms), (0, 0));
+    stream(a, b, Family::V4, MB);
+    assert!(!node.log().contains("the data path ends"));
+}
+
+/// The panic is at messages to a peer, which go in the midst of a pod's frames when there are many: it has none of its
+/// frames parked, and those behind are read though it sends no more.
+fn midst(world: &mut World) {
+    const TRAINS: usize = 12;
     if !arm(world, 0, "to_peers") {
+        return;
+    }
+    let (a, far) = (&world.pods[0][0], &world.pods[1][0]);
+    a.reaches(far.ip4, 3, &[]);
+    let (mouth, ear) = (a.udp(Family::V4, 0), far.udp(Family::V4, 0));
+    let at = ear.local_addr().expect("it is bound");
+    let node = &world.nodes[0];
+    segment(&mouth, 1400);
+    let before = node.port("a1").bytes_from_pod;
+    node.signal(Signal::STOP);
+    let mut train = vec![7; 40 * 1400];
+    train[..MARK.len()].copy_from_slice(MARK.as_bytes());
+    mouth.send_to(&train, at).expect("it waits in the TAP");
+    for _ in 1..TRAINS {
+        mouth.send_to(&[7; 40 * 1400], at).expect("it waits in the TAP");
+    }
+    node.signal(Signal::CONT);
+    eventually("all of it is read", Duration::from_secs(5), || {
+        node.port("a1").bytes_from_pod - before > (TRAINS * 40 * 1400) as u64
+    });
+    assert!(node.drops(DropReason::Panic) > 0);
+    let port = node.port("a1");
+    assert_eq!((port.panics, port.parked_ms), (0, 0));
+}
+
+/// Nobody reads its TAP meanwhile, and the node notices all the same.
+fn deleted(world: &mut World) {
+    if !arm(world, 0, "to_pod") {
+        return;
+    }
+    let node = &world.nodes[0];
+    let [a, b] = &world.pods[0][..] else {
+        panic!("two pods")
+    };
+    a.reaches(b.ip4, 3, &[]);
+    for panics in 1..=4 {
+        say(a, b.mac, b.ip4, MARK);
+        eventually("it is counted", SOON, || node.port("a1").panics == panics);
+        if panics < 4 {
+            eventually("it is read again", SOON, || node.port("a1").parked_ms == 0);
+        }
+    }
+    assert!(node.port("a1").parked_ms > 5000);
+    a.netns().ip("link del eth0");
+    eventually("its pod is gone", Duration::from_secs(3), || {
+        !node.status().pods.iter().any(|p| p.pod.name == "a1")
+    });
+    b.reaches(world.pods[1][0].ip4, 3, &[]);
+}
+
+/// Messages to peers at which the sockets' side panics are lost, be they ever so many.
+fn sent(world: &mut World) {
+    const TIMES: u64 = 40;
+    if !arm(world, 0, "to_peers") {
+        return;
+    }
+    let gateway = world.gateway_mac(1);
+    let (a, b, far) = (&world.pods[0][0], &world.pods[0][1], &world.pods[1][0]);
+    let node = &world.nodes[0];
+    a.reaches(far.ip4, 3, &[]);
+    for n in 1..=TIMES {
+        say(a, gateway, far.ip4, MARK);
+        eventually("it is counted", SOON, || node.drops(DropReason::Panic) >= n);
+    }
+    stream(b, far, Family::V4, MB);
+    let panics = node.status().counters.panics;
+    assert!(
+        panics.frames > 0 && (panics.pod, panics.flow, panics.peer, panics.node) == (0, 0, 0, 0),
+        "{panics:?}"
+    );
+    let port = node.port("a1");
+    assert_eq!((port.panics, port.parked_ms), (0, 0));
+}
+
+/// Half of an order would stay undone for ever: the node ends, and is what it was when it is started anew.
+fn order(world: &mut World) {
+    if !arm(world, 0, "remove_port") {
+        return;
+    }
+    let (a, far) = (&world.pods[0][0], &world.pods[1][0]);
+    let doomed = Pod::attach(&world.nodes[0], MARK);
+    a.reaches(doomed.ip4, 3, &[]);
+    let detach = |node: &Node| node.podwire(&["detach", MARK]).status.success();
+    assert!(!detach(&world.nodes[0]));
+    ends(&mut world.nodes[0]);
+    world.nodes[0].restart(&world.underlay.hosts[0].netns);
+    a.reaches(far.ip4, 3, &[]);
+    a.reaches(doomed.ip4, 3, &[]);
+    assert!(detach(&world.nodes[0]));
+}
+
+/// The process ends by itself.
+fn ends(node: &mut Node) {
+    let stat = format!("/proc/{}/stat", node.pid());
+    eventually("the process ends by itself", SOON, || {
+        std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
+    });
+    let status = node.end(Signal::KILL);
+    assert!(status.code().is_some_and(|code| code != 0), "{status}");
+}
+
+fn nobodys(world: &mut World) {
+    if !arm(world, 1, "receive") {
         return;
     }
     let gateway = world.gateway_mac(1);
@@ -193,23 +335,19 @@ fn nobodys(world: &mut World) {
     for n in 1..=3 {
         say(a, gateway, far.ip4, MARK);
         eventually("it is counted", SOON, || {
-            world.nodes[0].status().counters.panics.node == n
+            world.nodes[1].status().counters.panics.node == n
         });
         stream(b, far, Family::V4, MB);
     }
-    assert_eq!(world.nodes[0].port("a1").panics, 0);
     let begun = Instant::now();
-    while !world.nodes[0].log().contains("the data path ends") {
-        assert!(begun.elapsed() < SOON, "{}", world.nodes[0].log());
+    while !world.nodes[1].log().contains("the data path ends") {
+        assert!(begun.elapsed() < SOON, "{}", world.nodes[1].log());
         say(a, gateway, far.ip4, MARK);
     }
-    let stat = format!("/proc/{}/stat", world.nodes[0].pid());
-    eventually("the process ends by itself", SOON, || {
-        std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
-    });
-    let status = world.nodes[0].end(Signal::KILL);
-    assert!(status.code().is_some_and(|code| code != 0), "{status}");
+    ends(&mut world.nodes[1]);
+    let log = world.nodes[1].log();
+    assert_eq!(log.matches("the data path ends").count(), 1, "{log}");
     // As after any crash: the keeper has the pods.
-    world.nodes[0].restart(&world.underlay.hosts[0].netns);
+    world.nodes[1].restart(&world.underlay.hosts[1].netns);
     a.reaches(far.ip4, 3, &[]);
 }

@@ -5,7 +5,7 @@ use crate::daemon::command::Report;
 use crate::daemon::config::Config;
 use crate::daemon::dns::DnsReport;
 use crate::dns::counters::{AnswerKind, DnsDrop};
-use crate::model::{DropReason, OffloadMode, PortCounters, StoreStatus};
+use crate::model::{DropReason, OffloadMode, PodName, PortCounters, StoreStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric, NoLabelSet, prometheus_text,
@@ -216,6 +216,7 @@ impl Page {
                 ([("at", "pod")], c.panics.pod),
                 ([("at", "flow")], c.panics.flow),
                 ([("at", "peer")], c.panics.peer),
+                ([("at", "frames")], c.panics.frames),
                 ([("at", "node")], c.panics.node),
             ],
         )?;
@@ -374,8 +375,10 @@ impl Page {
             "Time in which nothing was read from the pod, as its bandwidth limit had it.",
             &paused.collect::<Vec<_>>(),
         )?;
-        let ports = self.report.ports.iter();
-        let parked = ports.map(|(pod, c)| {
+        let host_name = PodName::of_host();
+        let host = self.report.host.as_ref().map(|c| (&host_name, c));
+        let ports = self.report.ports.iter().map(|(pod, c)| (pod, c));
+        let parked = ports.chain(host).map(|(pod, c)| {
             let labels = [("namespace", pod.namespace.as_str()), ("pod", pod.name.as_str())];
             (labels, i64::from(c.parked_ms > 0))
         });

@@ -279,6 +279,41 @@ fn a_panic_costs_the_request_it_came_at() {
     node.stop();
 }
 
+/// What was half done would be there for ever: names, addresses.
+#[test]
+fn a_panic_in_the_midst_of_a_change_ends_the_node() {
+    type Asks = fn(&mut Client) -> bool;
+    let asks: [Asks; 2] = [
+        |client| commit(client, &[tap().as_fd()]).is_err(),
+        |client| {
+            let pod = "a".parse().unwrap();
+            client.call(&Request::Detach { pod }).is_err()
+        },
+    ];
+    for (n, ask) in asks.into_iter().enumerate() {
+        let mut node = Node::start();
+        let mut client = node.client();
+        plan(&mut client, want("a")).unwrap();
+        if n == 1 {
+            commit(&mut client, &[tap().as_fd()]).unwrap();
+        }
+        node.ears.panics.store(true, Ordering::SeqCst);
+        assert!(ask(&mut client));
+        for _ in 0..500 {
+            if node.thread.as_ref().unwrap().is_finished() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let thread = node.thread.take().unwrap();
+        assert!(
+            thread.is_finished(),
+            "request {n} was given up, and what it did is there"
+        );
+        assert!(thread.join().is_err());
+    }
+}
+
 #[test]
 fn a_reservation_ends_with_its_connection() {
     let node = Node::start();

@@ -1,6 +1,7 @@
 //! Bandwidth limits: TAPs that are not read for a while, and the timer for them and for what waits.
 //!
-//! A paused TAP is not watched either: each frame its pod puts there would wake the worker for nothing.
+//! A paused TAP is not watched either: each frame its pod puts there would wake the worker for nothing. Whether it is there
+//! still is asked once in a second.
 
 use super::{Loop, TIMER};
 use crate::model::{Instant, PortId};
@@ -8,6 +9,9 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use std::os::fd::RawFd;
 use std::time::Duration;
+
+/// How often it is asked whether the interfaces of paused TAPs are there.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Loop {
     /// Do not read a pod's TAP until its limit allows it.
@@ -18,6 +22,19 @@ impl Loop {
             self.paused.push(port);
             if let Err(e) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
                 log::debug!("a TAP was not watched: {e}");
+            }
+        }
+    }
+
+    /// Notice when the interface of a paused TAP was deleted.
+    pub(super) fn look_at_paused(&mut self, now: Instant) {
+        if self.paused.is_empty() || now < self.looked + LOOK.into() {
+            return;
+        }
+        self.looked = now;
+        for port in &self.paused {
+            if let Some(Some(tap)) = self.exits.taps.get_mut(usize::from(port.0)) {
+                self.exits.lost |= !tap.lost && tap.is_lost();
             }
         }
     }
@@ -46,10 +63,11 @@ impl Loop {
         }
     }
 
-    /// When the next limit lets something pass.
+    /// When the next limit lets something pass, or paused TAPs are looked at.
     pub(super) fn next_limit(&self) -> Option<Instant> {
         let reads = self.paused.iter().filter_map(|port| self.node.next_read(*port));
-        reads.chain(self.node.next_release()).min()
+        let look = (!self.paused.is_empty()).then(|| self.looked + LOOK.into());
+        reads.chain(self.node.next_release()).chain(look).min()
     }
 
     /// Be woken then, to the microsecond.

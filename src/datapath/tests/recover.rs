@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const MARK: &[u8] = b"PANIC-HERE";
 
 /// What a worker does.
-fn guarded(lab: &mut Lab, work: Work, part: impl FnOnce(&mut Lab)) -> Option<Blame> {
+fn guarded(lab: &mut Lab, work: Work, part: impl FnOnce(&mut Lab)) -> Option<Payer> {
     let ended = catch_unwind(AssertUnwindSafe(|| part(lab))).is_err();
     ended.then(|| lab.node.panicked(work, lab.now, &mut lab.out))
 }
@@ -40,7 +40,7 @@ fn a_frame_costs_itself_and_its_pod_a_rest() {
     };
     assert_eq!(turn(&mut lab, b"before"), None);
     for rest in [1, 2, 4] {
-        assert_eq!(turn(&mut lab, MARK), Some(Blame::Pod(PortId(0))));
+        assert_eq!(turn(&mut lab, MARK), Some(Payer::Pod(PortId(0))));
         let until = lab.now + std::time::Duration::from_secs(rest).into();
         assert_eq!(lab.node.next_read(PortId(0)), Some(until));
         assert_eq!(lab.node.rests_until(PortId(0), lab.now), Some(until));
@@ -62,8 +62,8 @@ fn what_the_sockets_failed_at_is_not_sent_later() {
     let mut lab = Lab::new(1);
     let (vnet, frame) = bulk(lab.gateway(), Ipv4Addr::new(10, 244, 2, 2), 60_000);
     lab.out.panic_to_peers = true;
-    let blame = guarded(&mut lab, Work::Pod(PortId(0)), |lab| lab.send(0, &vnet, &frame));
-    assert_eq!(blame, Some(Blame::Node), "whose message it was, nobody knows");
+    let payer = guarded(&mut lab, Work::Pod(PortId(0)), |lab| lab.send(0, &vnet, &frame));
+    assert_eq!(payer, Some(Payer::Frames), "whose message it was, nobody knows");
     assert_eq!(lab.node.rests_until(PortId(0), lab.now), None);
     assert!(!lab.node.is_blocked());
     lab.balanced();
@@ -105,10 +105,10 @@ fn a_batch_goes_on_behind_the_train_at_which_it_was() {
         lab.node.from_peer(&mut memory, &message, lab.now, &mut lab.out);
     }
     let mut panics = 0;
-    while let Some(blame) = guarded(&mut lab, Work::Peers, |lab| {
+    while let Some(payer) = guarded(&mut lab, Work::Peers, |lab| {
         lab.node.deliver_trains(&mut memory, lab.now, &mut lab.out);
     }) {
-        assert_eq!(blame, Blame::Peer);
+        assert_eq!(payer, Payer::Peer);
         panics += 1;
     }
     lab.node.settle();
@@ -165,12 +165,12 @@ fn an_answer_of_the_gateway_costs_only_who_asked() {
         lab.read(0, &VnetHdr::default(), &echo(payload));
     }
     lab.out.panic_at = Some(MARK);
-    let mut blames = Vec::new();
-    while let Some(blame) = guarded(&mut lab, Work::Rest, Lab::settle) {
-        blames.push(blame);
+    let mut payers = Vec::new();
+    while let Some(payer) = guarded(&mut lab, Work::Rest, Lab::settle) {
+        payers.push(payer);
         lab.balanced();
     }
-    assert_eq!(blames, [Blame::Pod(PortId(0))]);
+    assert_eq!(payers, [Payer::Pod(PortId(0))]);
     assert_eq!(lab.out.to_pods.len(), 2);
     lab.balanced();
 }
@@ -193,7 +193,8 @@ fn a_limit_outlives_a_panic_at_what_waited_for_it() {
     lab.out.panic_at = Some(MARK);
     lab.now += std::time::Duration::from_secs(10).into();
     let release = |lab: &mut Lab| lab.node.release(lab.now, &mut lab.out);
-    assert_eq!(guarded(&mut lab, Work::Rest, release), Some(Blame::Node));
+    assert_eq!(guarded(&mut lab, Work::Rest, release), Some(Payer::Frames));
+    assert_eq!(lab.node.counters().panics.frames, 1);
     lab.balanced();
     lab.now += std::time::Duration::from_secs(10).into();
     assert_eq!(guarded(&mut lab, Work::Rest, release), None);

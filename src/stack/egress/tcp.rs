@@ -124,6 +124,8 @@ pub struct Flows {
     done: usize,
     /// The flow whose stack is at work.
     at_work: Option<FlowId>,
+    /// Whose flow is being made, which may not be there yet.
+    begun: Option<PortId>,
     timers: Timers,
 }
 
@@ -179,6 +181,7 @@ impl Flows {
             todo: Vec::new(),
             done: 0,
             at_work: None,
+            begun: None,
             timers: Timers::default(),
         }
     }
@@ -273,6 +276,20 @@ impl Flows {
     fn begin(
         &mut self,
         s: &Segment<'_>,
+        ends: (SocketAddr, Option<IpAddr>),
+        limits: Limits,
+        now: Instant,
+        out: &mut impl Outside,
+    ) -> Result<(), DropReason> {
+        self.begun = Some(s.port);
+        let begun = self.try_begin(s, ends, limits, now, out);
+        (self.begun, self.at_work) = (None, None);
+        begun
+    }
+
+    fn try_begin(
+        &mut self,
+        s: &Segment<'_>,
         (to, from): (SocketAddr, Option<IpAddr>),
         limits: Limits,
         now: Instant,
@@ -301,6 +318,7 @@ impl Flows {
             return self.failed(s.port, s.packet, (e, None), now, out);
         }
         self.feed(id, s.packet, now, out);
+        self.at_work = Some(id);
         if let Some(Some(flow)) = self.table.get_mut(id as usize)
             && flow.socket().state() == State::SynReceived
         {
@@ -319,6 +337,20 @@ impl Flows {
     /// # Errors
     /// There are too many, or just this one.
     pub fn accept(
+        &mut self,
+        port: PortId,
+        key: FlowKey,
+        limits: Limits,
+        now: Instant,
+        out: &mut impl Host,
+    ) -> Result<FlowId, DropReason> {
+        self.begun = Some(port);
+        let id = self.try_accept(port, key, limits, now, out);
+        (self.begun, self.at_work) = (None, None);
+        id
+    }
+
+    fn try_accept(
         &mut self,
         port: PortId,
         key: FlowKey,
@@ -385,6 +417,7 @@ impl Flows {
             held: None,
         });
         let id = self.free.pop().unwrap_or(self.table.len() as FlowId);
+        self.at_work = Some(id);
         match self.table.get_mut(id as usize) {
             Some(slot) => *slot = Some(flow),
             None => self.table.push(Some(flow)),

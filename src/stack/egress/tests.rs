@@ -77,6 +77,8 @@ struct World {
     panic_at: Option<&'static [u8]>,
     /// Panic when a packet is sent to a pod.
     panic_to_pod: bool,
+    /// Panic when a stream is to be connected.
+    panic_at_connect: bool,
 }
 
 impl Host for World {
@@ -87,6 +89,7 @@ impl Host for World {
         _from: Option<IpAddr>,
         hops: Option<u8>,
     ) -> Result<(), HostError> {
+        assert!(!self.panic_at_connect, "a test's panic");
         if let Some(why) = self.refuse {
             return Err(why);
         }

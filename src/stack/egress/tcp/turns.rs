@@ -103,8 +103,14 @@ impl Flows {
 
     /// After a panic: end the flow whose stack was at work, if one was. Whose it was.
     pub fn give_up_at(&mut self, now: Instant, out: &mut impl Outside) -> Option<PortId> {
-        let id = self.at_work.take()?;
-        let port = self.table.get(id as usize)?.as_ref()?.port;
+        let begun = self.begun.take();
+        let Some(id) = self.at_work.take() else {
+            return begun;
+        };
+        let Some(Some(flow)) = self.table.get(id as usize) else {
+            return begun;
+        };
+        let port = flow.port;
         // Nothing in there can be relied on; but if it can still say so, the pod need not wait for a time-out. With its
         // next packet it is told in any case.
         let told = catch_unwind(AssertUnwindSafe(|| self.break_off(id, now, out)));

@@ -83,6 +83,20 @@ fn a_pods_own_segment_ends_its_flow() {
 }
 
 #[test]
+fn a_flow_that_is_just_begun_ends_as_well() {
+    let mut lab = Lab::new();
+    lab.world.panic_at_connect = true;
+    let mut pod = Pod::new(false, 4000);
+    let sent = catch_unwind(AssertUnwindSafe(|| pod.send(&mut lab, SYN, b"")));
+    assert!(sent.is_err());
+    assert_eq!(lab.egress.give_up(lab.now, &mut lab.world), Some(PORT));
+    assert_eq!((lab.egress.counts().0, lab.egress.deadline()), (0, None));
+    lab.world.panic_at_connect = false;
+    lab.world.to_pod.clear();
+    Pod::connected(&mut lab, false, 4001);
+}
+
+#[test]
 fn a_mouth_is_closed_and_that_of_a_published_port_stays() {
     let mut lab = Lab::new();
     lab.input(&udp(false, 4000, 53, b"question")).unwrap();
