@@ -41,6 +41,10 @@ fn page() -> String {
         report: Report {
             drops,
             ports: vec![("shop/web-1".parse().unwrap(), counters)],
+            host: Some(PortCounters {
+                parked_ms: 900,
+                ..PortCounters::default()
+            }),
             peers: vec![peer],
             ..Report::default()
         },
@@ -187,6 +191,9 @@ fn a_page_says_it_all() {
         "podwire_frames_from_pods_total 0",
         "podwire_offload_enabled{offload=\"checksum\"} 0",
         "podwire_pod_bytes_to_pod_total{namespace=\"shop\",pod=\"web-1\"} 18446744073709551615",
+        "podwire_pod_parked{namespace=\"shop\",pod=\"web-1\"} 0",
+        "podwire_pod_parked{namespace=\"\",pod=\"host\"} 1",
+        "podwire_panics_total{at=\"frames\"} 0",
         "podwire_peer_up{peer=\"n2\"} 1.0",
         "podwire_peer_deaf{peer=\"n2\"} 1.0",
         "podwire_peer_last_heard_age_seconds{peer=\"n2\"} 1.25",
