@@ -98,10 +98,15 @@ fn open(s: &mut Services, client: (Ipv4Addr, u16), n: u32) -> Vec<u8> {
     let mut f = frame(client, vip(n), 2, 0);
     let h = Headers::parse(&f).expect("a good frame");
     assert_eq!(
-        s.forward(&mut f, &h, PARTIAL, Some(PortId(0)), now()),
+        s.forward(&mut f, &h, PARTIAL, Some(port_of(client.0)), now()),
         Verdict::Translated
     );
     f
+}
+
+/// Each client is a pod, as one has 65,536 connections at most.
+fn port_of(client: Ipv4Addr) -> PortId {
+    PortId((u32::from(client) - u32::from(CLIENT)) as u16)
 }
 
 /// A backend more and one less, among so many Services.
@@ -166,8 +171,9 @@ fn pass(c: &mut Criterion) {
                 f[26..30].copy_from_slice(&client.to_be_bytes());
                 f[30..34].copy_from_slice(&vip(at % count).octets());
                 put_be16(&mut f, 34, 1000 + (at % 50_000) as u16);
+                let port = port_of(client.into());
                 assert_eq!(
-                    s.forward(black_box(&mut f), &h, PARTIAL, Some(PortId(0)), now()),
+                    s.forward(black_box(&mut f), &h, PARTIAL, Some(port), now()),
                     Verdict::Translated
                 );
             })
@@ -225,11 +231,13 @@ fn connect(c: &mut Criterion) {
                 // Far more than there is room for: the oldest give way.
                 n = n.wrapping_add(1);
                 f[..54].copy_from_slice(&original[..54]);
-                f[26..30].copy_from_slice(&(u32::from(CLIENT) + n / 40_000 % 200).to_be_bytes());
+                let client = u32::from(CLIENT) + n / 40_000 % 200;
+                f[26..30].copy_from_slice(&client.to_be_bytes());
                 f[30..34].copy_from_slice(&vip(n % 100).octets());
                 put_be16(&mut f, 34, 1000 + (n % 40_000) as u16);
+                let port = port_of(client.into());
                 assert_eq!(
-                    s.forward(black_box(&mut f), &h, PARTIAL, Some(PortId(0)), now()),
+                    s.forward(black_box(&mut f), &h, PARTIAL, Some(port), now()),
                     Verdict::Translated
                 );
             })
